@@ -1,0 +1,14 @@
+//! dormouse: a container service that sleeps.
+//!
+//! The engine is a library; `main.rs` only picks the role that this process plays. Imports point one way:
+//! `cli` → varlink client; `varlink` → `api` → `engine` → {`store`, `image`, `runtime`, `monitor`, `systemd`}.
+
+pub mod api;
+pub mod cli;
+pub mod engine;
+pub mod image;
+pub mod monitor;
+pub mod runtime;
+pub mod store;
+pub mod systemd;
+pub mod varlink;
