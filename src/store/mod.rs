@@ -1,1 +1,26 @@
-//! store
+//! Durable state: what must survive a power cut, and the locks under which it changes.
+//!
+//! ```text
+//! STATE_DIR/                 0700
+//!   dormouse.db              SQLite, write-ahead log; one transaction per acknowledged change
+//!   containers/ID/           upper/ work/ log: what the container has written
+//!   layers/HEX/              one extracted directory per layer, shared by all images
+//! RUN_DIR/                   0700, on a tmpfs: gone with the boot
+//!   containers/ID/           the monitor's state file, sockets, specifications
+//!   locks/                   one lock file per object that is being changed
+//!   events.log               what has happened since boot
+//! ```
+//!
+//! A row is the truth: a directory without a row is half-made or half-removed, and the next wake removes it
+//! ([`crate::engine`] does, under the object's lock). What is only true while the machine is up is never in here.
+
+mod database;
+mod error;
+mod locks;
+mod paths;
+mod schema;
+
+pub use database::{ContainerRow, ImageRow, Store};
+pub use error::StoreError;
+pub use locks::{ObjectLock, lock_object, try_lock_object};
+pub use paths::Paths;

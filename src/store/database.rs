@@ -1,0 +1,469 @@
+//! The SQLite database. Each public method is one transaction, durable when it returns.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::{Paths, StoreError, schema};
+
+/// A container as recorded. `definition` is the engine's own JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRow {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique among containers.
+    pub name: String,
+    /// The image, which can't be removed before the container.
+    pub image_id: Option<String>,
+    /// Microseconds of CLOCK_REALTIME.
+    pub created_usec: i64,
+    /// What it was created from.
+    pub definition: String,
+}
+
+/// An image as recorded. `config` is the OCI image configuration, to the byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRow {
+    /// `sha256:` and 64 hexadecimal digits.
+    pub id: String,
+    /// Names with tags.
+    pub names: Vec<String>,
+    /// The diff ids of the layers, lowest first.
+    pub layers: Vec<String>,
+    /// OCI image-spec, config.
+    pub config: String,
+    /// Microseconds of CLOCK_REALTIME.
+    pub created_usec: i64,
+    /// Extracted.
+    pub size_bytes: i64,
+    /// How many containers refer to it.
+    pub containers: i64,
+}
+
+/// The open database. Used from several threads, one at a time; other processes may have it open too.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens the database, and makes or migrates it.
+    ///
+    /// # Errors
+    /// [`StoreError::TooNew`] for a schema from the future, else the database's refusal.
+    pub fn open(paths: &Paths) -> Result<Self, StoreError> {
+        let path = paths.database();
+        let wrap = |source| database_error(&path, "open the database", source);
+        let mut connection = Connection::open(&path).map_err(wrap)?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(wrap)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;
+        if version > schema::newest() {
+            return Err(StoreError::TooNew { path, found: version, known: schema::newest() });
+        }
+        // The journal mode is kept in the file; asking again would cost a lock at every wake.
+        if version == 0 {
+            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(wrap)?;
+        }
+        // FULL: a commit is on the disk when it returns, as an acknowledged change must be.
+        connection
+            .execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -256;")
+            .map_err(wrap)?;
+        if version < schema::newest() {
+            migrate(&mut connection).map_err(wrap)?;
+        }
+        Ok(Self { path, connection: Mutex::new(connection) })
+    }
+
+    /// The number of the schema in use.
+    pub fn schema() -> i64 {
+        schema::newest()
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while it was held can't have left half a transaction: those roll back when dropped.
+        self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn wrap(&self, attempted: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+        move |source| database_error(&self.path, attempted, source)
+    }
+
+    /// Records a new container.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`]; [`StoreError::InUse`] where its image has gone meanwhile.
+    pub fn insert_container(&self, row: &ContainerRow) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached(
+                "INSERT INTO containers (id, name, image_id, created_usec, definition) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )
+            .and_then(|mut statement| {
+                statement.execute(params![row.id, row.name, row.image_id, row.created_usec, row.definition])
+            })
+            .map_err(|error| name_taken(error, &row.name, self.wrap("record the container")))?;
+        Ok(())
+    }
+
+    /// Gives a container another name. False if there is none of this id.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`].
+    pub fn rename_container(&self, id: &str, name: &str) -> Result<bool, StoreError> {
+        let changed = self
+            .connection()
+            .execute("UPDATE containers SET name = ?2 WHERE id = ?1", params![id, name])
+            .map_err(|error| name_taken(error, name, self.wrap("rename the container")))?;
+        Ok(changed > 0)
+    }
+
+    /// Forgets a container. False if there was none of this id.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn delete_container(&self, id: &str) -> Result<bool, StoreError> {
+        let changed = self
+            .connection()
+            .prepare_cached("DELETE FROM containers WHERE id = ?1")
+            .and_then(|mut statement| statement.execute([id]))
+            .map_err(self.wrap("forget the container"))?;
+        Ok(changed > 0)
+    }
+
+    /// Finds containers whose name is `name`, or whose id begins with it; the one of that very name or id alone if
+    /// there is one. At most two: more would not help to tell that it is ambiguous.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn find_containers(&self, name: &str) -> Result<Vec<ContainerRow>, StoreError> {
+        let wrap = self.wrap("look up the container");
+        let connection = self.connection();
+        let mut exact = connection
+            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers WHERE name = ?1 OR id = ?1")
+            .map_err(&wrap)?;
+        if let Some(row) = exact.query_row([name], container_row).optional().map_err(&wrap)? {
+            return Ok(vec![row]);
+        }
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        // An id is hexadecimal, so 'g' comes after all of those with this prefix.
+        let mut prefix = connection
+            .prepare_cached(
+                "SELECT id, name, image_id, created_usec, definition FROM containers WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2",
+            )
+            .map_err(&wrap)?;
+        prefix.query_map([name], container_row).and_then(Iterator::collect).map_err(&wrap)
+    }
+
+    /// All containers, oldest first.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn containers(&self) -> Result<Vec<ContainerRow>, StoreError> {
+        let connection = self.connection();
+        connection
+            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers ORDER BY created_usec, id")
+            .and_then(|mut statement| statement.query_map([], container_row)?.collect())
+            .map_err(self.wrap("list the containers"))
+    }
+
+    /// Whether a container of this very id is recorded.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn has_container(&self, id: &str) -> Result<bool, StoreError> {
+        self.connection()
+            .query_row("SELECT count(*) FROM containers WHERE id = ?1", [id], |row| row.get::<_, i64>(0))
+            .map(|count| count > 0)
+            .map_err(self.wrap("look up the container"))
+    }
+
+    /// Records an image and moves `names` to it. An image of this id that is here already only gets the names.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn insert_image(&self, row: &ImageRow) -> Result<(), StoreError> {
+        let wrap = self.wrap("record the image");
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
+        let run = || -> rusqlite::Result<()> {
+            let new = transaction.execute(
+                "INSERT OR IGNORE INTO images (id, config, created_usec, size_bytes) VALUES (?1, ?2, ?3, ?4)",
+                params![row.id, row.config, row.created_usec, row.size_bytes],
+            )?;
+            if new > 0 {
+                for (position, layer) in row.layers.iter().enumerate() {
+                    transaction.execute(
+                        "INSERT INTO image_layers (image_id, position, diff_id) VALUES (?1, ?2, ?3)",
+                        params![row.id, i64::try_from(position).unwrap_or(i64::MAX), layer],
+                    )?;
+                }
+            }
+            for name in &row.names {
+                transaction.execute(
+                    "INSERT INTO image_names (name, image_id) VALUES (?1, ?2)
+                     ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
+                    params![name, row.id],
+                )?;
+            }
+            Ok(())
+        };
+        run().map_err(&wrap)?;
+        transaction.commit().map_err(&wrap)
+    }
+
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
+        let wrap = self.wrap("list the images");
+        let connection = self.connection();
+        let ids: Vec<String> = connection
+            .prepare_cached("SELECT id FROM images ORDER BY created_usec DESC, id")
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .map_err(&wrap)?;
+        ids.iter()
+            .map(|id| image_row(&connection, id))
+            .filter_map(Result::transpose)
+            .collect::<rusqlite::Result<_>>()
+            .map_err(&wrap)
+    }
+
+    /// The image that has this name (with its tag), or this id.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn image(&self, name_or_id: &str) -> Result<Option<ImageRow>, StoreError> {
+        let wrap = self.wrap("look up the image");
+        let connection = self.connection();
+        let id: Option<String> = connection
+            .prepare_cached("SELECT image_id FROM image_names WHERE name = ?1 UNION SELECT id FROM images WHERE id = ?1")
+            .and_then(|mut statement| statement.query_row([name_or_id], |row| row.get(0)).optional())
+            .map_err(&wrap)?;
+        id.map_or(Ok(None), |id| image_row(&connection, &id).map_err(&wrap))
+    }
+
+    /// Images whose id begins with `sha256:` and `prefix`; at most two.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn images_by_prefix(&self, prefix: &str) -> Result<Vec<ImageRow>, StoreError> {
+        if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        let wrap = self.wrap("look up the image");
+        let connection = self.connection();
+        let from = format!("sha256:{prefix}");
+        let ids: Vec<String> = connection
+            .prepare_cached("SELECT id FROM images WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2")
+            .and_then(|mut statement| statement.query_map([&from], |row| row.get(0))?.collect())
+            .map_err(&wrap)?;
+        ids.iter()
+            .map(|id| image_row(&connection, id))
+            .filter_map(Result::transpose)
+            .collect::<rusqlite::Result<_>>()
+            .map_err(&wrap)
+    }
+
+    /// Names of the containers made from an image.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn containers_of_image(&self, image_id: &str) -> Result<Vec<String>, StoreError> {
+        let connection = self.connection();
+        connection
+            .prepare_cached("SELECT name FROM containers WHERE image_id = ?1 ORDER BY name")
+            .and_then(|mut statement| statement.query_map([image_id], |row| row.get(0))?.collect())
+            .map_err(self.wrap("look up the image's containers"))
+    }
+
+    /// Takes a name away. False if no image has it.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn delete_image_name(&self, name: &str) -> Result<bool, StoreError> {
+        let changed = self
+            .connection()
+            .execute("DELETE FROM image_names WHERE name = ?1", [name])
+            .map_err(self.wrap("forget the image's name"))?;
+        Ok(changed > 0)
+    }
+
+    /// Forgets an image with all its names.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while a container refers to it.
+    pub fn delete_image(&self, id: &str) -> Result<bool, StoreError> {
+        match self.connection().execute("DELETE FROM images WHERE id = ?1", [id]) {
+            Ok(changed) => Ok(changed > 0),
+            Err(error) if is_constraint(&error) => Err(StoreError::InUse { what: format!("image {id}") }),
+            Err(error) => Err(self.wrap("forget the image")(error)),
+        }
+    }
+
+    /// Whether an image has this layer.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn has_layer(&self, diff_id: &str) -> Result<bool, StoreError> {
+        self.connection()
+            .query_row("SELECT count(*) FROM image_layers WHERE diff_id = ?1", [diff_id], |row| row.get::<_, i64>(0))
+            .map(|count| count > 0)
+            .map_err(self.wrap("look up the layer"))
+    }
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    // Immediate: of two processes that find an old schema, the second finds it migrated.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for step in schema::MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", schema::newest())?;
+    transaction.commit()
+}
+
+fn container_row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
+    Ok(ContainerRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        image_id: row.get(2)?,
+        created_usec: row.get(3)?,
+        definition: row.get(4)?,
+    })
+}
+
+fn image_row(connection: &Connection, id: &str) -> rusqlite::Result<Option<ImageRow>> {
+    let found = connection
+        .prepare_cached(
+            "SELECT config, created_usec, size_bytes, (SELECT count(*) FROM containers WHERE image_id = images.id)
+             FROM images WHERE id = ?1",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((config, created_usec, size_bytes, containers)) = found else { return Ok(None) };
+    let names = connection
+        .prepare_cached("SELECT name FROM image_names WHERE image_id = ?1 ORDER BY name")?
+        .query_map([id], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let layers = connection
+        .prepare_cached("SELECT diff_id FROM image_layers WHERE image_id = ?1 ORDER BY position")?
+        .query_map([id], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Some(ImageRow { id: id.to_owned(), names, layers, config, created_usec, size_bytes, containers }))
+}
+
+fn is_constraint(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+}
+
+fn name_taken(error: rusqlite::Error, name: &str, wrap: impl Fn(rusqlite::Error) -> StoreError) -> StoreError {
+    match error.sqlite_error() {
+        Some(inner) if inner.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE => {
+            StoreError::NameTaken { name: name.to_owned() }
+        }
+        Some(inner) if inner.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
+            StoreError::InUse { what: "an image that is being removed".to_owned() }
+        }
+        _ => wrap(error),
+    }
+}
+
+fn database_error(path: &std::path::Path, attempted: &'static str, source: rusqlite::Error) -> StoreError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full { path: path.to_owned() },
+        _ => StoreError::Database { attempted, path: path.to_owned(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Paths, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state_dir: dir.path().join("state"), run_dir: dir.path().join("run") };
+        paths.prepare().unwrap();
+        let store = Store::open(&paths).unwrap();
+        (dir, paths, store)
+    }
+
+    fn container(id: &str, name: &str) -> ContainerRow {
+        ContainerRow {
+            id: id.into(),
+            name: name.into(),
+            image_id: None,
+            created_usec: 1,
+            definition: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let (_dir, _paths, store) = store();
+        store.insert_container(&container("a1", "web")).unwrap();
+        let taken = store.insert_container(&container("b1", "web")).unwrap_err();
+        assert!(matches!(taken, StoreError::NameTaken { name } if name == "web"));
+        store.insert_container(&container("b1", "db")).unwrap();
+        assert!(matches!(store.rename_container("b1", "web"), Err(StoreError::NameTaken { .. })));
+    }
+
+    #[test]
+    fn a_prefix_finds_all_that_it_fits_but_a_name_comes_first() {
+        let (_dir, _paths, store) = store();
+        store.insert_container(&container("aa11", "web")).unwrap();
+        store.insert_container(&container("aa22", "aa1")).unwrap();
+        assert_eq!(store.find_containers("aa").unwrap().len(), 2);
+        assert_eq!(store.find_containers("aa1").unwrap()[0].id, "aa22", "the one of that name");
+        assert_eq!(store.find_containers("aa11").unwrap()[0].name, "web");
+        assert!(store.find_containers("w").unwrap().is_empty(), "names have no prefixes");
+        assert!(store.find_containers("").unwrap().is_empty());
+        assert!(store.find_containers("%").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_image_in_use_stays() {
+        let (_dir, _paths, store) = store();
+        let image = ImageRow {
+            id: "sha256:abc".into(),
+            names: vec!["web:latest".into()],
+            layers: vec!["sha256:1".into(), "sha256:2".into()],
+            config: "{}".into(),
+            created_usec: 5,
+            size_bytes: 7,
+            containers: 0,
+        };
+        store.insert_image(&image).unwrap();
+        assert_eq!(store.image("web:latest").unwrap().unwrap(), image);
+        let row = ContainerRow { image_id: Some("sha256:abc".into()), ..container("a1", "web") };
+        store.insert_container(&row).unwrap();
+        assert!(matches!(store.delete_image("sha256:abc"), Err(StoreError::InUse { .. })));
+        assert_eq!(store.containers_of_image("sha256:abc").unwrap(), ["web"]);
+        store.delete_container("a1").unwrap();
+        assert!(store.delete_image("sha256:abc").unwrap());
+        assert!(store.image("web:latest").unwrap().is_none());
+        assert!(!store.has_layer("sha256:1").unwrap());
+    }
+
+    #[test]
+    fn a_database_from_the_future_is_left_alone() {
+        let (_dir, paths, store) = store();
+        store.connection().pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        assert!(matches!(Store::open(&paths), Err(StoreError::TooNew { found: 99, .. })));
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() {
+        let (_dir, paths, store) = store();
+        store.insert_container(&container("a1", "web")).unwrap();
+        drop(store);
+        assert_eq!(Store::open(&paths).unwrap().containers().unwrap().len(), 1);
+    }
+}

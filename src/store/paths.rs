@@ -1,0 +1,77 @@
+//! Where everything lies.
+
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// The two directories that the service uses, and the places in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// What survives a reboot.
+    pub state_dir: PathBuf,
+    /// What does not.
+    pub run_dir: PathBuf,
+}
+
+impl Paths {
+    /// Makes both directories, for their owner alone (0700).
+    ///
+    /// # Errors
+    /// [`StoreError::Directory`] where one can't be made or belongs to someone else.
+    pub fn prepare(&self) -> Result<(), StoreError> {
+        for dir in [&self.state_dir, &self.run_dir] {
+            private_directory(dir)?;
+        }
+        for dir in [self.containers(), self.run_containers(), self.locks()] {
+            private_directory(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("dormouse.db")
+    }
+
+    /// The parent of the containers' durable directories.
+    pub fn containers(&self) -> PathBuf {
+        self.state_dir.join("containers")
+    }
+
+    /// What a container has written.
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    /// The parent of the containers' run directories.
+    pub fn run_containers(&self) -> PathBuf {
+        self.run_dir.join("containers")
+    }
+
+    /// The directory in which a container's monitor works.
+    pub fn run_container(&self, id: &str) -> PathBuf {
+        self.run_containers().join(id)
+    }
+
+    /// The lock files.
+    pub fn locks(&self) -> PathBuf {
+        self.run_dir.join("locks")
+    }
+
+    /// The record of what has happened since boot.
+    pub fn events(&self) -> PathBuf {
+        self.run_dir.join("events.log")
+    }
+}
+
+/// Makes `dir` with mode 0700 and checks that it is ours: a directory that another user made could be swapped.
+fn private_directory(dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let error = |source| StoreError::Directory { path: dir.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
+    let metadata = std::fs::symlink_metadata(dir).map_err(error)?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() || !metadata.is_dir() {
+        return Err(StoreError::NotOurs { path: dir.to_owned() });
+    }
+    Ok(())
+}

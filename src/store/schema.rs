@@ -1,0 +1,36 @@
+//! The tables, and the way from each older schema to the newest. `PRAGMA user_version` holds the schema's number.
+
+/// Each step leads from the schema of its index to the next; a new version appends, and never edits.
+pub(super) const MIGRATIONS: &[&str] = &["
+    CREATE TABLE images (
+        id           TEXT PRIMARY KEY,
+        config       TEXT NOT NULL,
+        created_usec INTEGER NOT NULL,
+        size_bytes   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_names (
+        name         TEXT PRIMARY KEY,
+        image_id     TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_layers (
+        image_id     TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        position     INTEGER NOT NULL,
+        diff_id      TEXT NOT NULL,
+        PRIMARY KEY (image_id, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE containers (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        image_id     TEXT REFERENCES images (id) ON DELETE RESTRICT,
+        created_usec INTEGER NOT NULL,
+        definition   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX containers_by_image ON containers (image_id);
+    CREATE INDEX image_layers_by_diff_id ON image_layers (diff_id);
+    CREATE INDEX image_names_by_image ON image_names (image_id);
+"];
+
+/// The newest schema.
+pub(super) fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).expect("a handful of migrations")
+}
