@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::ImageConfig;
+use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
 
 use super::spec::{ContainerSpec, Namespace, Seccomp, SystemdMode};
@@ -69,7 +69,7 @@ impl Definition {
     ) -> Result<Self, EngineError> {
         check(&spec)?;
         let empty = ImageConfig::default();
-        let image = image.unwrap_or(&empty);
+        let image = &image.unwrap_or(&empty).config;
         let command = command_of(&spec, image)?;
         let systemd = match spec.systemd {
             SystemdMode::Always => true,
@@ -95,14 +95,14 @@ impl Definition {
         if spec.terminal {
             env.insert("TERM".into(), "xterm".into());
         }
-        for (name, value) in image.env_pairs() {
+        for (name, value) in image.env.iter().filter_map(|pair| pair.split_once('=')) {
             env.insert(name.to_owned(), value.to_owned());
         }
         env.extend(spec.env.clone());
         let mut labels = image.labels.clone();
         labels.extend(spec.labels.clone());
-        let workdir = non_empty(spec.workdir.as_deref()).or(non_empty(image.workdir.as_deref())).unwrap_or("/");
-        let user = non_empty(spec.user.as_deref()).or(non_empty(image.user.as_deref())).unwrap_or("0");
+        let workdir = non_empty(spec.workdir.as_deref()).or(non_empty(Some(&image.working_dir))).unwrap_or("/");
+        let user = non_empty(spec.user.as_deref()).or(non_empty(Some(&image.user))).unwrap_or("0");
         if !workdir.starts_with('/') {
             return Err(invalid("spec.workdir", &format!("{workdir:?} is not absolute")));
         }
@@ -130,12 +130,12 @@ fn invalid(field: &str, reason: &str) -> EngineError {
 }
 
 /// As Docker and Podman join the two: an entrypoint of the caller sets the image's command aside.
-fn command_of(spec: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, EngineError> {
-    let entrypoint = spec.entrypoint.as_ref().or(image.entrypoint.as_ref()).cloned().unwrap_or_default();
+fn command_of(spec: &ContainerSpec, image: &Process) -> Result<Vec<String>, EngineError> {
+    let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.entrypoint).clone();
     let arguments = match (&spec.command, &spec.entrypoint) {
         (Some(command), _) => command.clone(),
         (None, Some(_)) => Vec::new(),
-        (None, None) => image.cmd.clone().unwrap_or_default(),
+        (None, None) => image.cmd.clone(),
     };
     let command: Vec<String> = entrypoint.into_iter().chain(arguments).collect();
     match command.first() {
@@ -324,11 +324,9 @@ mod tests {
     }
 
     fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
-        ImageConfig {
-            entrypoint: Some(entrypoint.iter().map(ToString::to_string).collect()),
-            cmd: Some(cmd.iter().map(ToString::to_string).collect()),
-            ..ImageConfig::default()
-        }
+        let strings = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let config = Process { entrypoint: strings(entrypoint), cmd: strings(cmd), ..Process::default() };
+        ImageConfig { config, ..ImageConfig::default() }
     }
 
     #[track_caller]

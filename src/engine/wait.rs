@@ -128,8 +128,35 @@ impl StateWatch {
             let parent = run_dir.parent().unwrap_or(run_dir);
             inotify.add_watch(parent, AddWatchFlags::IN_CREATE).map_err(|e| failed(e.into()))?;
         }
-        let inotify = AsyncFd::with_interest(inotify, Interest::READABLE).map_err(failed)?;
-        Ok(Self { inotify })
+        Self::over(inotify).map_err(failed)
+    }
+
+    /// Tells when `file` has grown, or is another file.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where it can't be watched.
+    pub(super) fn appended(file: &Path) -> Result<Self, EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", file, source);
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ATTRIB;
+        inotify.add_watch(file, flags).map_err(|e| failed(e.into()))?;
+        Self::over(inotify).map_err(failed)
+    }
+
+    /// Tells when a file in `dir` has grown or was renamed.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where it can't be watched.
+    pub(super) fn written(dir: &Path) -> Result<Self, EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", dir, source);
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
+        inotify.add_watch(dir, flags).map_err(|e| failed(e.into()))?;
+        Self::over(inotify).map_err(failed)
+    }
+
+    fn over(inotify: Inotify) -> std::io::Result<Self> {
+        Ok(Self { inotify: AsyncFd::with_interest(inotify, Interest::READABLE)? })
     }
 
     /// Returns when something has changed, or the process of `pidfd` has ended.
@@ -139,7 +166,6 @@ impl StateWatch {
             match pidfd {
                 Some(pidfd) => {
                     AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(failed)?.readable().await.map_err(failed)?;
-                    // Its last word may be just written; give the reader a moment to see the directory settle.
                     Ok(())
                 }
                 None => std::future::pending().await,
