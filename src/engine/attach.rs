@@ -67,7 +67,7 @@ impl Engine {
         let failed = |reason: String| EngineError::Failed { attempted: format!("attach to {row_name:?}"), reason };
         streams.send(socket.as_fd()).map_err(|errno| failed(errno.to_string()))?;
         drop(streams);
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
+        let socket = crate::readiness::watch(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
         loop {
             let mut guard = socket.readable().await.map_err(|error| failed(error.to_string()))?;
             let mut packet = [0; 16];

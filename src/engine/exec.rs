@@ -68,8 +68,8 @@ impl Engine {
             attempted: "collect the command's output".to_owned(),
             reason: error.to_string(),
         };
-        let (out, out_end) = pipe().map_err(failed)?;
-        let (err, err_end) = pipe().map_err(failed)?;
+        let (out, out_end) = pipe_pair().map_err(failed)?;
+        let (err, err_end) = pipe_pair().map_err(failed)?;
         let streams = Streams { stdin: None, stdout: Some(out_end), stderr: Some(err_end) };
         let session = self.exec(name, request, streams).await?;
         let (stdout, stderr, exit_code) = tokio::join!(collect(out), collect(err), session.wait());
@@ -134,7 +134,7 @@ impl Engine {
         // It must be reaped, and ends by itself with its command.
         tokio::task::spawn_blocking(move || child.wait());
         let socket =
-            AsyncFd::with_interest(ours, Interest::READABLE).map_err(|error| failed("hear from", error.to_string()))?;
+            crate::readiness::watch(ours, Interest::READABLE).map_err(|error| failed("hear from", error.to_string()))?;
         let command = request.command.first().cloned().unwrap_or_default();
         let mut terminal = None;
         loop {
@@ -290,7 +290,7 @@ fn request_file(message: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn pipe() -> std::io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
+pub(super) fn pipe_pair() -> std::io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
     Ok((tokio::net::unix::pipe::Receiver::from_owned_fd(read)?, write))
