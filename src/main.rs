@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    match arguments.first().and_then(|role| role.to_str()) {
-        Some("monitor") => dormouse::monitor::main(&arguments[1..]),
-        Some("exec-session") => dormouse::monitor::exec_session::main(&arguments[1..]),
-        Some("init") => dormouse::monitor::init::main(&arguments[1..]),
+    let role = arguments.first().and_then(|role| role.to_str());
+    match role {
+        Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
+        Some("exec-session") => dormouse::monitor::exec_session::main(),
+        Some("init") => dormouse::monitor::init::main(arguments.into_iter().skip(1)),
         Some("serve") => dormouse::serve::main(arguments),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
         _ => dormouse::cli::main(),

@@ -118,11 +118,12 @@ impl Engine {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let request_file = request_file(&message).map_err(|error| failed("describe", error.to_string()))?;
-        super::attach::send_packet(ours.as_fd(), b"Q", &[request_file.as_fd()])
-            .and_then(|()| streams.send(ours.as_fd()))
+        let [stdin, stdout, stderr] = streams.filled().map_err(|error| failed("open /dev/null for", error.to_string()))?;
+        let passed = [&request_file, &stdin, &stdout, &stderr].map(AsFd::as_fd);
+        super::attach::send_packet(ours.as_fd(), b"Q", &passed)
             .map_err(|errno| failed("pass descriptors to", errno.to_string()))?;
         let mut child = Command::new(self.program())
-            .args(["exec-session", "--socket-fd", "0"])
+            .arg("exec-session")
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
@@ -130,7 +131,7 @@ impl Engine {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed("execute", error.to_string()))?;
-        drop(streams);
+        drop((request_file, stdin, stdout, stderr));
         // It must be reaped, and ends by itself with its command.
         tokio::task::spawn_blocking(move || child.wait());
         let socket =
