@@ -1,1 +1,128 @@
-//! engine
+//! What the words mean: containers, images, units, logs and events, over the store, the runtime and the monitors.
+//!
+//! The engine keeps nothing in memory that matters. Every operation reads what it needs, changes it under the lock of
+//! the one object that it is about, and leaves something that the next wake completes or removes ([`sweep`]) if it is
+//! cut short. It knows no varlink: `serve` puts that in front, and a unit's `run` calls the engine in process.
+//!
+//! Methods are async where they wait for something to happen; those can be dropped at any time without harm, unless
+//! their text says that they must run to their end.
+
+mod attach;
+mod container;
+mod create;
+mod definition;
+mod error;
+mod events;
+mod exec;
+mod images;
+mod launch;
+mod logs;
+mod names;
+mod oci;
+mod passwd;
+mod query;
+mod remove;
+pub mod signals;
+pub mod spec;
+mod stop;
+mod sweep;
+mod units;
+mod wait;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use attach::Streams;
+pub use container::{Container, Live, Phase};
+pub use create::Created;
+pub use definition::Definition;
+pub use error::EngineError;
+pub use events::{Event, EventFollower, EventKind};
+pub use exec::{ExecOutput, ExecRequest, ExecSession};
+pub use images::{Archive, Image, ImportProgress, Imported};
+pub use launch::Launched;
+pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
+pub use query::{ContainerFilter, ContainerSummary};
+pub use stop::Stopped;
+pub use units::{UnitSession, journal_entries};
+pub use wait::{Condition, Ended};
+
+use crate::image::LayerStore;
+use crate::store::{ObjectLock, Paths, Store, lock_object, try_lock_object};
+
+/// The engine over one pair of directories. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    paths: Paths,
+    /// The program that plays `monitor`, `exec-session` and `cleanup`: this one.
+    program: PathBuf,
+    /// Opened by the first call that needs it: a call for the version does not pay for it.
+    store: OnceLock<Store>,
+}
+
+impl Engine {
+    /// An engine over these directories, which are made. The store is opened when it is first needed.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where a directory can't be made, or is not ours.
+    pub fn new(paths: Paths) -> Result<Self, EngineError> {
+        paths.prepare()?;
+        // The link itself, not what it points to now: it leads to the running binary also after an upgrade.
+        let program = PathBuf::from("/proc/self/exe");
+        Ok(Self { inner: Arc::new(Inner { paths, program, store: OnceLock::new() }) })
+    }
+
+    /// Where everything lies.
+    pub fn paths(&self) -> &Paths {
+        &self.inner.paths
+    }
+
+    fn program(&self) -> &Path {
+        &self.inner.program
+    }
+
+    fn store(&self) -> Result<&Store, EngineError> {
+        if let Some(store) = self.inner.store.get() {
+            return Ok(store);
+        }
+        let store = Store::open(self.paths())?;
+        // Two that come at once both open it; the second one's is closed again.
+        Ok(self.inner.store.get_or_init(|| store))
+    }
+
+    fn layers(&self) -> Result<LayerStore, EngineError> {
+        LayerStore::open(&self.paths().state_dir).map_err(images::from_image_error)
+    }
+
+    /// Waits, without holding up other calls, until the object is ours to change.
+    async fn lock(&self, id: &str) -> Result<ObjectLock, EngineError> {
+        let dir = self.paths().locks();
+        if let Some(lock) = try_lock_object(&dir, id)? {
+            return Ok(lock);
+        }
+        let id = id.to_owned();
+        blocking(move || Ok(lock_object(&dir, &id)?)).await
+    }
+}
+
+/// Runs what blocks on a thread of its own. It goes on to its end even if the caller does not wait.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() }),
+    }
+}
+
+/// Microseconds of CLOCK_REALTIME.
+fn now_usec() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

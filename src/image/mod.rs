@@ -1,1 +1,27 @@
-//! image
+//! Images: names, configurations, and layers as directories.
+//!
+//! A layer is one extracted directory, named by the digest of its uncompressed tar ([`LayerStore`]); an image is
+//! a configuration ([`ImageConfig`]) that lists its layers by these digests, and its id is the digest of that
+//! configuration. Which images exist, and under which names, is the store's business, not this module's.
+//!
+//! Everything that is read here is foreign and taken to be hostile: archives, configurations and names. The
+//! invariant that every change must keep: unpacking touches nothing outside its own directory, and what is at
+//! [`LayerStore::path`] is complete and verified, always.
+
+mod compression;
+mod config;
+mod digest;
+mod error;
+mod layer;
+mod reference;
+mod remove;
+mod source;
+mod tar_stream;
+mod unpack;
+
+pub use config::{ImageConfig, Process, RootFs};
+pub use digest::Digest;
+pub use error::ImageError;
+pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
+pub use reference::Reference;
+pub use source::DescriptorReader;

@@ -1,1 +1,4 @@
-//! monitor
+//! The per-container supervisor.
+
+pub mod config;
+pub mod state;

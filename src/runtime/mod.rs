@@ -1,1 +1,177 @@
-//! runtime
+//! An OCI specification in, an isolated process out.
+//!
+//! This module knows the OCI runtime specification and the kernel, and nothing else: no images, no store, no
+//! varlink. The monitor calls it (one container per process), and the OCI command line does.
+//!
+//! ```text
+//!   create ──► Created ──start──► Running ──(payload ends; the caller reaps `pid`)
+//!      │          │
+//!      └──────────┴── an error, or a drop: init is killed, the cgroup removed, nothing is left behind
+//!
+//!   exec ───► Running    (one more process in the namespaces of a running container)
+//! ```
+//!
+//! # Who does what
+//!
+//! The calling process (single-threaded, see [`create`]) checks the specification, compiles the seccomp
+//! filter, makes the cgroup and clones the init process into fresh namespaces. The init process builds its own
+//! world from inside: it joins its cgroups, mounts the root file system (detached, never visible on the host),
+//! mounts everything below it through descriptors that `openat2(RESOLVE_IN_ROOT)` opened, pivots, drops its
+//! privileges and waits. [`Created::start`] lets it run the program. Warnings and the first failure, with its
+//! step and errno, come back over one close-on-exec socket pair.
+//!
+//! # Invariants that a change must keep
+//!
+//! - No path in the root file system is followed outside it, not even while it changes: paths are opened with
+//!   `RESOLVE_IN_ROOT`, and what is mounted is attached to the opened descriptor, never to a path.
+//! - Writes to procfs go through a procfs of our own, verified to be one.
+//! - The host's binary is out of reach: see [`launch`] for how.
+//! - The payload has only the descriptors that it was promised, and a working directory inside its root.
+//! - Whatever fails, nothing stays: processes, cgroups, mounts.
+
+pub mod cgroup;
+pub mod defaults;
+mod error;
+pub mod seccomp;
+mod spec;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use serde::{Deserialize, Serialize};
+
+pub use self::cgroup::Cgroup;
+pub use self::error::{RuntimeError, Step};
+pub use self::spec::SpecError;
+
+/// Where the root file system of a container comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Rootfs {
+    /// A directory that is used as it is.
+    Directory {
+        /// The directory on the host.
+        path: PathBuf,
+    },
+    /// Layers that the container's init mounts as one overlay, in its own mount namespace only.
+    Overlay {
+        /// The layers that are only read, the topmost first; at least one.
+        lower: Vec<PathBuf>,
+        /// The directory that takes what the container changes.
+        upper: PathBuf,
+        /// overlayfs's work directory, on the same file system as `upper`.
+        work: PathBuf,
+    },
+}
+
+/// What the payload's standard streams are.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Three descriptors that the payload gets as 0, 1 and 2.
+    Pipes {
+        /// Becomes descriptor 0.
+        stdin: OwnedFd,
+        /// Becomes descriptor 1.
+        stdout: OwnedFd,
+        /// Becomes descriptor 2.
+        stderr: OwnedFd,
+    },
+    /// A pseudo terminal of the container's own devpts; its master comes back as [`Running::console`].
+    Terminal {
+        /// Rows and columns, where they are known.
+        size: Option<(u16, u16)>,
+    },
+}
+
+/// Everything that [`create`] needs.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// The container's id; it appears in messages only.
+    pub id: &'a str,
+    /// The OCI specification. `root.path` is not read: [`CreateRequest::rootfs`] replaces it.
+    pub spec: &'a Spec,
+    /// The root file system.
+    pub rootfs: &'a Rootfs,
+    /// The payload's standard streams.
+    pub stdio: Stdio,
+    /// Descriptors that the payload gets as 3, 4, …
+    pub preserved_fds: Vec<OwnedFd>,
+}
+
+/// Everything that [`exec`] needs.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// The container's init, as a pid of the host.
+    pub leader: i32,
+    /// The start time of that process (field 22 of `/proc/PID/stat`), so that a reused pid is noticed.
+    pub leader_start_time: u64,
+    /// The process to run.
+    pub process: &'a Process,
+    /// The container's seccomp filter.
+    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The container's cgroup, as `linux.cgroupsPath` of its specification has it.
+    pub cgroup: &'a str,
+    /// The standard streams.
+    pub stdio: Stdio,
+}
+
+/// A process that runs in a container.
+///
+/// Dropping it does nothing to the process, which is a child of the caller and wants to be reaped.
+#[derive(Debug)]
+pub struct Running {
+    /// The process, as a pid of the host.
+    pub pid: i32,
+    /// The process again, immune to reuse of the pid.
+    pub pidfd: OwnedFd,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
+    pub start_time: u64,
+    /// The container's cgroup.
+    pub cgroup: Cgroup,
+    /// The master of the pseudo terminal, with [`Stdio::Terminal`].
+    pub console: Option<OwnedFd>,
+    /// What did not go as asked without being worth a failure: a limit that was lowered, for example.
+    pub warnings: Vec<String>,
+}
+
+/// A container whose init waits just before it runs the program.
+///
+/// Dropping it kills init and removes the cgroup.
+#[derive(Debug)]
+pub struct Created {
+    _private: (),
+}
+
+impl Created {
+    /// Lets init run its program.
+    ///
+    /// # Errors
+    /// [`RuntimeError::CommandNotFound`] and the like when the program cannot be run; the container is gone then.
+    pub fn start(self) -> Result<Running, RuntimeError> {
+        Err(RuntimeError::Died { step: Step::Exec })
+    }
+
+    /// The pid of the waiting init on the host.
+    pub fn pid(&self) -> i32 {
+        0
+    }
+}
+
+/// Makes a container up to the point where only the program is missing.
+///
+/// # Errors
+/// A [`RuntimeError`] that names the step; nothing is left behind.
+pub fn create(request: CreateRequest<'_>) -> Result<Created, RuntimeError> {
+    let _ = request;
+    Err(RuntimeError::Died { step: Step::Clone })
+}
+
+/// Runs one more process in a running container.
+///
+/// # Errors
+/// A [`RuntimeError`] that names the step; no process is left behind.
+pub fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
+    let _ = request;
+    Err(RuntimeError::Died { step: Step::Clone })
+}

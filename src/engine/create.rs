@@ -1,0 +1,141 @@
+//! From a specification to a container that exists.
+
+use std::os::unix::fs::DirBuilderExt;
+
+use crate::store::ContainerRow;
+
+use super::spec::{ContainerSpec, Log, Namespace};
+use super::{Definition, Engine, EngineError, EventKind, names, now_usec, oci};
+
+/// A container that exists now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Given or invented.
+    pub name: String,
+    /// What was asked for and will be less, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container. Its directories come first, its record last: cut short anywhere, it does not exist, and the
+    /// next wake removes what is left.
+    ///
+    /// # Errors
+    /// [`EngineError::ImageNotFound`], [`EngineError::AlreadyExists`], [`EngineError::InvalidSpec`],
+    /// [`EngineError::StorageFull`].
+    pub async fn create(&self, spec: ContainerSpec) -> Result<Created, EngineError> {
+        if let Some(name) = &spec.name {
+            names::check("spec.name", name)?;
+            // Early, before anything is made; the record's constraint decides among those who come at once.
+            if self.store()?.find_containers(name)?.iter().any(|row| row.name == *name) {
+                return Err(EngineError::AlreadyExists { name: name.clone() });
+            }
+        }
+        let id = names::new_id()?;
+        let _lock = self.lock(&id).await?;
+        let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
+        let (definition, image_id) = self.define(spec)?;
+        let warnings = self.check_on_this_host(&definition)?;
+        let row = ContainerRow {
+            id: id.clone(),
+            name: name.clone(),
+            image_id,
+            created_usec: now_usec(),
+            definition: serde_json::to_string(&definition).map_err(|source| EngineError::Failed {
+                attempted: "record the container".to_owned(),
+                reason: source.to_string(),
+            })?,
+        };
+        let directories = PendingDirectories::make(self, &id)?;
+        self.store()?.insert_container(&row)?;
+        directories.keep();
+        self.record_event(EventKind::Container, "create", &id, &name);
+        Ok(Created { id, name, warnings })
+    }
+
+    fn define(&self, spec: ContainerSpec) -> Result<(Definition, Option<String>), EngineError> {
+        let Some(image) = spec.image.clone() else {
+            return Ok((Definition::new(spec, None, Vec::new())?, None));
+        };
+        let image = self.find_image(&image)?;
+        let definition = Definition::new(spec, Some(&image.config), image.row.layers.clone())?;
+        Ok((definition, Some(image.row.id)))
+    }
+
+    /// What depends on this host. Checked again at start, where the host may be another one.
+    fn check_on_this_host(&self, definition: &Definition) -> Result<Vec<String>, EngineError> {
+        let spec = &definition.spec;
+        if let Some(rootfs) = &spec.rootfs
+            && !rootfs.is_dir()
+        {
+            return Err(EngineError::InvalidSpec {
+                field: "spec.rootfs".into(),
+                reason: format!("{rootfs:?} is no directory of the host"),
+            });
+        }
+        for (field, namespace) in [
+            ("spec.pidNamespace", &spec.pid_namespace),
+            ("spec.ipcNamespace", &spec.ipc_namespace),
+            ("spec.utsNamespace", &spec.uts_namespace),
+            ("spec.networkNamespace", &spec.network_namespace),
+        ] {
+            if let Namespace::Container(other) = namespace
+                && let Err(error) = self.find_row(other)
+            {
+                return Err(EngineError::InvalidSpec { field: field.into(), reason: error.to_string() });
+            }
+        }
+        if spec.log == Log::Journald && !std::path::Path::new("/run/systemd/journal/socket").exists() {
+            return Err(EngineError::Unsupported {
+                feature: "the log driver journald".into(),
+                reason: "no journald runs on this host; use k8sFile".into(),
+            });
+        }
+        // Building it finds unknown capabilities, limits, devices and mounts of things that are not there.
+        oci::check(definition)
+    }
+}
+
+/// The directories of a container that has no record yet; removed again unless it gets one.
+#[must_use]
+struct PendingDirectories<'a> {
+    engine: &'a Engine,
+    id: &'a str,
+    armed: bool,
+}
+
+impl<'a> PendingDirectories<'a> {
+    fn make(engine: &'a Engine, id: &'a str) -> Result<Self, EngineError> {
+        let pending = Self { engine, id, armed: true };
+        let container = engine.paths().container(id);
+        let run_dir = engine.paths().run_container(id);
+        for (dir, mode) in [
+            (container.clone(), 0o700),
+            // The root of the container's file system, seen by whatever user runs inside.
+            (container.join("upper"), 0o755),
+            (container.join("work"), 0o700),
+            (container.join("log"), 0o700),
+            (run_dir, 0o700),
+        ] {
+            std::fs::DirBuilder::new()
+                .mode(mode)
+                .create(&dir)
+                .map_err(|source| EngineError::io("make directory", &dir, source))?;
+        }
+        Ok(pending)
+    }
+
+    fn keep(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for PendingDirectories<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.engine.remove_directories(self.id);
+        }
+    }
+}

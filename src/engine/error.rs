@@ -1,0 +1,100 @@
+//! What can go wrong, in the words of the engine. `api` maps each to a varlink error, in one place.
+
+use std::path::PathBuf;
+
+use crate::store::StoreError;
+
+use super::Phase;
+
+/// A refused or failed operation.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the texts tell
+pub enum EngineError {
+    #[error("there is no container {name:?}; `dormouse ps` lists them")]
+    NotFound { name: String },
+    #[error("several containers have an id that begins with {name:?}; give more of it")]
+    Ambiguous { name: String },
+    #[error("there is no image {image:?}; `dormouse images` lists them, `dormouse import` makes one")]
+    ImageNotFound { image: String },
+    #[error("several images have an id that begins with {image:?}; give more of it")]
+    ImageAmbiguous { image: String },
+    #[error("a container named {name:?} exists; remove or rename it, or choose another name")]
+    AlreadyExists { name: String },
+    #[error("cannot {attempted} {name:?}: it is {state}, not {wanted}")]
+    WrongState { attempted: &'static str, name: String, state: Phase, wanted: &'static str },
+    #[error("cannot remove {name:?}: it is {state}; stop it first, or force")]
+    StillRunning { name: String, state: Phase },
+    #[error("{field}: {reason}")]
+    InvalidSpec { field: String, reason: String },
+    #[error("cannot run {command:?} in {name:?}: there is no such program in the container; check the path and the PATH")]
+    CommandNotFound { name: String, command: String },
+    #[error("cannot run {command:?} in {name:?}: {reason}")]
+    CommandNotExecutable { name: String, command: String, reason: String },
+    #[error("cannot start {name:?}: {message}")]
+    LaunchFailed { name: String, step: String, errno: i32, message: String },
+    #[error("{feature} is not possible: {reason}")]
+    Unsupported { feature: String, reason: String },
+    #[error("waited for {name:?} {what}, and the time is over")]
+    Timeout { name: String, what: String },
+    #[error("cannot remove image {image:?}: containers are made from it ({}); remove them first", containers.join(", "))]
+    ImageInUse { image: String, containers: Vec<String> },
+    #[error("cannot import the archive: {reason}")]
+    InvalidArchive { reason: String },
+    #[error("no space left on the disk of {path:?}; nothing was changed")]
+    StorageFull { path: PathBuf },
+    #[error("the first process of {name:?} is no systemd that can be reached: {reason}")]
+    NotSystemd { name: String, reason: String },
+    #[error("the systemd in {name:?} has no unit {unit:?}")]
+    NoSuchUnit { name: String, unit: String },
+    #[error("the systemd in {name:?} did not get {unit:?} done: the job ended as {result}; its journal tells more")]
+    JobFailed { name: String, unit: String, result: String },
+    #[error("the systemd in {name:?} does not answer as it should: {reason}")]
+    Unreachable { name: String, reason: String },
+    #[error("cannot {attempted} {path:?}")]
+    Io {
+        attempted: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot {attempted}: {reason}")]
+    Failed { attempted: String, reason: String },
+    #[error("given up: the client has left")]
+    Cancelled,
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NameTaken { name } => Self::AlreadyExists { name },
+            StoreError::Full { path } => Self::StorageFull { path },
+            StoreError::Directory { path, source } => Self::io("use directory", path, source),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl EngineError {
+    /// Wraps a failed file operation; a full disk is told apart.
+    pub(crate) fn io(attempted: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::StorageFull { path },
+            _ => Self::Io { attempted, path, source },
+        }
+    }
+
+    /// The text with all its causes, in one line.
+    pub fn full_text(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}

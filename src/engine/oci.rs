@@ -1,0 +1,507 @@
+//! From a [`Definition`] to the OCI runtime specification of this start, on this host.
+//!
+//! Source: OCI runtime-spec 1.2, config.md and config-linux.md. Written as the JSON that those define.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
+
+use crate::runtime::{defaults, seccomp};
+use crate::systemd::mode::{self, SystemdContext};
+
+use super::passwd::{self, RootView};
+use super::spec::{Device, MountKind, Namespace, Resources, Seccomp};
+use super::{Container, Definition, Engine, EngineError};
+
+/// Under which cgroup every container has its own, in each hierarchy.
+pub(super) const CGROUP_PARENT: &str = "/dormouse";
+/// What Podman allows too; a fork bomb ends here.
+const PIDS_MAX: i64 = 2048;
+const SHM_SIZE_BYTES: u64 = 64 << 20;
+const NOFILE_MAX: u64 = 1 << 20;
+/// Where our own binary is seen as PID 1 (`init`). On the container's own /dev, so that the root stays as it is.
+const INIT_PATH: &str = "/dev/init";
+
+/// A specification, ready to be written.
+pub(super) struct Built {
+    pub spec: Vec<u8>,
+    pub warnings: Vec<String>,
+}
+
+/// The path of a container's cgroup, below the root of each hierarchy.
+pub(super) fn cgroup_path(id: &str) -> String {
+    format!("{CGROUP_PARENT}/{id}")
+}
+
+/// Finds what can't work on this host before anything is made: capabilities, devices, limits and sources of mounts.
+pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError> {
+    let mut warnings = Vec::new();
+    capabilities(definition)?;
+    for device in &definition.spec.devices {
+        device_node(device)?;
+    }
+    for (index, mount) in definition.spec.mounts.iter().enumerate() {
+        bind_source(index, mount)?;
+    }
+    rlimits(definition, &mut warnings)?;
+    block_io(&definition.spec.resources)?;
+    seccomp_profile(definition, &[])?;
+    if definition.spec.init {
+        init_program()?;
+    }
+    Ok(warnings)
+}
+
+/// Builds the specification for a start now.
+pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, EngineError> {
+    let definition = &container.definition;
+    let spec = &definition.spec;
+    let id = &container.row.id;
+    let mut warnings = check(definition)?;
+
+    let view = RootView::new(engine, container)?;
+    let user = passwd::look_up(&view, &definition.user, &spec.groups)?;
+    let mut env: Vec<String> = definition.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let hostname = spec.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    if !definition.env.contains_key("HOME") {
+        env.push(format!("HOME={}", user.home));
+    }
+    if spec.uts_namespace == Namespace::Private && !definition.env.contains_key("HOSTNAME") {
+        env.push(format!("HOSTNAME={hostname}"));
+    }
+    if !definition.systemd && !definition.env.contains_key("container") {
+        env.push(format!("container={}", mode::CONTAINER_MANAGER));
+    }
+
+    let capabilities = capabilities(definition)?;
+    // A user without privileges has them only as far as they can be gained; what was asked for is given outright.
+    let effective: &[String] = if user.uid == 0 { &capabilities } else { &[] };
+    let ambient: Vec<String> = if user.uid == 0 { Vec::new() } else { asked_for(definition, &capabilities) };
+    let (bounding, effective) = (&capabilities, if user.uid == 0 { effective } else { &ambient });
+
+    let mut args = definition.command.clone();
+    let mut mounts = default_mounts(definition);
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        mounts.push(user_mount(index, mount)?);
+    }
+    if spec.init {
+        init_program()?;
+        args.splice(0..0, [INIT_PATH, "init", "--"].map(str::to_owned));
+        mounts.push(json!({
+            "destination": INIT_PATH, "type": "bind", "source": "/proc/self/exe",
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        }));
+    }
+
+    let (devices, device_rules) = devices(definition)?;
+    let (masked, read_only) = hidden_paths(definition);
+    let mut linux = json!({
+        "namespaces": namespaces(engine, container)?,
+        "cgroupsPath": cgroup_path(id),
+        "resources": resources(&spec.resources, device_rules)?,
+        "devices": devices,
+        "maskedPaths": masked,
+        "readonlyPaths": read_only,
+        "rootfsPropagation": "private",
+        "sysctl": spec.sysctls,
+    });
+    if let Some(profile) = seccomp_profile(definition, &capabilities)? {
+        linux["seccomp"] = profile;
+    }
+    let mut process = json!({
+        "terminal": spec.terminal,
+        "user": {
+            "uid": user.uid, "gid": user.gid, "additionalGids": user.groups, "umask": spec.umask.unwrap_or(0o022),
+        },
+        "args": args,
+        "env": env,
+        "cwd": definition.workdir,
+        "capabilities": {
+            "bounding": bounding, "effective": effective, "permitted": effective,
+            // Never any: CVE-2022-24769. The kernel wants ambient ones to be inheritable too.
+            "inheritable": ambient, "ambient": ambient,
+        },
+        "rlimits": rlimits(definition, &mut warnings)?,
+        "noNewPrivileges": spec.no_new_privileges,
+    });
+    if let Some(score) = spec.oom_score_adjust {
+        process["oomScoreAdj"] = json!(score);
+    }
+    let root = spec.rootfs.clone().unwrap_or_else(|| PathBuf::from("rootfs"));
+    let mut whole = json!({
+        "ociVersion": "1.2.0",
+        "root": { "path": root, "readonly": spec.read_only_root },
+        "process": process,
+        "mounts": mounts,
+        "linux": linux,
+        "annotations": spec.annotations,
+    });
+    if spec.uts_namespace == Namespace::Private {
+        whole["hostname"] = json!(hostname);
+        if let Some(domainname) = &spec.domainname {
+            whole["domainname"] = json!(domainname);
+        }
+    }
+    let mut built: Spec = serde_json::from_value(whole).map_err(|error| EngineError::Failed {
+        attempted: "build the specification".to_owned(),
+        reason: error.to_string(),
+    })?;
+    if definition.systemd {
+        let run_dir = engine.paths().run_container(id);
+        let context = SystemdContext::new(id, &run_dir, spec.terminal);
+        mode::prepare_host_directory(&context).map_err(|source| EngineError::io("prepare", &run_dir, source))?;
+        mode::apply(&mut built, &context);
+    }
+    let spec = serde_json::to_vec(&built).map_err(|error| EngineError::Failed {
+        attempted: "write the specification".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(Built { spec, warnings })
+}
+
+fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
+    EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
+}
+
+fn default_mounts(definition: &Definition) -> Vec<Value> {
+    let spec = &definition.spec;
+    let sysfs_options: &[&str] =
+        if spec.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+               "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": sysfs_options}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+               "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}),
+    ];
+    if spec.ipc_namespace == Namespace::Private {
+        let size = format!("size={}", spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES));
+        mounts.push(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                           "options": ["nosuid", "noexec", "nodev"]}));
+        mounts.push(json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                           "options": ["nosuid", "noexec", "nodev", "mode=1777", size]}));
+    } else {
+        for path in ["/dev/mqueue", "/dev/shm"] {
+            mounts.push(json!({"destination": path, "type": "bind", "source": path,
+                               "options": ["bind", "nosuid", "noexec", "nodev"]}));
+        }
+    }
+    mounts
+}
+
+fn bind_source(index: usize, mount: &super::spec::Mount) -> Result<(), EngineError> {
+    if let MountKind::Bind { source, .. } = &mount.kind
+        && let Err(error) = std::fs::symlink_metadata(source)
+    {
+        let reason = format!("cannot bind {source:?}: {error}; make it on the host first");
+        return Err(invalid(format!("spec.mounts[{index}].source"), reason));
+    }
+    Ok(())
+}
+
+fn user_mount(index: usize, mount: &super::spec::Mount) -> Result<Value, EngineError> {
+    let mut options = mount.flags.clone();
+    match &mount.kind {
+        MountKind::Bind { source, propagation, recursive } => {
+            bind_source(index, mount)?;
+            options.push(if *recursive { "rbind" } else { "bind" }.to_owned());
+            options.push(propagation.clone());
+            if mount.read_only {
+                options.push(if *recursive { "rro" } else { "ro" }.to_owned());
+            }
+            Ok(json!({"destination": mount.target, "type": "bind", "source": source, "options": options}))
+        }
+        MountKind::Tmpfs { size_bytes, mode } => {
+            options.extend(["nosuid", "nodev", "tmpcopyup"].map(str::to_owned));
+            if let Some(size) = size_bytes {
+                options.push(format!("size={size}"));
+            }
+            options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+            if mount.read_only {
+                options.push("ro".to_owned());
+            }
+            Ok(json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options}))
+        }
+    }
+}
+
+/// In the runtime-spec's order of meaning: default set, minus the dropped, plus the added.
+pub(super) fn capabilities(definition: &Definition) -> Result<Vec<String>, EngineError> {
+    let spec = &definition.spec;
+    let available = defaults::available_capabilities();
+    if spec.privileged {
+        return Ok(available);
+    }
+    let normal = |field: String, name: &str| {
+        let upper = name.to_ascii_uppercase();
+        let name = if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        if name == "ALL" || available.contains(&name) {
+            Ok(name)
+        } else {
+            Err(invalid(field, format!("{name} is no capability that this host can give")))
+        }
+    };
+    let mut set: Vec<String> = defaults::CAPABILITIES.iter().map(ToString::to_string).collect();
+    for (index, name) in spec.capabilities_drop.iter().enumerate() {
+        match normal(format!("spec.capabilitiesDrop[{index}]"), name)?.as_str() {
+            "ALL" => set.clear(),
+            name => set.retain(|have| have != name),
+        }
+    }
+    for (index, name) in spec.capabilities_add.iter().enumerate() {
+        match normal(format!("spec.capabilitiesAdd[{index}]"), name)? {
+            all if all == "ALL" => set.clone_from(&available),
+            name if set.contains(&name) => {}
+            name => set.push(name),
+        }
+    }
+    Ok(set)
+}
+
+fn asked_for(definition: &Definition, set: &[String]) -> Vec<String> {
+    let asked = &definition.spec.capabilities_add;
+    let is_asked = |have: &String| {
+        asked.iter().any(|name| {
+            let upper = name.to_ascii_uppercase();
+            upper == "ALL" || have.trim_start_matches("CAP_") == upper.trim_start_matches("CAP_")
+        })
+    };
+    set.iter().filter(|have| is_asked(have)).cloned().collect()
+}
+
+fn namespaces(engine: &Engine, container: &Container) -> Result<Vec<Value>, EngineError> {
+    let spec = &container.definition.spec;
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    for (kind, file, field, namespace) in [
+        ("pid", "pid", "spec.pidNamespace", &spec.pid_namespace),
+        ("ipc", "ipc", "spec.ipcNamespace", &spec.ipc_namespace),
+        ("uts", "uts", "spec.utsNamespace", &spec.uts_namespace),
+        ("network", "net", "spec.networkNamespace", &spec.network_namespace),
+    ] {
+        match namespace {
+            Namespace::Private => namespaces.push(json!({"type": kind})),
+            Namespace::Host => {}
+            Namespace::Container(other) => {
+                let row = engine.find_row(other)?;
+                let live = engine.live(&row.id)?;
+                let pid = live.pid().ok_or_else(|| {
+                    invalid(field, format!("{other:?} is {}, and has no namespace to join; start it first", live.phase))
+                })?;
+                namespaces.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+            }
+        }
+    }
+    Ok(namespaces)
+}
+
+/// Default ones unless opened, and the caller's own.
+fn hidden_paths(definition: &Definition) -> (Vec<String>, Vec<String>) {
+    let spec = &definition.spec;
+    let open = |path: &str| {
+        spec.privileged || spec.unmasked.iter().any(|given| given.eq_ignore_ascii_case("ALL") || given.trim_end_matches('/') == path)
+    };
+    let kept = |paths: &[&str]| paths.iter().filter(|path| !open(path)).map(ToString::to_string).collect::<Vec<_>>();
+    let mut masked = kept(defaults::MASKED_PATHS);
+    masked.extend(spec.masked.iter().cloned());
+    (masked, kept(defaults::READONLY_PATHS))
+}
+
+fn device_node(device: &Device) -> Result<(char, u64, u64, u32, u32, u32), EngineError> {
+    let refused = |reason: String| invalid("spec.devices", format!("cannot use {:?}: {reason}", device.path));
+    let metadata = std::fs::metadata(&device.path).map_err(|error| refused(error.to_string()))?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => 'c',
+        kind if kind.is_block_device() => 'b',
+        _ => return Err(refused("it is no device node".to_owned())),
+    };
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    Ok((kind, major.into(), minor.into(), metadata.mode() & 0o7777, metadata.uid(), metadata.gid()))
+}
+
+fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineError> {
+    let spec = &definition.spec;
+    let mut nodes = Vec::new();
+    let mut rules = Vec::new();
+    let mut wanted = spec.devices.clone();
+    if spec.privileged {
+        rules.push(json!({"allow": true, "access": "rwm"}));
+        wanted.extend(host_devices());
+    } else {
+        rules.push(json!({"allow": false, "access": "rwm"}));
+        rules.extend(defaults::device_rules());
+    }
+    for device in &wanted {
+        let (kind, major, minor, mode, uid, gid) = device_node(device)?;
+        nodes.push(json!({"path": device.container_path, "type": kind.to_string(), "major": major, "minor": minor,
+                          "fileMode": mode, "uid": uid, "gid": gid}));
+        if !spec.privileged {
+            rules.push(json!({"allow": true, "type": kind.to_string(), "major": major, "minor": minor,
+                              "access": device.permissions}));
+        }
+    }
+    Ok((nodes, rules))
+}
+
+/// The devices of the host that a privileged container sees: all but terminals and what every container has of its own.
+fn host_devices() -> Vec<Device> {
+    const OWN: &[&str] = &["pts", "shm", "mqueue", "fd", "console", "ptmx", "tty", "null", "zero", "full", "random", "urandom"];
+    let mut found = Vec::new();
+    let mut pending = vec![PathBuf::from("/dev")];
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if dir == Path::new("/dev") && OWN.iter().any(|own| name == *own) {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => pending.push(entry.path()),
+                Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
+                    if let Ok(path) = entry.path().into_os_string().into_string() {
+                        found.push(Device { container_path: path.clone(), path, permissions: "rwm".to_owned() });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn block_io(resources: &Resources) -> Result<Value, EngineError> {
+    let mut limits = json!({});
+    if let Some(weight) = resources.io_weight {
+        limits["weight"] = json!(weight);
+    }
+    let mut of = |key: &str, rate: fn(&super::spec::IoLimit) -> Option<u64>| -> Result<(), EngineError> {
+        let mut list = Vec::new();
+        for (index, limit) in resources.io_limits.iter().enumerate() {
+            let Some(rate) = rate(limit) else { continue };
+            let device = Device { path: limit.path.clone(), container_path: String::new(), permissions: String::new() };
+            let field = format!("spec.resources.ioLimits[{index}].path");
+            match device_node(&device) {
+                Ok(('b', major, minor, ..)) => list.push(json!({"major": major, "minor": minor, "rate": rate})),
+                _ => return Err(invalid(field, format!("{:?} is no block device", limit.path))),
+            }
+        }
+        if !list.is_empty() {
+            limits[key] = Value::Array(list);
+        }
+        Ok(())
+    };
+    of("throttleReadBpsDevice", |limit| limit.read_bytes_per_sec)?;
+    of("throttleWriteBpsDevice", |limit| limit.write_bytes_per_sec)?;
+    of("throttleReadIOPSDevice", |limit| limit.read_operations_per_sec)?;
+    of("throttleWriteIOPSDevice", |limit| limit.write_operations_per_sec)?;
+    Ok(limits)
+}
+
+fn resources(resources: &Resources, device_rules: Vec<Value>) -> Result<Value, EngineError> {
+    let given = |pairs: Vec<(&str, Option<Value>)>| {
+        let map: serde_json::Map<_, _> =
+            pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        if map.is_empty() { None } else { Some(Value::Object(map)) }
+    };
+    let memory = given(vec![
+        ("limit", resources.memory_bytes.map(Value::from)),
+        ("swap", resources.memory_swap_bytes.map(Value::from)),
+        ("reservation", resources.memory_reservation_bytes.map(Value::from)),
+    ]);
+    let cpu = given(vec![
+        ("shares", resources.cpu_shares.map(Value::from)),
+        ("quota", resources.cpu_quota_usec.map(Value::from)),
+        ("period", resources.cpu_period_usec.or(resources.cpu_quota_usec.map(|_| 100_000)).map(Value::from)),
+        ("cpus", resources.cpuset_cpus.clone().map(Value::from)),
+        ("mems", resources.cpuset_mems.clone().map(Value::from)),
+    ]);
+    let block_io = Some(block_io(resources)?).filter(|limits| limits.as_object().is_some_and(|map| !map.is_empty()));
+    Ok(given(vec![
+        ("devices", Some(Value::Array(device_rules))),
+        ("memory", memory),
+        ("cpu", cpu),
+        ("pids", Some(json!({"limit": resources.pids_max.unwrap_or(PIDS_MAX)}))),
+        ("blockIO", block_io),
+    ])
+    .unwrap_or_default())
+}
+
+fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Value>, EngineError> {
+    const NAMES: &[&str] = &[
+        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+        "rttime", "sigpending", "stack",
+    ];
+    let hard_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE_MAX);
+    let mut limits = Vec::new();
+    if !definition.spec.resource_limits.iter().any(|limit| limit.name == "nofile") {
+        let nofile = NOFILE_MAX.min(hard_nofile);
+        limits.push(json!({"type": "RLIMIT_NOFILE", "soft": nofile, "hard": nofile}));
+    }
+    for (index, limit) in definition.spec.resource_limits.iter().enumerate() {
+        let field = |name: &str| format!("spec.resourceLimits[{index}].{name}");
+        if !NAMES.contains(&limit.name.as_str()) {
+            return Err(invalid(field("name"), format!("{:?} is none of {}", limit.name, NAMES.join(", "))));
+        }
+        let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
+        if soft > hard {
+            return Err(invalid(field("soft"), "it is above the hard limit"));
+        }
+        if limit.name == "nofile" && hard > hard_nofile {
+            warnings.push(format!("nofile may not be raised above {hard_nofile} on this host, lowered to it"));
+        }
+        limits.push(json!({"type": format!("RLIMIT_{}", limit.name.to_ascii_uppercase()), "soft": soft, "hard": hard}));
+    }
+    Ok(limits)
+}
+
+pub(super) fn seccomp_profile(definition: &Definition, capabilities: &[String]) -> Result<Option<Value>, EngineError> {
+    let spec = &definition.spec;
+    let capabilities: Vec<&str> = capabilities.iter().map(String::as_str).collect();
+    let profile = match &spec.seccomp {
+        Seccomp::Default if spec.privileged => return Ok(None),
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::Default => seccomp::default_profile(&capabilities),
+        Seccomp::Profile(profile) => seccomp::load_profile_json(profile, &capabilities)
+            .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))?,
+    };
+    serde_json::to_value(profile)
+        .map(Some)
+        .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))
+}
+
+/// Our own binary can be PID 1 only if it needs nothing of the container: no dynamic linker, no libraries.
+fn init_program() -> Result<(), EngineError> {
+    if is_static(Path::new("/proc/self/exe")) {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported {
+        feature: "init".to_owned(),
+        reason: "this build of dormouse is linked dynamically, and can't run in the container".to_owned(),
+    })
+}
+
+/// An ELF file without PT_INTERP, elf(5).
+fn is_static(path: &Path) -> bool {
+    use std::os::unix::fs::FileExt;
+    const PT_INTERP: u32 = 3;
+    let read = || -> Option<bool> {
+        let file = std::fs::File::open(path).ok()?;
+        let mut header = [0; 64];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let offset = u64::from_le_bytes(header[32..40].try_into().ok()?);
+        let size = u64::from(u16::from_le_bytes(header[54..56].try_into().ok()?));
+        let count = u64::from(u16::from_le_bytes(header[56..58].try_into().ok()?));
+        for index in 0..count {
+            let mut kind = [0; 4];
+            file.read_exact_at(&mut kind, offset + index * size).ok()?;
+            if u32::from_le_bytes(kind) == PT_INTERP {
+                return Some(false);
+            }
+        }
+        Some(true)
+    };
+    read().unwrap_or(false)
+}

@@ -1,0 +1,100 @@
+//! Lists and details: nothing here changes anything.
+
+use std::collections::BTreeMap;
+
+use crate::store::ContainerRow;
+
+use super::container::damaged;
+use super::definition::DefinitionHead;
+use super::{Container, Engine, EngineError, Live, Phase};
+
+/// Which containers are wanted; what is empty does not filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerFilter {
+    /// Names, ids, or prefixes of ids.
+    pub names: Vec<String>,
+    /// States.
+    pub phases: Vec<Phase>,
+    /// Labels, all of which must be there; an empty value matches every value.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A container in a list.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct ContainerSummary {
+    pub id: String,
+    pub name: String,
+    pub image: Option<String>,
+    pub image_id: Option<String>,
+    pub command: Vec<String>,
+    pub systemd: bool,
+    pub created_usec: i64,
+    pub labels: BTreeMap<String, String>,
+    pub live: Live,
+}
+
+impl Engine {
+    /// Lists containers, oldest first. One that is removed while the list is made is left out.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn list(&self, filter: &ContainerFilter) -> Result<Vec<ContainerSummary>, EngineError> {
+        let mut found = Vec::new();
+        for row in self.store()?.containers()? {
+            if !filter.names.is_empty() && !filter.names.iter().any(|name| is_named(&row, name)) {
+                continue;
+            }
+            let summary = self.summarise(row)?;
+            let wanted_labels = filter.labels.iter().all(|(key, value)| {
+                summary.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
+            });
+            let wanted_phase = filter.phases.is_empty() || filter.phases.contains(&summary.live.phase);
+            if wanted_labels && wanted_phase {
+                found.push(summary);
+            }
+        }
+        Ok(found)
+    }
+
+    fn summarise(&self, row: ContainerRow) -> Result<ContainerSummary, EngineError> {
+        let head: DefinitionHead = serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
+        let live = self.live(&row.id)?;
+        Ok(ContainerSummary {
+            id: row.id,
+            name: row.name,
+            image: head.spec.image,
+            image_id: row.image_id,
+            command: head.command,
+            systemd: head.systemd,
+            created_usec: row.created_usec,
+            labels: head.labels,
+            live,
+        })
+    }
+
+    /// All of one container.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn inspect(&self, name: &str) -> Result<(Container, ContainerSummary), EngineError> {
+        let container = self.find(name)?;
+        let summary = self.summarise(container.row.clone())?;
+        Ok((container, summary))
+    }
+
+    /// The log file of a container whose driver writes one.
+    pub fn log_file(&self, container: &Container) -> Option<std::path::PathBuf> {
+        matches!(container.definition.spec.log, super::spec::Log::K8sFile { .. }).then(|| self.log_path(&container.row.id))
+    }
+
+    /// The runtimes that can be asked for on this host.
+    pub fn runtimes() -> Vec<&'static str> {
+        let external = ["crun", "runc"].into_iter().filter(|name| super::launch::find_program(name).is_some());
+        std::iter::once("native").chain(external).collect()
+    }
+}
+
+fn is_named(row: &ContainerRow, name: &str) -> bool {
+    row.name == *name || (!name.is_empty() && row.id.starts_with(name))
+}

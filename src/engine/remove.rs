@@ -1,0 +1,78 @@
+//! The end of a container.
+
+use std::path::Path;
+
+use crate::runtime::cgroup::Cgroup;
+
+use super::{Engine, EngineError, EventKind, blocking, oci, wait::Condition};
+
+impl Engine {
+    /// Removes a container with all that it has written. Its record goes first, so that it is gone for everyone at once;
+    /// what is left on the disk if this is cut short goes at the next wake. Must run to its end once begun.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::StillRunning`] unless `force`.
+    pub async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+        let row = self.find_row(name)?;
+        loop {
+            let lock = self.lock(&row.id).await?;
+            let live = self.live(&row.id)?;
+            if live.phase.is_alive() {
+                if !force {
+                    return Err(EngineError::StillRunning { name: row.name, state: live.phase });
+                }
+                // Its monitor needs no lock, but a clean-up that it starts at the end does.
+                drop(lock);
+                self.kill_for_good(&row.id, &live).await?;
+                self.wait_for_end(&row.id).await?;
+                continue;
+            }
+            if !self.store()?.delete_container(&row.id)? {
+                return Err(EngineError::NotFound { name: name.to_owned() });
+            }
+            let (engine, id) = (self.clone(), row.id.clone());
+            blocking(move || {
+                engine.remove_directories(&id);
+                engine.remove_cgroup(&id);
+                Ok(())
+            })
+            .await?;
+            self.record_event(EventKind::Container, "remove", &row.id, &row.name);
+            return Ok(());
+        }
+    }
+
+    async fn wait_for_end(&self, id: &str) -> Result<(), EngineError> {
+        match self.wait_id(id, id, Condition::Exited).await {
+            // Removed by someone else meanwhile: the caller finds out by itself.
+            Ok(_) | Err(EngineError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the directories of a container that has no record (any more). What can't be removed stays for the next
+    /// sweep.
+    pub(super) fn remove_directories(&self, id: &str) {
+        for dir in [self.paths().run_container(id), self.paths().container(id)] {
+            remove_tree(&dir);
+        }
+    }
+
+    /// Removes what is left of a container's cgroup.
+    pub(super) fn remove_cgroup(&self, id: &str) {
+        let path = oci::cgroup_path(id);
+        if let Ok(cgroup) = Cgroup::open(&path)
+            && let Err(error) = cgroup.remove()
+        {
+            tracing::warn!(cgroup = path, %error, "cannot remove the cgroup, left for the next wake");
+        }
+    }
+}
+
+pub(super) fn remove_tree(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(?dir, %error, "cannot remove the directory, left for the next wake"),
+    }
+}

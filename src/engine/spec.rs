@@ -1,0 +1,229 @@
+//! What a container is asked to be: the specification as a caller gives it, with every choice that it left open.
+//!
+//! It is kept as given, in the container's record, so that a later version can apply newer defaults to what was
+//! left open. What follows from it and from the image is a [`super::definition::Definition`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A container as asked for. Field by field the `Spec` of io.dormouse.Container, where the meanings are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct ContainerSpec {
+    pub image: Option<String>,
+    pub rootfs: Option<PathBuf>,
+    pub name: Option<String>,
+    pub command: Option<Vec<String>>,
+    pub entrypoint: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub user: Option<String>,
+    pub groups: Vec<String>,
+    pub workdir: Option<String>,
+    pub umask: Option<u32>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<Device>,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub privileged: bool,
+    pub no_new_privileges: bool,
+    pub seccomp: Seccomp,
+    pub read_only_root: bool,
+    pub resource_limits: Vec<ResourceLimit>,
+    pub sysctls: BTreeMap<String, String>,
+    pub masked: Vec<String>,
+    pub unmasked: Vec<String>,
+    pub pid_namespace: Namespace,
+    pub ipc_namespace: Namespace,
+    pub uts_namespace: Namespace,
+    pub network_namespace: Namespace,
+    pub resources: Resources,
+    pub shm_size_bytes: Option<u64>,
+    pub oom_score_adjust: Option<i32>,
+    pub stop_signal: Option<String>,
+    pub stop_timeout_usec: Option<u64>,
+    pub systemd: SystemdMode,
+    pub terminal: bool,
+    pub stdin_open: bool,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub restart: Restart,
+    pub init: bool,
+    pub log: Log,
+    pub runtime: Runtime,
+    pub auto_remove: bool,
+}
+
+/// Something mounted into the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Absolute, in the container.
+    pub target: String,
+    /// With everything below it.
+    pub read_only: bool,
+    /// nosuid, nodev, noexec, noatime.
+    pub flags: Vec<String>,
+}
+
+/// The two kinds of mounts that a caller can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute, on the host.
+        source: String,
+        /// As mount(8) names it; `rprivate` if not given.
+        propagation: String,
+        /// With what is mounted below the source.
+        recursive: bool,
+    },
+    /// A new file system in memory.
+    Tmpfs {
+        /// The limit; `None` for the kernel's.
+        size_bytes: Option<u64>,
+        /// Permission bits of its root.
+        mode: Option<u32>,
+    },
+}
+
+/// A device node of the host that the container may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute, on the host.
+    pub path: String,
+    /// Absolute, in the container.
+    pub container_path: String,
+    /// Of r, w and m.
+    pub permissions: String,
+}
+
+/// One namespace of the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// That of another container, by name or id.
+    Container(String),
+}
+
+/// Limits kept by the cgroup; `None` is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct Resources {
+    pub memory_bytes: Option<i64>,
+    pub memory_swap_bytes: Option<i64>,
+    pub memory_reservation_bytes: Option<i64>,
+    pub cpu_quota_usec: Option<i64>,
+    pub cpu_period_usec: Option<u64>,
+    pub cpu_shares: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    pub pids_max: Option<i64>,
+    pub io_weight: Option<u16>,
+    pub io_limits: Vec<IoLimit>,
+}
+
+/// A limit on the traffic with one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct IoLimit {
+    pub path: String,
+    pub read_bytes_per_sec: Option<u64>,
+    pub write_bytes_per_sec: Option<u64>,
+    pub read_operations_per_sec: Option<u64>,
+    pub write_operations_per_sec: Option<u64>,
+}
+
+/// One of setrlimit(2)'s limits; `None` is unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct ResourceLimit {
+    pub name: String,
+    pub soft: Option<u64>,
+    pub hard: Option<u64>,
+}
+
+/// The filter on system calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// The built-in profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+    /// One in the JSON format of Docker and Podman.
+    Profile(serde_json::Value),
+}
+
+/// Whether the container is prepared for a systemd inside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SystemdMode {
+    /// If the command is an init.
+    #[default]
+    Auto,
+    /// Whatever the command is.
+    Always,
+    /// Never.
+    Off,
+}
+
+/// What happens when the process ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    /// Nothing.
+    #[default]
+    No,
+    /// It is started again after a failure.
+    OnFailure {
+        /// How often in a row; `None` without limit.
+        retries_max: Option<u32>,
+    },
+    /// It is started again.
+    Always,
+    /// The same, but not at boot if it had been stopped.
+    UnlessStopped,
+}
+
+/// Where the output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Log {
+    /// A file of ours.
+    K8sFile {
+        /// When it is rotated.
+        size_max_bytes: u64,
+        /// How many rotated ones are kept.
+        files_max: u32,
+    },
+    /// The host's journal.
+    Journald,
+    /// Nowhere.
+    None,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self::K8sFile { size_max_bytes: 16 << 20, files_max: 1 }
+    }
+}
+
+/// Who makes the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Runtime {
+    /// [`crate::runtime`].
+    #[default]
+    Native,
+    /// The host's crun.
+    Crun,
+    /// The host's runc.
+    Runc,
+}

@@ -1,0 +1,186 @@
+//! Waiting for a container, without polling: its monitor tells by renaming its state file, the kernel by a pidfd that the
+//! monitor itself is gone.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Engine, EngineError, Phase};
+
+/// What can be waited for. The `Condition` of io.dormouse.Container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // told once, in the IDL
+pub enum Condition {
+    Started,
+    Ready,
+    Exited,
+}
+
+/// What was found when the condition held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// `None` while it runs, or if unknown.
+    pub exit_code: Option<i32>,
+}
+
+impl Engine {
+    /// Waits for a condition. May be dropped at any time.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::WrongState`] where it can't happen any more;
+    /// [`EngineError::Timeout`].
+    pub async fn wait(
+        &self,
+        name: &str,
+        condition: Condition,
+        timeout: Option<Duration>,
+    ) -> Result<Ended, EngineError> {
+        let row = self.find_row(name)?;
+        let wait = self.wait_id(&row.id, &row.name, condition);
+        let Some(timeout) = timeout else { return wait.await };
+        match tokio::time::timeout(timeout, wait).await {
+            Ok(result) => result,
+            Err(_) => {
+                let what = match condition {
+                    Condition::Started => "to start",
+                    Condition::Ready => "to become ready",
+                    Condition::Exited => "to end",
+                };
+                Err(EngineError::Timeout { name: row.name, what: what.to_owned() })
+            }
+        }
+    }
+
+    pub(super) async fn wait_id(&self, id: &str, name: &str, condition: Condition) -> Result<Ended, EngineError> {
+        let run_dir = self.paths().run_container(id);
+        // Watched before the first look, so that nothing happens unseen in between.
+        let watch = StateWatch::new(&run_dir)?;
+        loop {
+            let live = self.live(id)?;
+            if live.told.is_none() && !run_dir.exists() && !self.store()?.has_container(id)? {
+                return self.ended_and_removed(id, name, condition);
+            }
+            let ended = Ended { phase: live.phase, exit_code: live.exit_code() };
+            let over = matches!(live.phase, Phase::Exited | Phase::Failed);
+            let held = match condition {
+                Condition::Started => live.phase.is_alive() && live.phase != Phase::Starting,
+                Condition::Ready => live.is_ready(),
+                Condition::Exited => over,
+            };
+            if held {
+                return Ok(ended);
+            }
+            if over && condition == Condition::Ready {
+                return Err(EngineError::WrongState {
+                    attempted: "wait for readiness of",
+                    name: name.to_owned(),
+                    state: live.phase,
+                    wanted: "running",
+                });
+            }
+            if over && condition == Condition::Started {
+                return Ok(ended);
+            }
+            let monitor = live.told.filter(|_| live.supervised).map(|told| told.monitor);
+            let lone_init = if live.supervised { None } else { self.live(id)?.told.and_then(|told| told.init) };
+            watch.changed(monitor.or(lone_init).and_then(|process| pidfd(process.pid))).await?;
+        }
+    }
+
+    /// A container that removes itself may be gone before its end was seen here; the events still tell of it.
+    fn ended_and_removed(&self, id: &str, name: &str, condition: Condition) -> Result<Ended, EngineError> {
+        match self.last_exit(id)? {
+            Some(exit_code) if condition != Condition::Ready => Ok(Ended { phase: Phase::Exited, exit_code }),
+            _ => Err(EngineError::NotFound { name: name.to_owned() }),
+        }
+    }
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// Tells when something in a container's run directory has changed.
+#[derive(Debug)]
+pub(super) struct StateWatch {
+    inotify: AsyncFd<Inotify>,
+}
+
+impl StateWatch {
+    /// # Errors
+    /// [`EngineError::Failed`] where the host has no more watches.
+    pub(super) fn new(run_dir: &Path) -> Result<Self, EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", run_dir, source);
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        // A container that was made before the host booted has no run directory yet.
+        let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
+        if let Err(errno) = inotify.add_watch(run_dir, flags) {
+            if errno != nix::errno::Errno::ENOENT {
+                return Err(failed(errno.into()));
+            }
+            let parent = run_dir.parent().unwrap_or(run_dir);
+            inotify.add_watch(parent, AddWatchFlags::IN_CREATE).map_err(|e| failed(e.into()))?;
+        }
+        Self::over(inotify).map_err(failed)
+    }
+
+    /// Tells when `file` has grown, or is another file.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where it can't be watched.
+    pub(super) fn appended(file: &Path) -> Result<Self, EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", file, source);
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ATTRIB;
+        inotify.add_watch(file, flags).map_err(|e| failed(e.into()))?;
+        Self::over(inotify).map_err(failed)
+    }
+
+    /// Tells when a file in `dir` has grown or was renamed.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where it can't be watched.
+    pub(super) fn written(dir: &Path) -> Result<Self, EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", dir, source);
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
+        inotify.add_watch(dir, flags).map_err(|e| failed(e.into()))?;
+        Self::over(inotify).map_err(failed)
+    }
+
+    fn over(inotify: Inotify) -> std::io::Result<Self> {
+        Ok(Self { inotify: AsyncFd::with_interest(inotify, Interest::READABLE)? })
+    }
+
+    /// Returns when something has changed, or the process of `pidfd` has ended.
+    pub(super) async fn changed(&self, pidfd: Option<OwnedFd>) -> Result<(), EngineError> {
+        let failed = |source: std::io::Error| EngineError::io("watch", "/proc", source);
+        let ended = async {
+            match pidfd {
+                Some(pidfd) => {
+                    AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(failed)?.readable().await.map_err(failed)?;
+                    Ok(())
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let told = async {
+            let mut guard = self.inotify.readable().await.map_err(failed)?;
+            // Drained: several changes are one reason to look.
+            while guard.get_inner().read_events().is_ok_and(|events| !events.is_empty()) {}
+            guard.clear_ready();
+            Ok(())
+        };
+        tokio::select! {
+            result = told => result,
+            result = ended => result,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What can go wrong with images and layers.
+
+use std::{io, path::PathBuf};
+
+/// Errors of [`crate::image`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A name that is no image reference.
+    #[error("{name:?} is not an image name: {reason}")]
+    BadReference {
+        /// The name as it was given.
+        name: String,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// A text that is no digest.
+    #[error("{text:?} is not a digest: expected sha256: and 64 lower-case hexadecimal digits")]
+    BadDigest {
+        /// The text as it was given, cut to 128 bytes.
+        text: String,
+    },
+    /// A configuration that is not JSON of the expected form.
+    #[error("the image's configuration cannot be used: {reason}")]
+    BadConfig {
+        /// What the parser said.
+        reason: String,
+    },
+    /// The stream is neither a tar nor a compressed one.
+    #[error("the stream is not a tar archive: {reason}")]
+    NotAnArchive {
+        /// What was found instead.
+        reason: String,
+    },
+    /// The stream is compressed in a way that is not supported.
+    #[error(
+        "the archive is compressed with {compression}, which is not supported; recompress it with gzip or zstd"
+    )]
+    UnsupportedCompression {
+        /// `xz`, `bzip2`, `lzip` or `lz4`.
+        compression: &'static str,
+    },
+    /// The archive ends before its end.
+    #[error(
+        "the archive is cut off after {offset_bytes} bytes, inside {inside}; the transfer or the file is incomplete"
+    )]
+    Truncated {
+        /// Where the (uncompressed) stream ended, in bytes.
+        offset_bytes: u64,
+        /// What the end cut apart: `the header of an entry`, or the entry's name, quoted.
+        inside: String,
+    },
+    /// The compressed stream is damaged.
+    #[error("the archive's compressed data is damaged: {reason}")]
+    DamagedCompression {
+        /// What the decompressor said.
+        reason: String,
+    },
+    /// The archive breaks the format.
+    #[error("the archive is damaged at byte {offset_bytes}: {reason}")]
+    Damaged {
+        /// Where, in the uncompressed stream.
+        offset_bytes: u64,
+        /// What was found.
+        reason: String,
+    },
+    /// A name, or the target of a hard link, that tries to leave the layer.
+    #[error("entry {entry:?} leaves the image's root: {reason}")]
+    Escapes {
+        /// The entry's name, cut to 256 bytes.
+        entry: String,
+        /// How.
+        reason: &'static str,
+    },
+    /// An entry that cannot be used.
+    #[error("entry {entry:?} cannot be unpacked: {reason}")]
+    BadEntry {
+        /// The entry's name, cut to 256 bytes.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// A limit of [`crate::image::Limits`] is exceeded.
+    #[error("the archive exceeds the limit for {what} ({limit})")]
+    TooLarge {
+        /// `entries`, `bytes`, `path length`, `extended headers` or `directories`.
+        what: &'static str,
+        /// The limit, in the unit of `what`.
+        limit: u64,
+    },
+    /// The file system of the state directory has no room (or no quota, or no inodes) left.
+    #[error(
+        "no space left below {directory:?} for entry {entry:?}; free some space or use another state directory"
+    )]
+    NoSpace {
+        /// The directory that layers are kept in.
+        directory: PathBuf,
+        /// The entry at which it happened, cut to 256 bytes.
+        entry: String,
+        /// The kernel's error: ENOSPC or EDQUOT.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a step for one entry.
+    #[error("cannot {action} entry {entry:?}")]
+    Entry {
+        /// A verb: `create`, `write`, `chown`, …
+        action: &'static str,
+        /// The entry's name, cut to 256 bytes.
+        entry: String,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a step in the layer store itself.
+    #[error("cannot {action} {path:?}")]
+    Store {
+        /// A verb with what follows: `create`, `open`, `lock`, …
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The stream could not be read.
+    #[error("cannot read the archive")]
+    Read {
+        /// The reader's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The caller has asked to stop.
+    #[error("the import was cancelled")]
+    Cancelled,
+}

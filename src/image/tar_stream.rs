@@ -1,0 +1,674 @@
+//! Reading the entries of a tar stream: v7, ustar, PAX and GNU, with their long names and sparse files.
+//!
+//! The `tar` crate knows the layout of a header; the stream is read here, because what an archive can make a reader
+//! keep in memory must be bounded, and because a stream that ends too early must be told from one that ends.
+//!
+//! Sources: POSIX pax(1) "EXTENDED DESCRIPTION", GNU tar manual "Tar Internals", star(5) for SCHILY keys.
+
+use tar::Header;
+
+use super::{ImageError, layer::Limits};
+
+const BLOCK_BYTES: usize = 512;
+/// Room for a long name, or the extended attributes and the sparse map, of one entry.
+const EXTENDED_BYTES_MAX: u64 = 4 << 20;
+/// Bound for the number of pieces of a sparse file.
+const SPARSE_PIECES_MAX: usize = 1 << 20;
+/// Bound for what may follow the end of the archive.
+const TRAILING_BYTES_MAX: u64 = 1 << 30;
+const XATTRS_MAX: usize = 256;
+const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+
+/// Where the bytes come from.
+pub(super) trait Chunks {
+    /// Returns what is there, waiting if nothing is; empty at the end only.
+    fn available(&mut self) -> Result<&[u8], ImageError>;
+    /// Forgets the first `count` bytes of [`Chunks::available`].
+    fn consume(&mut self, count: usize);
+    /// Fails if nobody wants the bytes any more.
+    fn check_cancelled(&self) -> Result<(), ImageError>;
+}
+
+/// The kinds of entries that make something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    HardLink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+}
+
+/// One entry, with everything that its extended headers say about it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// As in the archive: not checked in any way.
+    pub(super) path: Vec<u8>,
+    pub(super) kind: Kind,
+    /// Permission bits, at most 07777.
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) mtime_sec: i64,
+    pub(super) mtime_nsec: u32,
+    /// Bytes of data that follow in the stream.
+    pub(super) size: u64,
+    /// As in the archive; empty for what is no link.
+    pub(super) link: Vec<u8>,
+    /// Major and minor number.
+    pub(super) device: (u32, u32),
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: Option<Sparse>,
+}
+
+/// How the data of a sparse file is spread.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sparse {
+    /// Offset and length of each piece, in the order of the data.
+    pub(super) map: Vec<(u64, u64)>,
+    /// The file's length.
+    pub(super) real_size: u64,
+}
+
+/// The text that errors show for a name: no control characters, at most 256 characters.
+pub(super) fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(256).collect()
+}
+
+/// A tar stream.
+pub(super) struct TarStream<C> {
+    chunks: C,
+    offset: u64,
+    /// Data of the current entry that was not consumed yet, and its padding behind it.
+    data_left: u64,
+    padding: u64,
+    current: Vec<u8>,
+    global: Pax,
+    end_marker_required: bool,
+    ended: bool,
+    lone_zero_block: bool,
+}
+
+impl<C: Chunks> TarStream<C> {
+    pub(super) fn new(chunks: C, limits: &Limits) -> Self {
+        Self {
+            chunks,
+            offset: 0,
+            data_left: 0,
+            padding: 0,
+            current: Vec::new(),
+            global: Pax::default(),
+            end_marker_required: limits.end_marker_required,
+            ended: false,
+            lone_zero_block: false,
+        }
+    }
+
+    /// Returns the next entry, passing over what is left of the last one's data; `None` at the archive's end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, ImageError> {
+        self.skip_data()?;
+        let mut long_name = None;
+        let mut long_link = None;
+        let mut pax = Pax::default();
+        loop {
+            let Some(block) = self.header_block()? else { return Ok(None) };
+            let header = Header::from_byte_slice(&block);
+            let size = self.number(&header.as_old().size, "size")?;
+            match header.as_old().linkflag[0] {
+                b'L' => long_name = Some(self.extended(size, "a long name")?),
+                b'K' => long_link = Some(self.extended(size, "a long link name")?),
+                b'x' | b'X' => {
+                    let records = self.extended(size, "an extended header")?;
+                    pax.read(&records).map_err(|reason| self.damaged(reason))?;
+                }
+                b'g' => {
+                    let records = self.extended(size, "a global extended header")?;
+                    let mut global = std::mem::take(&mut self.global);
+                    global.read(&records).map_err(|reason| self.damaged(reason))?;
+                    self.global = global;
+                }
+                // The label of the volume.
+                b'V' => {
+                    self.begin_data(size)?;
+                    self.skip_data()?;
+                }
+                _ => return self.entry(header, size, pax, long_name, long_link).map(Some),
+            }
+        }
+    }
+
+    /// Returns data of the current entry that is there, waiting if none is; `None` at the entry's end.
+    pub(super) fn data(&mut self) -> Result<Option<&[u8]>, ImageError> {
+        if self.data_left == 0 {
+            return Ok(None);
+        }
+        // Twice, because the borrow of a returned slice would last too long.
+        if self.chunks.available()?.is_empty() {
+            return Err(self.truncated(&format!("{:?}", shown(&self.current))));
+        }
+        let available = self.chunks.available()?;
+        let count = usize::try_from(self.data_left).map_or(available.len(), |left| available.len().min(left));
+        Ok(Some(&available[..count]))
+    }
+
+    /// Forgets the first `count` bytes of [`Self::data`].
+    pub(super) fn consumed(&mut self, count: usize) {
+        self.chunks.consume(count);
+        self.offset += count as u64;
+        self.data_left -= count as u64;
+    }
+
+    /// Fails if the import was cancelled; the chunks know.
+    pub(super) fn check_cancelled(&self) -> Result<(), ImageError> {
+        self.chunks.check_cancelled()
+    }
+
+    /// Passes over what follows the archive's end, for the digest's sake.
+    pub(super) fn drain(&mut self) -> Result<(), ImageError> {
+        let end = self.offset;
+        loop {
+            let count = self.chunks.available()?.len();
+            if count == 0 {
+                return Ok(());
+            }
+            self.chunks.consume(count);
+            self.offset += count as u64;
+            if self.offset - end > TRAILING_BYTES_MAX {
+                return Err(ImageError::TooLarge { what: "bytes behind its end", limit: TRAILING_BYTES_MAX });
+            }
+        }
+    }
+
+    /// What a person should know about a stream that was read to its end.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.lone_zero_block.then(|| {
+            format!(
+                "the archive ends at a lone zero block at byte {}; what follows is passed over",
+                self.offset
+            )
+        })
+    }
+
+    /// Reads the next header and checks its sum; `None` at the archive's end.
+    fn header_block(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, ImageError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let first = self.offset == 0;
+        let mut block = [0; BLOCK_BYTES];
+        match self.read_full(&mut block)? {
+            0 if self.end_marker_required => return Err(self.truncated("the end marker")),
+            0 => return Ok(None),
+            BLOCK_BYTES => {}
+            _ if first => {
+                return Err(ImageError::NotAnArchive { reason: "it is shorter than one header".to_owned() });
+            }
+            _ => return Err(self.truncated("the header of an entry")),
+        }
+        if block == [0; BLOCK_BYTES] {
+            self.ended = true;
+            // Two zero blocks end an archive; tar(1) takes one for the end as well, with a warning.
+            let count = self.read_full(&mut block)?;
+            self.lone_zero_block = count > 0 && block[..count].iter().any(|&byte| byte != 0);
+            return Ok(None);
+        }
+        if !checksum_holds(&block) {
+            return Err(if first {
+                ImageError::NotAnArchive { reason: "its first header's checksum is wrong".to_owned() }
+            } else {
+                self.damaged("a header's checksum is wrong")
+            });
+        }
+        Ok(Some(block))
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        header_size: u64,
+        pax: Pax,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Entry, ImageError> {
+        let old = header.as_old();
+        let flag = old.linkflag[0];
+        let mut path = pax
+            .path
+            .or_else(|| long_name.map(until_nul))
+            .or_else(|| self.global.path.clone())
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        self.current = path.clone();
+        let mut kind = match flag {
+            b'0' | 0 | b'7' | b'S' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::CharDevice,
+            b'4' => Kind::BlockDevice,
+            b'5' | b'D' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            _ => {
+                let reason = format!("type {:?} of its header is not known", char::from(flag));
+                return Err(ImageError::BadEntry { entry: shown(&path), reason });
+            }
+        };
+        if kind == Kind::File && flag != b'S' && path.ends_with(b"/") {
+            kind = Kind::Directory;
+        }
+        // What has no data has no data, whatever its header says: hard links and directories with a size exist. The
+        // exceptions are a directory's listing in an incremental archive, and the old way to write a directory.
+        let size = pax.size.or(self.global.size).unwrap_or(header_size);
+        let size = if kind == Kind::File || matches!(flag, b'D' | b'0' | 0) { size } else { 0 };
+        let mut sparse = None;
+        if flag == b'S' {
+            let real_size = header.as_gnu().map(|gnu| self.number(&gnu.realsize, "real size")).transpose()?;
+            sparse = Some(Sparse { map: self.old_gnu_map(header)?, real_size: real_size.unwrap_or(0) });
+        }
+        self.begin_data(size)?;
+        if kind == Kind::File
+            && let Some(found) = pax.sparse
+        {
+            if let Some(name) = found.name {
+                path = name;
+            }
+            let Some(real_size) = found.real_size else {
+                return Err(self.damaged("a sparse file has no real size"));
+            };
+            let map = if found.map_in_data { self.map_in_data()? } else { found.map };
+            sparse = Some(Sparse { map, real_size });
+        }
+        if let Some(sparse) = &sparse {
+            self.check_sparse(sparse)?;
+        }
+        let mode = self.number(&old.mode, "mode")? & 0o7777;
+        let (mtime_sec, mtime_nsec) = match pax.mtime.or(self.global.mtime) {
+            Some(mtime) => mtime,
+            // Base 256 numbers may be negative, in two's complement.
+            None => (self.number(&old.mtime, "mtime")?.cast_signed(), 0),
+        };
+        let link = match kind {
+            Kind::HardLink | Kind::Symlink => pax
+                .link
+                .or_else(|| long_link.map(until_nul))
+                .or_else(|| header.link_name_bytes().map(|name| name.into_owned()))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let device = match kind {
+            Kind::CharDevice | Kind::BlockDevice => self.device(header)?,
+            _ => (0, 0),
+        };
+        let uid = match pax.uid.or(self.global.uid) {
+            Some(uid) => uid,
+            None => self.number(&old.uid, "uid")?,
+        };
+        let gid = match pax.gid.or(self.global.gid) {
+            Some(gid) => gid,
+            None => self.number(&old.gid, "gid")?,
+        };
+        let mode = u32::try_from(mode).unwrap_or(0);
+        let (path, xattrs) = (path, pax.xattrs);
+        Ok(Entry {
+            path,
+            kind,
+            mode,
+            uid,
+            gid,
+            mtime_sec,
+            mtime_nsec,
+            size: self.data_left,
+            link,
+            device,
+            xattrs,
+            sparse,
+        })
+    }
+
+    fn device(&self, header: &Header) -> Result<(u32, u32), ImageError> {
+        let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+            (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
+            (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
+            (None, None) => return Err(self.damaged("a device has no number")),
+        };
+        let part = |field: &[u8], what| {
+            u32::try_from(self.number(field, what)?).map_err(|_| self.damaged("a device number is too large"))
+        };
+        Ok((part(major, "major number")?, part(minor, "minor number")?))
+    }
+
+    /// The map of GNU tar's old format: four pieces in the header, more in blocks behind it.
+    fn old_gnu_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, ImageError> {
+        let Some(gnu) = header.as_gnu() else {
+            return Err(self.damaged("a sparse file has no GNU header"));
+        };
+        let mut map = Vec::new();
+        for piece in &gnu.sparse {
+            self.old_gnu_piece(&piece.offset, &piece.numbytes, &mut map)?;
+        }
+        let mut extended = gnu.isextended[0] != 0;
+        while extended {
+            let mut block = [0; BLOCK_BYTES];
+            if self.read_full(&mut block)? < BLOCK_BYTES {
+                return Err(self.truncated("a sparse map"));
+            }
+            for piece in block[..504].chunks_exact(24) {
+                self.old_gnu_piece(&piece[..12], &piece[12..], &mut map)?;
+            }
+            extended = block[504] != 0;
+        }
+        Ok(map)
+    }
+
+    fn old_gnu_piece(
+        &self,
+        offset: &[u8],
+        length: &[u8],
+        map: &mut Vec<(u64, u64)>,
+    ) -> Result<(), ImageError> {
+        if offset[0] == 0 || length[0] == 0 {
+            return Ok(());
+        }
+        if map.len() >= SPARSE_PIECES_MAX {
+            return Err(ImageError::TooLarge { what: "sparse pieces", limit: SPARSE_PIECES_MAX as u64 });
+        }
+        map.push((self.number(offset, "sparse offset")?, self.number(length, "sparse length")?));
+        Ok(())
+    }
+
+    /// The map of PAX sparse format 1.0: decimal lines at the beginning of the data, padded to a block.
+    fn map_in_data(&mut self) -> Result<Vec<(u64, u64)>, ImageError> {
+        let begin = self.offset;
+        let count = self.decimal_line()?;
+        if count > SPARSE_PIECES_MAX as u64 {
+            return Err(ImageError::TooLarge { what: "sparse pieces", limit: SPARSE_PIECES_MAX as u64 });
+        }
+        let mut map = Vec::new();
+        for _ in 0..count {
+            map.push((self.decimal_line()?, self.decimal_line()?));
+        }
+        let mut padding = (self.offset - begin).next_multiple_of(BLOCK_BYTES as u64) - (self.offset - begin);
+        while padding > 0 {
+            let Some(data) = self.data()? else {
+                return Err(self.damaged("a sparse map is not padded"));
+            };
+            let count = usize::try_from(padding).map_or(data.len(), |padding| data.len().min(padding));
+            self.consumed(count);
+            padding -= count as u64;
+        }
+        Ok(map)
+    }
+
+    fn decimal_line(&mut self) -> Result<u64, ImageError> {
+        let mut value = 0_u64;
+        loop {
+            let Some(&byte) = self.data()?.and_then(|data| data.first()) else {
+                return Err(self.damaged("a sparse map ends early"));
+            };
+            self.consumed(1);
+            match byte {
+                b'\n' => return Ok(value),
+                b'0'..=b'9' => {
+                    let next =
+                        value.checked_mul(10).and_then(|value| value.checked_add(u64::from(byte - b'0')));
+                    value = next.ok_or_else(|| self.damaged("a number of a sparse map is too large"))?;
+                }
+                _ => return Err(self.damaged("a sparse map has something else than numbers")),
+            }
+        }
+    }
+
+    /// The pieces must be ascending, inside the file, and take exactly the data that is there.
+    fn check_sparse(&self, sparse: &Sparse) -> Result<(), ImageError> {
+        let mut at = 0;
+        let mut total = 0_u64;
+        for &(offset, length) in &sparse.map {
+            let end = offset.checked_add(length).filter(|&end| offset >= at && end <= sparse.real_size);
+            at = end.ok_or_else(|| self.damaged("a sparse map is not in order"))?;
+            total += length;
+        }
+        if total == self.data_left {
+            Ok(())
+        } else {
+            Err(self.damaged("a sparse map does not match its data"))
+        }
+    }
+
+    /// Reads the whole content of an extended header.
+    fn extended(&mut self, size: u64, what: &str) -> Result<Vec<u8>, ImageError> {
+        if size > EXTENDED_BYTES_MAX {
+            return Err(ImageError::TooLarge { what: "extended headers", limit: EXTENDED_BYTES_MAX });
+        }
+        self.current = what.as_bytes().to_vec();
+        self.begin_data(size)?;
+        let mut content = Vec::new();
+        while let Some(data) = self.data()? {
+            content.extend_from_slice(data);
+            let count = data.len();
+            self.consumed(count);
+        }
+        self.skip_data()?;
+        Ok(content)
+    }
+
+    fn begin_data(&mut self, size: u64) -> Result<(), ImageError> {
+        if size > i64::MAX.cast_unsigned() {
+            return Err(self.damaged("a size is too large"));
+        }
+        self.data_left = size;
+        self.padding = size.next_multiple_of(BLOCK_BYTES as u64) - size;
+        Ok(())
+    }
+
+    fn skip_data(&mut self) -> Result<(), ImageError> {
+        while let Some(data) = self.data()? {
+            let count = data.len();
+            self.consumed(count);
+        }
+        self.data_left = std::mem::take(&mut self.padding);
+        while let Some(data) = self.data()? {
+            let count = data.len();
+            self.consumed(count);
+        }
+        Ok(())
+    }
+
+    /// Fills the buffer as far as the stream lasts.
+    fn read_full(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let available = self.chunks.available()?;
+            if available.is_empty() {
+                break;
+            }
+            let count = available.len().min(buffer.len() - filled);
+            buffer[filled..filled + count].copy_from_slice(&available[..count]);
+            self.chunks.consume(count);
+            filled += count;
+            self.offset += count as u64;
+        }
+        Ok(filled)
+    }
+
+    fn number(&self, field: &[u8], what: &str) -> Result<u64, ImageError> {
+        number(field).ok_or_else(|| self.damaged(&format!("the {what} in a header is not a number")))
+    }
+
+    fn truncated(&self, inside: &str) -> ImageError {
+        ImageError::Truncated { offset_bytes: self.offset, inside: inside.to_owned() }
+    }
+
+    fn damaged(&self, reason: &str) -> ImageError {
+        ImageError::Damaged { offset_bytes: self.offset, reason: reason.to_owned() }
+    }
+}
+
+/// Reads a number of a header: octal, or base 256 if the highest bit is set. An empty field is 0.
+fn number(field: &[u8]) -> Option<u64> {
+    if let [first, rest @ ..] = field
+        && first & 0x80 != 0
+    {
+        // 0xff begins a negative number; its upper bytes then are all ones, and fall out of the 64 bits.
+        let mut value = if first & 0x40 != 0 { u64::MAX } else { u64::from(first & 0x3f) };
+        let negative = first & 0x40 != 0;
+        for &byte in rest {
+            let fill = value >> 56;
+            if fill != if negative { 0xff } else { 0 } {
+                return None;
+            }
+            value = value << 8 | u64::from(byte);
+        }
+        return Some(value);
+    }
+    let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
+    text.iter().try_fold(0_u64, |value, &byte| match byte {
+        b'0'..=b'7' if value >> 61 == 0 => Some(value << 3 | u64::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// The sum of all bytes, the sum's own field taken as spaces; old tars added signed bytes.
+fn checksum_holds(block: &[u8; BLOCK_BYTES]) -> bool {
+    const FIELD: std::ops::Range<usize> = 148..156;
+    let Some(expected) = number(&block[FIELD]) else { return false };
+    let (mut unsigned, mut signed) = (0_i64, 0_i64);
+    for (index, &byte) in block.iter().enumerate() {
+        let byte = if FIELD.contains(&index) { b' ' } else { byte };
+        unsigned += i64::from(byte);
+        signed += i64::from(byte.cast_signed());
+    }
+    let expected = expected.cast_signed();
+    expected == unsigned || expected == signed
+}
+
+fn until_nul(mut name: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = name.iter().position(|&byte| byte == 0) {
+        name.truncate(end);
+    }
+    name
+}
+
+/// What PAX extended headers can say.
+#[derive(Debug, Default)]
+struct Pax {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: Option<PaxSparse>,
+}
+
+#[derive(Debug, Default)]
+struct PaxSparse {
+    name: Option<Vec<u8>>,
+    real_size: Option<u64>,
+    map: Vec<(u64, u64)>,
+    /// The offset of a piece whose length is still to come (format 0.0).
+    offset: Option<u64>,
+    map_in_data: bool,
+}
+
+impl Pax {
+    /// Takes the records `LENGTH KEY=VALUE\n` up. An empty value takes a key back.
+    fn read(&mut self, mut records: &[u8]) -> Result<(), &'static str> {
+        const BROKEN: &str = "an extended header's record is broken";
+        while !records.is_empty() {
+            let space = records.iter().take(20).position(|&byte| byte == b' ').ok_or(BROKEN)?;
+            let length = usize::try_from(decimal(&records[..space]).ok_or(BROKEN)?).map_err(|_| BROKEN)?;
+            let record = records.get(space + 1..length).ok_or(BROKEN)?;
+            let record = record.strip_suffix(b"\n").ok_or(BROKEN)?;
+            let equals = record.iter().position(|&byte| byte == b'=').ok_or(BROKEN)?;
+            self.record(&record[..equals], &record[equals + 1..])?;
+            records = &records[length..];
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        const NO_NUMBER: &str = "a number in an extended header is none";
+        let bytes = || (!value.is_empty()).then(|| value.to_vec());
+        let number = || match value {
+            b"" => Ok(None),
+            value => decimal(value).map(Some).ok_or(NO_NUMBER),
+        };
+        match key {
+            b"path" => self.path = bytes(),
+            b"linkpath" => self.link = bytes(),
+            b"size" => self.size = number()?,
+            b"uid" => self.uid = number()?,
+            b"gid" => self.gid = number()?,
+            b"mtime" if value.is_empty() => self.mtime = None,
+            b"mtime" => self.mtime = Some(timestamp(value).ok_or(NO_NUMBER)?),
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
+                    if self.xattrs.len() >= XATTRS_MAX {
+                        return Err("an entry has more than 256 extended attributes");
+                    }
+                    self.xattrs.retain(|(known, _)| known != name);
+                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.get_or_insert_default().record(key, value).ok_or(NO_NUMBER)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PaxSparse {
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        match key {
+            b"name" => self.name = Some(value.to_vec()),
+            b"size" | b"realsize" => self.real_size = Some(decimal(value)?),
+            b"major" => self.map_in_data = decimal(value)? >= 1,
+            b"offset" => self.offset = Some(decimal(value)?),
+            b"numbytes" => self.map.push((self.offset.take()?, decimal(value)?)),
+            b"map" => {
+                let mut numbers = value.split(|&byte| byte == b',').filter(|text| !text.is_empty());
+                while let Some(offset) = numbers.next() {
+                    self.map.push((decimal(offset)?, decimal(numbers.next()?)?));
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |value, &byte| match byte {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// Seconds with a fraction, maybe negative, as seconds (rounded down) and nanoseconds.
+fn timestamp(text: &[u8]) -> Option<(i64, u32)> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(text) => (true, text),
+        None => (false, text),
+    };
+    let mut parts = text.splitn(2, |&byte| byte == b'.');
+    let seconds = i64::try_from(decimal(parts.next()?)?).ok()?;
+    let mut nanoseconds = 0;
+    let fraction = parts.next().unwrap_or_default();
+    for place in 0..9 {
+        let digit = match fraction.get(place) {
+            None => 0,
+            Some(digit @ b'0'..=b'9') => u32::from(digit - b'0'),
+            Some(_) => return None,
+        };
+        nanoseconds = nanoseconds * 10 + digit;
+    }
+    Some(match (negative, nanoseconds) {
+        (false, _) => (seconds, nanoseconds),
+        (true, 0) => (-seconds, 0),
+        (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
+    })
+}
