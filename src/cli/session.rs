@@ -1,0 +1,231 @@
+//! A container in the foreground, as `run`, `start --attach` and `attach` have it.
+//!
+//! The call that ends with the container runs in a thread. The main thread waits for what happens first: the end, a
+//! signal, a new size of the terminal, or the detach keys. Resize and Kill go over a second connection. They are tried
+//! again for a while, because the container may not be running yet when the first of them is due.
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Map, Value, json};
+
+use crate::cli::errors::CliError;
+use crate::cli::service::{self, Service};
+use crate::cli::signals;
+use crate::cli::streams::{Streams, complain};
+use crate::cli::terminal::{self, DetachKeys, RawMode};
+use crate::varlink::client::Connection;
+
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+const RETRIES_MAX: u32 = 1_000;
+
+/// A container whose streams are ours.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// The service that has it.
+    pub service: &'a Service,
+    /// Its id or name for the service.
+    pub id: &'a str,
+    /// Its name for people.
+    pub name: &'a str,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// It gets our standard input.
+    pub interactive: bool,
+    /// Keys that leave it running.
+    pub detach_keys: &'a DetachKeys,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With the container; the exit code, if the service knows it.
+    Exited(Option<i64>),
+    /// By the detach keys; the container runs on.
+    Detached,
+    /// By a second signal, or one that is not for the container; it runs on.
+    Left(Signal),
+}
+
+impl Outcome {
+    /// The exit code of the command.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            // Unknown if the monitor was lost; then it is our failure.
+            Self::Exited(code) => code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125),
+            Self::Detached => 0,
+            Self::Left(signal) => u8::try_from(128 + signal as i32).unwrap_or(125),
+        }
+    }
+}
+
+enum Event {
+    Ended(Result<Option<i64>, CliError>),
+    Signal(Signal),
+    DetachKeys,
+}
+
+#[derive(serde::Deserialize)]
+struct Ended {
+    #[serde(rename = "exitCode")]
+    exit_code: Option<i64>,
+}
+
+impl Session<'_> {
+    /// Calls `method` with `parameters` and our streams, and stays until it replies or the user leaves. All output is
+    /// written and the terminal is as before when this returns.
+    ///
+    /// # Errors
+    /// What the call says, and if streams, signals or the terminal can't be used.
+    pub fn run(&self, attempted: &str, method: &str, mut parameters: Map<String, Value>) -> Result<Outcome, CliError> {
+        let (sender, events) = mpsc::channel();
+        let signals = sender.clone();
+        signals::deliver_to(move |signal| forward(&signals, Event::Signal(signal)))
+            .map_err(|error| CliError::io("take signals", &error))?;
+        let connection = self.service.connect()?;
+        let raw = if self.terminal && self.interactive { enter_raw()? } else { None };
+        let keys = sender.clone();
+        let no_keys = DetachKeys::none();
+        let detach_keys = if raw.is_some() { self.detach_keys } else { &no_keys };
+        let streams = Streams::prepare(self.interactive, self.terminal, detach_keys, move || {
+            forward(&keys, Event::DetachKeys);
+        })?;
+        let (indices, descriptors, output) = streams.into_parts();
+        parameters.extend(indices);
+
+        let (attempted, method) = (attempted.to_owned(), method.to_owned());
+        std::thread::Builder::new()
+            .name("call".to_owned())
+            .spawn(move || {
+                let mut connection = connection;
+                let result: Result<Ended, CliError> = service::call_with_fds(
+                    &mut connection,
+                    attempted,
+                    &method,
+                    Value::Object(parameters),
+                    descriptors,
+                );
+                forward(&sender, Event::Ended(result.map(|ended| ended.exit_code)));
+            })
+            .map_err(|error| CliError::io("make a thread", &error))?;
+
+        let outcome = self.attend(&events);
+        if !matches!(outcome, Ok(Outcome::Detached | Outcome::Left(_))) {
+            output.finish();
+        }
+        drop(raw);
+        outcome
+    }
+
+    fn attend(&self, events: &Receiver<Event>) -> Result<Outcome, CliError> {
+        let mut control = Control { session: self, connection: None, resize: self.terminal, kill: None, retries: 0 };
+        let mut signalled = false;
+        loop {
+            let event = if control.is_due() {
+                events.recv_timeout(RETRY_INTERVAL)
+            } else {
+                events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match event {
+                Ok(Event::Ended(result)) => return result.map(Outcome::Exited),
+                Ok(Event::DetachKeys) => return Ok(Outcome::Detached),
+                Ok(Event::Signal(Signal::SIGWINCH)) => control.want_resize(),
+                // The terminal is gone, which is no wish to end the container.
+                Ok(Event::Signal(signal @ Signal::SIGHUP)) => return Ok(Outcome::Left(signal)),
+                Ok(Event::Signal(signal)) if signalled => return Ok(Outcome::Left(signal)),
+                Ok(Event::Signal(signal)) => {
+                    signalled = true;
+                    control.want_kill(signal);
+                    if io::IsTerminal::is_terminal(&io::stderr()) {
+                        complain(&format!("\rdormouse: sent {signal} to {:?}; once more leaves it running\r\n", self.name));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => control.try_all(),
+                Err(RecvTimeoutError::Disconnected) => return Err(CliError::new("the call was lost")),
+            }
+        }
+    }
+}
+
+fn enter_raw() -> Result<Option<RawMode>, CliError> {
+    RawMode::enter().map_err(|error| CliError::io("switch the terminal to raw mode", &error))
+}
+
+fn forward(sender: &Sender<Event>, event: Event) {
+    // Fails only when the session is over, and nobody wants to know any more.
+    let _ = sender.send(event);
+}
+
+/// What is to be told to the container's process beside its streams.
+struct Control<'a> {
+    session: &'a Session<'a>,
+    connection: Option<Connection>,
+    resize: bool,
+    kill: Option<Signal>,
+    retries: u32,
+}
+
+impl Control<'_> {
+    fn is_due(&self) -> bool {
+        (self.resize || self.kill.is_some()) && self.retries < RETRIES_MAX
+    }
+
+    fn want_resize(&mut self) {
+        self.resize = self.session.terminal;
+        self.retries = 0;
+    }
+
+    fn want_kill(&mut self, signal: Signal) {
+        self.kill = Some(signal);
+        self.retries = 0;
+        self.try_all();
+    }
+
+    fn try_all(&mut self) {
+        self.retries += 1;
+        let id = self.session.id;
+        if let Some(signal) = self.kill
+            && self.call("Kill", json!({"name": id, "signal": signal.as_str()}))
+        {
+            self.kill = None;
+        }
+        if self.resize {
+            let done = match terminal::size() {
+                Some(size) => self.call("Resize", json!({"name": id, "rows": size.rows, "columns": size.columns})),
+                None => true,
+            };
+            self.resize = !done;
+        }
+    }
+
+    /// Returns whether it worked. Refusals are not told: the container is not running yet, or not any more.
+    fn call(&mut self, method: &str, parameters: Value) -> bool {
+        if self.connection.is_none() {
+            self.connection = self.session.service.connect().ok();
+        }
+        let Some(connection) = &mut self.connection else { return false };
+        let method = format!("io.dormouse.Container.{method}");
+        let result: Result<Value, CliError> = service::call(connection, "control the container", &method, parameters);
+        if result.is_err() {
+            // It may have been the connection.
+            self.connection = None;
+        }
+        result.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_passed_on() {
+        assert_eq!(Outcome::Exited(Some(3)).exit_code(), 3);
+        assert_eq!(Outcome::Exited(Some(255)).exit_code(), 255);
+        assert_eq!(Outcome::Exited(None).exit_code(), 125);
+        assert_eq!(Outcome::Detached.exit_code(), 0);
+        assert_eq!(Outcome::Left(Signal::SIGINT).exit_code(), 130);
+    }
+}

@@ -1,0 +1,38 @@
+//! Signals as events, for commands in the foreground that must do something before they leave.
+
+use std::io;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Takes the signals of a foreground command (SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH) from now on, and calls
+/// `deliver` with each in a thread that ends with the process. To be called before any other thread exists, because a
+/// thread that does not block them would still die of them.
+///
+/// # Errors
+/// If there are no descriptors or threads left.
+pub fn deliver_to(mut deliver: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let queue = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        loop {
+            match queue.read_signal() {
+                Ok(Some(info)) => {
+                    if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+                        deliver(signal);
+                    }
+                }
+                Ok(None) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => {
+                    tracing::warn!(%errno, "cannot read signals, ignoring them from now on");
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
