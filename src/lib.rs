@@ -4,11 +4,14 @@
 //! `cli` → varlink client; `varlink` → `api` → `engine` → {`store`, `image`, `runtime`, `monitor`, `systemd`}.
 
 pub mod api;
+pub mod cleanup;
 pub mod cli;
 pub mod engine;
 pub mod image;
 pub mod monitor;
+pub(crate) mod readiness;
 pub mod runtime;
+pub mod serve;
 pub mod store;
 pub mod systemd;
 pub mod varlink;

@@ -1,7 +1,17 @@
-//! Picks the role that this process plays.
+//! Picks the role that this process plays. A role pays for nothing that it does not use: the monitor's way leads past
+//! the command line parser, the logger and the runtime of the service.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    dormouse::cli::main()
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let role = arguments.first().and_then(|role| role.to_str());
+    match role {
+        Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
+        Some("exec-session") => dormouse::monitor::exec_session::main(),
+        Some("init") => dormouse::monitor::init::main(arguments.into_iter().skip(1)),
+        Some("serve") => dormouse::serve::main(arguments),
+        Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
+        _ => dormouse::cli::main(),
+    }
 }

@@ -1,6 +1,13 @@
 //! One file per varlink interface: wire types in, engine calls out, and no logic of its own.
 
-#[allow(missing_docs, missing_debug_implementations, unused, non_snake_case, non_camel_case_types, clippy::all, clippy::unwrap_used, clippy::cast_possible_truncation)] // generated
+mod container;
+mod convert;
+mod errors;
+mod image;
+mod manager;
+mod unit;
+
+#[allow(missing_docs, missing_debug_implementations, non_snake_case, non_camel_case_types, unused_imports, dead_code, unused_variables, clippy::all, clippy::unwrap_used, clippy::cast_possible_truncation)] // generated
 pub mod wire {
     //! The types of `interfaces/*.varlink`, as the build script generates them.
     pub mod container {
@@ -14,5 +21,98 @@ pub mod wire {
     }
     pub mod unit {
         include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
+    }
+}
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::engine::{Engine, EngineError};
+use crate::varlink::{Call, CallError, Service};
+
+const VENDOR: &str = "dormouse";
+const PRODUCT: &str = "dormouse";
+const URL: &str = "https://varlink.org/";
+
+/// The service with all its interfaces.
+pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
+    Service::new(VENDOR, PRODUCT, env!("CARGO_PKG_VERSION"), URL)
+        .with(container::ContainerInterface::new(engine.clone()))
+        .with(unit::UnitInterface::new(engine.clone()))
+        .with(image::ImageInterface::new(engine.clone()))
+        .with(manager::ManagerInterface::new(engine.clone(), idle_timeout))
+}
+
+/// Has something done to its end, whether or not the client waits for it.
+async fn ordered<T: Send + 'static>(
+    call: &mut Call,
+    work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    let busy = call.busy();
+    let task = tokio::spawn(async move {
+        let result = work.await;
+        drop(busy);
+        result
+    });
+    finished(task.await)
+}
+
+/// Looks something up on a thread that may block.
+async fn looked_up<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    finished(tokio::task::spawn_blocking(work).await)
+}
+
+fn finished<T>(result: Result<Result<T, EngineError>, tokio::task::JoinError>) -> Result<T, EngineError> {
+    result.unwrap_or_else(|error| {
+        Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() })
+    })
+}
+
+/// The descriptors of a call, taken by the indices that its parameters give.
+struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn of(call: &mut Call) -> Self {
+        Self(call.take_fds().into_iter().map(Some).collect())
+    }
+
+    /// An index that is out of range, or was taken before, is a slip of the caller.
+    fn take(&mut self, field: &str, index: Option<i64>) -> Result<Option<OwnedFd>, CallError> {
+        let Some(index) = index else { return Ok(None) };
+        let place = usize::try_from(index).ok().and_then(|index| self.0.get_mut(index));
+        match place.and_then(Option::take) {
+            Some(fd) => Ok(Some(fd)),
+            None => Err(CallError::InvalidParameter { parameter: field.to_owned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    const DESCRIPTIONS: &[&str] = &[
+        include_str!("../../interfaces/io.dormouse.Container.varlink"),
+        include_str!("../../interfaces/io.dormouse.Unit.varlink"),
+        include_str!("../../interfaces/io.dormouse.Image.varlink"),
+        include_str!("../../interfaces/io.dormouse.Manager.varlink"),
+        include_str!("../../interfaces/org.varlink.service.varlink"),
+    ];
+
+    #[test]
+    fn every_method_and_error_is_explained() {
+        for description in DESCRIPTIONS {
+            let idl = varlink_parser::IDL::try_from(*description).unwrap();
+            for (name, doc) in idl
+                .methods
+                .values()
+                .map(|method| (method.name, method.doc))
+                .chain(idl.errors.values().map(|error| (error.name, error.doc)))
+                .chain(idl.typedefs.values().map(|typedef| (typedef.name, typedef.doc)))
+            {
+                assert!(doc.len() > 10, "{}.{name} has no comment", idl.name);
+            }
+        }
     }
 }

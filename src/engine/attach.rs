@@ -29,15 +29,21 @@ impl Streams {
         self.stdin.is_none() && self.stdout.is_none() && self.stderr.is_none()
     }
 
-    /// Sends the descriptors in one packet: `A`, then a byte with a bit for each that is there (1 stdin, 2 stdout,
-    /// 4 stderr), with the descriptors in this order.
-    pub(super) fn send(&self, socket: BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
-        let flags = u8::from(self.stdin.is_some())
-            | u8::from(self.stdout.is_some()) << 1
-            | u8::from(self.stderr.is_some()) << 2;
-        let fds: Vec<BorrowedFd<'_>> =
-            [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(AsFd::as_fd).collect();
-        send_packet(socket, &[b'A', flags], &fds)
+    /// Sends an attach packet of the monitor's protocol.
+    pub(super) fn send(self, socket: BorrowedFd<'_>) -> std::io::Result<()> {
+        let flags = u8::from(self.stdin.is_some());
+        let streams = self.filled()?;
+        send_packet(socket, &[b'A', flags], &streams.each_ref().map(AsFd::as_fd))?;
+        Ok(())
+    }
+
+    /// All three; /dev/null for what was left out.
+    pub(super) fn filled(self) -> std::io::Result<[OwnedFd; 3]> {
+        let null = || -> std::io::Result<OwnedFd> {
+            Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+        };
+        let or_null = |fd: Option<OwnedFd>| fd.map_or_else(null, Ok);
+        Ok([or_null(self.stdin)?, or_null(self.stdout)?, or_null(self.stderr)?])
     }
 }
 
@@ -66,8 +72,7 @@ impl Engine {
         let (row_name, socket) = self.connect_monitor(name, "attach to")?;
         let failed = |reason: String| EngineError::Failed { attempted: format!("attach to {row_name:?}"), reason };
         streams.send(socket.as_fd()).map_err(|errno| failed(errno.to_string()))?;
-        drop(streams);
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
+        let socket = crate::readiness::watch(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
         loop {
             let mut guard = socket.readable().await.map_err(|error| failed(error.to_string()))?;
             let mut packet = [0; 16];

@@ -74,7 +74,7 @@ impl Definition {
         let systemd = match spec.systemd {
             SystemdMode::Always => true,
             SystemdMode::Off => false,
-            SystemdMode::Auto => mode::is_init(&command),
+            SystemdMode::Auto => mode::is_systemd_command(&command),
         };
         if systemd && spec.init {
             return Err(invalid("spec.init", "systemd is PID 1 in systemd mode; leave init out or set systemd to off"));

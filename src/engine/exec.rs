@@ -68,8 +68,8 @@ impl Engine {
             attempted: "collect the command's output".to_owned(),
             reason: error.to_string(),
         };
-        let (out, out_end) = pipe().map_err(failed)?;
-        let (err, err_end) = pipe().map_err(failed)?;
+        let (out, out_end) = pipe_pair().map_err(failed)?;
+        let (err, err_end) = pipe_pair().map_err(failed)?;
         let streams = Streams { stdin: None, stdout: Some(out_end), stderr: Some(err_end) };
         let session = self.exec(name, request, streams).await?;
         let (stdout, stderr, exit_code) = tokio::join!(collect(out), collect(err), session.wait());
@@ -118,11 +118,12 @@ impl Engine {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let request_file = request_file(&message).map_err(|error| failed("describe", error.to_string()))?;
-        super::attach::send_packet(ours.as_fd(), b"Q", &[request_file.as_fd()])
-            .and_then(|()| streams.send(ours.as_fd()))
+        let [stdin, stdout, stderr] = streams.filled().map_err(|error| failed("open /dev/null for", error.to_string()))?;
+        let passed = [&request_file, &stdin, &stdout, &stderr].map(AsFd::as_fd);
+        super::attach::send_packet(ours.as_fd(), b"Q", &passed)
             .map_err(|errno| failed("pass descriptors to", errno.to_string()))?;
         let mut child = Command::new(self.program())
-            .args(["exec-session", "--socket-fd", "0"])
+            .arg("exec-session")
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
@@ -130,11 +131,11 @@ impl Engine {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed("execute", error.to_string()))?;
-        drop(streams);
+        drop((request_file, stdin, stdout, stderr));
         // It must be reaped, and ends by itself with its command.
         tokio::task::spawn_blocking(move || child.wait());
         let socket =
-            AsyncFd::with_interest(ours, Interest::READABLE).map_err(|error| failed("hear from", error.to_string()))?;
+            crate::readiness::watch(ours, Interest::READABLE).map_err(|error| failed("hear from", error.to_string()))?;
         let command = request.command.first().cloned().unwrap_or_default();
         let mut terminal = None;
         loop {
@@ -290,7 +291,7 @@ fn request_file(message: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn pipe() -> std::io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
+pub(super) fn pipe_pair() -> std::io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
     Ok((tokio::net::unix::pipe::Receiver::from_owned_fd(read)?, write))

@@ -180,10 +180,10 @@ impl Engine {
         )
         .map_err(|errno| failed("connect to", errno.to_string()))?;
         let mut command = Command::new(self.program());
-        command.arg("monitor").arg("--run-dir").arg(run_dir).args(["--sync-fd", "0"]);
+        command.arg("monitor").arg("--run-dir").arg(run_dir);
         if !streams.is_empty() {
-            streams.send(ours.as_fd()).map_err(|errno| failed("pass descriptors to", errno.to_string()))?;
-            command.arg("--attach");
+            streams.send(ours.as_fd()).map_err(|error| failed("pass descriptors to", error.to_string()))?;
+            command.args(["--attach", "passed"]);
         }
         let mut child = command
             .env_clear()

@@ -45,7 +45,7 @@ pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use query::{ContainerFilter, ContainerSummary};
 pub use stop::Stopped;
-pub use units::{UnitSession, journal_entries};
+pub use units::{JournalReader, UnitSession};
 pub use wait::{Condition, Ended};
 
 use crate::image::LayerStore;

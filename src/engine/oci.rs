@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
+use crate::monitor::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET};
 use crate::runtime::{defaults, seccomp};
 use crate::systemd::mode::{self, SystemdContext};
 
@@ -72,7 +73,7 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         env.push(format!("HOSTNAME={hostname}"));
     }
     if !definition.systemd && !definition.env.contains_key("container") {
-        env.push(format!("container={}", mode::CONTAINER_MANAGER));
+        env.push(format!("container={}", mode::MANAGER_NAME));
     }
 
     let capabilities = capabilities(definition)?;
@@ -150,8 +151,22 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
     })?;
     if definition.systemd {
         let run_dir = engine.paths().run_container(id);
-        let context = SystemdContext::new(id, &run_dir, spec.terminal);
-        mode::prepare_host_directory(&context).map_err(|source| EngineError::io("prepare", &run_dir, source))?;
+        let host_directory = run_dir.join("host");
+        let notify_socket = run_dir.join(NOTIFY_DIRECTORY).join(NOTIFY_SOCKET);
+        let os_release = std::fs::read_to_string("/etc/os-release")
+            .or_else(|_| std::fs::read_to_string("/usr/lib/os-release"))
+            .unwrap_or_default();
+        mode::prepare_host_directory(&host_directory, &os_release, mode::container_uuid(id).as_deref())
+            .map_err(|error| EngineError::io("prepare", error.path.clone(), error.source))?;
+        let context = SystemdContext {
+            container_id: id,
+            host_directory: Some(&host_directory),
+            notify_socket: Some(&notify_socket),
+            host_os_release: &os_release,
+            terminal: spec.terminal,
+            privileged: spec.privileged,
+            ..SystemdContext::default()
+        };
         mode::apply(&mut built, &context);
     }
     let spec = serde_json::to_vec(&built).map_err(|error| EngineError::Failed {

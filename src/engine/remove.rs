@@ -42,6 +42,21 @@ impl Engine {
         }
     }
 
+    /// Gives a container another name. Must run to its end once begun.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::AlreadyExists`], [`EngineError::InvalidSpec`].
+    pub async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
+        super::names::check("newName", new_name)?;
+        let row = self.find_row(name)?;
+        let _lock = self.lock(&row.id).await?;
+        if !self.store()?.rename_container(&row.id, new_name)? {
+            return Err(EngineError::NotFound { name: name.to_owned() });
+        }
+        self.record_event(EventKind::Container, "rename", &row.id, new_name);
+        Ok(())
+    }
+
     async fn wait_for_end(&self, id: &str) -> Result<(), EngineError> {
         match self.wait_id(id, id, Condition::Exited).await {
             // Removed by someone else meanwhile: the caller finds out by itself.

@@ -110,7 +110,7 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 /// Tells when something in a container's run directory has changed.
 #[derive(Debug)]
 pub(super) struct StateWatch {
-    inotify: AsyncFd<Inotify>,
+    inotify: AsyncFd<OwnedFd>,
 }
 
 impl StateWatch {
@@ -156,7 +156,7 @@ impl StateWatch {
     }
 
     fn over(inotify: Inotify) -> std::io::Result<Self> {
-        Ok(Self { inotify: AsyncFd::with_interest(inotify, Interest::READABLE)? })
+        Ok(Self { inotify: crate::readiness::watch(inotify.into(), Interest::READABLE)? })
     }
 
     /// Returns when something has changed, or the process of `pidfd` has ended.
@@ -165,7 +165,7 @@ impl StateWatch {
         let ended = async {
             match pidfd {
                 Some(pidfd) => {
-                    AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(failed)?.readable().await.map_err(failed)?;
+                    crate::readiness::watch(pidfd, Interest::READABLE).map_err(failed)?.readable().await.map_err(failed)?;
                     Ok(())
                 }
                 None => std::future::pending().await,
@@ -173,8 +173,9 @@ impl StateWatch {
         };
         let told = async {
             let mut guard = self.inotify.readable().await.map_err(failed)?;
-            // Drained: several changes are one reason to look.
-            while guard.get_inner().read_events().is_ok_and(|events| !events.is_empty()) {}
+            // Drained unread: several changes are one reason to look.
+            let mut drain = [0; 4096];
+            while rustix::io::read(guard.get_inner(), &mut drain).is_ok_and(|length| length > 0) {}
             guard.clear_ready();
             Ok(())
         };

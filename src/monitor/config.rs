@@ -1,7 +1,7 @@
 //! What the engine tells a monitor: `monitor.json` in the container's run directory.
 //!
-//! Written by the engine before it starts the monitor, read once by the monitor at each launch of the payload, and
-//! never changed while the container runs. What the payload is stands beside it in `config.json` (the OCI spec).
+//! Written by the engine before it starts the monitor, which reads it once. What the payload is stands beside it in
+//! `config.json` (the OCI spec), which is read at each launch of the payload.
 
 use std::path::{Path, PathBuf};
 

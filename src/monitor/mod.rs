@@ -1,4 +1,135 @@
-//! The per-container supervisor.
+//! The per-container supervisor: one small single-threaded process per running container.
+//!
+//! The engine starts it as `dormouse monitor --run-dir DIR [--attach passed]`, with one socket as its
+//! standard input (so that posix_spawn(3) suffices and nothing can leak). It starts the payload
+//! through [`crate::runtime`] (or crun, runc, …), answers once on the sync descriptor, and then lives as long as the
+//! container: it owns the payload's terminal or pipes, writes the log, serves attach clients, listens for readiness,
+//! reaps the payload and everything that falls to it, restarts it, and records all of it in the run directory. It knows
+//! nothing of images, varlink or the store.
+//!
+//! ```text
+//! engine ──exec──► monitor ──fork──► launcher ──► init        mod.rs, launch.rs, external.rs
+//!                     │
+//!                     ├─ supervise.rs   the loop            ├─ payload.rs   init and its streams
+//!                     ├─ attach/        clients             ├─ log/         where output goes
+//!                     ├─ notify.rs      readiness           ├─ restart.rs   what an end means
+//!                     └─ config.rs ──►  state.rs, events.rs  what comes in, what goes out
+//! ```
+//!
+//! # The sync protocol
+//!
+//! The socket is of type SOCK_SEQPACKET. With `--attach passed`, the engine has sent an attach packet over it (see
+//! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was executed and the state says so, or
+//! `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed.
+//!
+//! # Invariants that a change must keep
+//!
+//! - One thread: it forks, and so does the runtime.
+//! - After the start no JSON is read and nothing large is allocated: the memory of this process is the price of a
+//!   running container.
+//! - Nothing but poll(2) blocks in the loop.
+//! - The monitor's death takes nothing with it but supervision: no descriptor whose closing would end the payload is
+//!   held by the monitor alone (see [`launch`] and [`keeper`]).
 
+mod arguments;
+mod attach;
 pub mod config;
+mod events;
+pub mod exec_session;
+mod external;
+pub mod init;
+mod keeper;
+mod launch;
+mod log;
+mod notify;
+mod payload;
+mod restart;
+mod socket;
 pub mod state;
+mod supervise;
+mod sys;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub use self::attach::AttachConnection;
+use self::config::MonitorConfig;
+use self::launch::Failure;
+use self::supervise::Supervisor;
+
+/// Runs the role; `args` are the words after its name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (mut run_dir, mut attach) = (None, false);
+    let parsed = arguments::parse(args, |name, value| match name {
+        "--run-dir" => {
+            run_dir = Some(PathBuf::from(value));
+            Some(())
+        }
+        "--attach" if value == "passed" => {
+            attach = true;
+            Some(())
+        }
+        _ => None,
+    });
+    let (Ok(()), Some(run_dir)) = (parsed, run_dir) else {
+        eprintln!("usage: dormouse monitor --run-dir DIR [--attach passed], with a socket as standard input");
+        return ExitCode::from(2);
+    };
+    sys::close_all_but(&[]);
+    let taken = sys::take_standard_input().and_then(|sync| {
+        let client = if attach { Some(attach::receive_streams(&sync)?) } else { None };
+        Ok((sync, client))
+    });
+    let (sync, first_client) = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            eprintln!("dormouse monitor: standard input is not the socket that it should be: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match supervise(&run_dir, sync, first_client) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Starts the payload, tells the engine, and supervises it to its end.
+fn supervise(run_dir: &Path, sync: OwnedFd, first_client: Option<attach::Streams>) -> io::Result<()> {
+    let started = detach(run_dir)
+        .map_err(|error| Failure::io("monitor", "leave the session that it was started from", &error))
+        .and_then(|run_dir| {
+            let config = MonitorConfig::load(&run_dir)?;
+            let mut supervisor = Supervisor::new(&run_dir, config, first_client)?;
+            supervisor.start()?;
+            Ok(supervisor)
+        });
+    let answer = match &started {
+        Ok(_) => "started\n".to_owned(),
+        Err(failure) => failure.to_sync_line(),
+    };
+    // An engine that has died meanwhile reads the state instead.
+    let _ = rustix::io::write(&sync, answer.as_bytes());
+    drop(sync);
+    match started {
+        Ok(mut supervisor) => supervisor.run(),
+        Err(_) => Err(io::ErrorKind::Other.into()),
+    }
+}
+
+/// Gives up everything that ties the monitor to where it was started; returns the run directory's absolute name.
+fn detach(run_dir: &Path) -> io::Result<PathBuf> {
+    let run_dir = std::path::absolute(run_dir)?;
+    // Fails only for a process that leads a group already, which then is no part of another session's job.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    sys::ignore_signals();
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    for target in 0..3 {
+        sys::become_standard_fd(&null, target)?;
+    }
+    Ok(run_dir)
+}

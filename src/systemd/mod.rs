@@ -1,1 +1,9 @@
-//! systemd
+//! Both faces of systemd: the host's, and the one inside a container.
+//!
+//! [`mode`] says when a container's command is systemd and what is set up for it; [`inside`] asks and orders the
+//! systemd that runs there; [`journal`] reads what its journalctl prints. Nothing here starts processes or knows
+//! of containers' states: the engine does.
+
+pub mod inside;
+pub mod journal;
+pub mod mode;

@@ -59,7 +59,8 @@ pub async fn serve(service: Service, listeners: Vec<Listener>, options: ServeOpt
     let refused = |attempted| move |source| ServeError::Refused { attempted, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(refused("wait for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused("wait for SIGINT"))?;
-    let mut server = Server::new(service, listeners).map_err(refused("watch the socket"))?;
+    let mut server = Server::new(service);
+    let mut listeners = watch_all(listeners).map_err(refused("watch the socket"))?;
     notify(&[sd_notify::NotifyState::Ready]);
     loop {
         let limit = options.idle_timeout;
@@ -71,12 +72,12 @@ pub async fn serve(service: Service, listeners: Vec<Listener>, options: ServeOpt
             }
         };
         tokio::select! {
-            accepted = server.accept() => server.start(accepted.map_err(|errno| {
+            accepted = accept(&listeners) => server.start(accepted.map_err(|errno| {
                 refused("take connections")(errno.into())
             })?),
             Some(_) = server.connections.join_next() => {}
             () = idle => {
-                if !server.accept_the_last() {
+                if !server.accept_the_last(&mut listeners) {
                     break;
                 }
             }
@@ -85,13 +86,41 @@ pub async fn serve(service: Service, listeners: Vec<Listener>, options: ServeOpt
         }
     }
     notify(&[sd_notify::NotifyState::Stopping]);
+    drop(listeners);
     server.finish().await;
     Ok(())
 }
 
+/// A socket, and the watch on it.
+type Watched = (Listener, AsyncFd<OwnedFd>);
+
+fn watch_all(listeners: Vec<Listener>) -> std::io::Result<Vec<Watched>> {
+    listeners
+        .into_iter()
+        .map(|listener| {
+            rustix::io::ioctl_fionbio(&listener.fd, true)?;
+            let watched = crate::readiness::watch(listener.fd.try_clone()?, Interest::READABLE)?;
+            Ok((listener, watched))
+        })
+        .collect()
+}
+
+/// Waits for a connection on any of the sockets. Dropped, none is lost.
+async fn accept(listeners: &[Watched]) -> Result<OwnedFd, Errno> {
+    let mut each: Vec<_> = listeners.iter().map(|(listener, watched)| Box::pin(accept_one(listener, watched))).collect();
+    std::future::poll_fn(move |cx| {
+        for accept in &mut each {
+            if let std::task::Poll::Ready(result) = accept.as_mut().poll(cx) {
+                return std::task::Poll::Ready(result);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
 struct Server {
     service: Arc<Service>,
-    listeners: Vec<(Listener, AsyncFd<OwnedFd>)>,
     connections: JoinSet<()>,
     activity: Activity,
     stopping: watch::Sender<bool>,
@@ -99,38 +128,14 @@ struct Server {
 }
 
 impl Server {
-    fn new(service: Service, listeners: Vec<Listener>) -> std::io::Result<Self> {
-        let listeners = listeners
-            .into_iter()
-            .map(|listener| {
-                rustix::io::ioctl_fionbio(&listener.fd, true)?;
-                let watched = AsyncFd::with_interest(listener.fd.try_clone()?, Interest::READABLE)?;
-                Ok((listener, watched))
-            })
-            .collect::<std::io::Result<_>>()?;
-        Ok(Self {
+    fn new(service: Service) -> Self {
+        Self {
             service: Arc::new(service),
-            listeners,
             connections: JoinSet::new(),
             activity: Activity::new(),
             stopping: watch::Sender::new(false),
             users: Arc::default(),
-        })
-    }
-
-    /// Waits for a connection on any of the sockets. Dropped, none is lost.
-    async fn accept(&self) -> Result<OwnedFd, Errno> {
-        let each = self.listeners.iter().map(|(listener, watched)| Box::pin(accept_one(listener, watched)));
-        let mut each: Vec<_> = each.collect();
-        std::future::poll_fn(move |cx| {
-            for accept in &mut each {
-                if let std::task::Poll::Ready(result) = accept.as_mut().poll(cx) {
-                    return std::task::Poll::Ready(result);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
+        }
     }
 
     fn start(&mut self, fd: OwnedFd) {
@@ -153,9 +158,9 @@ impl Server {
 
     /// Looks a last time whether somebody came while the service went to sleep. On a socket of our own making nobody can
     /// come any more after this.
-    fn accept_the_last(&mut self) -> bool {
+    fn accept_the_last(&mut self, listeners: &mut [Watched]) -> bool {
         let mut found = Vec::new();
-        for (listener, _) in &self.listeners {
+        for (listener, _) in &*listeners {
             while let Ok(Some(fd)) = listener.accept_now() {
                 found.push(fd);
             }
@@ -164,7 +169,7 @@ impl Server {
             found.into_iter().for_each(|fd| self.start(fd));
             return true;
         }
-        for (listener, _) in &mut self.listeners {
+        for (listener, _) in listeners {
             listener.unlink();
             while let Ok(Some(fd)) = listener.accept_now() {
                 found.push(fd);
@@ -178,7 +183,6 @@ impl Server {
 
     /// Has running calls that ordered something answered and everything else dropped, and waits for what was ordered.
     async fn finish(mut self) {
-        self.listeners.clear();
         self.stopping.send_replace(true);
         let mut connections = std::mem::take(&mut self.connections);
         let all = async {

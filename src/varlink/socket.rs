@@ -31,7 +31,7 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd: AsyncFd::new(fd)? })
+        Ok(Self { fd: crate::readiness::watch(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)? })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -89,7 +89,7 @@ impl Socket {
     /// readers and writers wait for is not disturbed.
     pub(super) async fn hung_up(&self) -> Result<(), Errno> {
         let watched = self.as_fd().try_clone_to_owned().map_err(|error| errno_of(&error))?;
-        let watched = AsyncFd::with_interest(watched, tokio::io::Interest::WRITABLE).map_err(|error| errno_of(&error))?;
+        let watched = crate::readiness::watch(watched, tokio::io::Interest::WRITABLE).map_err(|error| errno_of(&error))?;
         loop {
             if is_hung_up(self.as_fd()) {
                 return Ok(());

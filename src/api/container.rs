@@ -1,0 +1,446 @@
+//! io.dormouse.Container.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::engine::{
+    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, ExecRequest, LogEntry, LogFilter, LogStream, Phase,
+    Streams, signals,
+};
+use crate::varlink::{BoxFuture, Call, CallError, Interface};
+
+use super::convert::{spec_from_wire, spec_to_wire};
+use super::errors::to_reply;
+use super::wire::container as wire;
+use super::{Descriptors, looked_up, ordered};
+
+const NAME: &str = "io.dormouse.Container";
+
+/// The interface over an engine.
+pub(super) struct ContainerInterface {
+    engine: Engine,
+}
+
+impl Interface for ContainerInterface {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn description(&self) -> &'static str {
+        include_str!("../../interfaces/io.dormouse.Container.varlink")
+    }
+
+    fn call<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            match call.method() {
+                "Create" => self.create(call).await,
+                "Run" => self.run(call).await,
+                "Start" => self.start(call).await,
+                "Stop" => self.stop(call).await,
+                "Kill" => self.kill(call).await,
+                "Restart" => self.restart(call).await,
+                "Pause" => self.pause(call).await,
+                "Resume" => self.resume(call).await,
+                "Wait" => self.wait(call).await,
+                "Remove" => self.remove(call).await,
+                "Rename" => self.rename(call).await,
+                "List" => self.list(call).await,
+                "Inspect" => self.inspect(call).await,
+                "Logs" => self.logs(call).await,
+                "Exec" => self.exec(call).await,
+                "Attach" => self.attach(call).await,
+                "Resize" => self.resize(call).await,
+                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+            }
+        })
+    }
+}
+
+fn failed(error: EngineError) -> CallError {
+    to_reply(NAME)(error)
+}
+
+impl ContainerInterface {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    async fn create(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Create_Args = call.parameters()?;
+        let spec = spec_from_wire(given.spec).map_err(failed)?;
+        let engine = self.engine.clone();
+        let created = ordered(call, async move { engine.create(spec).await }).await.map_err(failed)?;
+        call.reply(wire::Create_Reply { id: created.id, name: created.name, warnings: created.warnings }).await
+    }
+
+    async fn run(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Run_Args = call.parameters()?;
+        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
+        let spec = spec_from_wire(given.spec).map_err(failed)?;
+        let engine = self.engine.clone();
+        let (created, launched) = ordered(call, async move {
+            let created = engine.create(spec).await?;
+            match engine.start(&created.id, streams).await {
+                Ok(launched) => Ok((created, launched)),
+                Err(error) => {
+                    // Half of what was asked for is nothing.
+                    match engine.remove(&created.id, true).await {
+                        Ok(()) | Err(EngineError::NotFound { .. }) => {}
+                        Err(left) => tracing::warn!(error = left.full_text(), "cannot remove what could not be started"),
+                    }
+                    Err(error)
+                }
+            }
+        })
+        .await
+        .map_err(failed)?;
+        let exit_code = self.wait_for(&created.id, given.wait, given.timeoutUSec).await?;
+        let warnings = [created.warnings, launched.warnings].concat();
+        call.reply(wire::Run_Reply { id: created.id, name: created.name, exitCode: exit_code, warnings }).await
+    }
+
+    async fn start(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Start_Args = call.parameters()?;
+        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
+        let (engine, name) = (self.engine.clone(), given.name);
+        // By id from here on: it may be renamed, or be gone when it has ended.
+        let id = self.engine.find_row(&name).map_err(failed)?.id;
+        let launched = ordered(call, async move { engine.start(&name, streams).await }).await.map_err(failed)?;
+        let exit_code = self.wait_for(&id, given.wait, given.timeoutUSec).await?;
+        call.reply(wire::Start_Reply { exitCode: exit_code, warnings: launched.warnings }).await
+    }
+
+    /// After a start: what the caller wants to wait for beyond it.
+    async fn wait_for(
+        &self,
+        id: &str,
+        condition: Option<wire::Condition>,
+        timeout_usec: Option<i64>,
+    ) -> Result<Option<i64>, CallError> {
+        let condition = match condition {
+            None | Some(wire::Condition::started) => return Ok(None),
+            Some(wire::Condition::ready) => Condition::Ready,
+            Some(wire::Condition::exited) => Condition::Exited,
+        };
+        let ended = self.engine.wait(id, condition, timeout(timeout_usec)?).await.map_err(failed)?;
+        Ok(ended.exit_code.map(Into::into))
+    }
+
+    async fn stop(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Stop_Args = call.parameters()?;
+        let timeout = timeout(given.timeoutUSec)?.map(usec);
+        let engine = self.engine.clone();
+        let stopped = ordered(call, async move { engine.stop(&given.name, timeout).await }).await.map_err(failed)?;
+        call.reply(wire::Stop_Reply { exitCode: stopped.exit_code.map(Into::into), killed: stopped.killed }).await
+    }
+
+    async fn kill(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Kill_Args = call.parameters()?;
+        let text = given.signal.as_deref().unwrap_or("KILL");
+        let signal = signals::parse(text).ok_or_else(|| {
+            failed(EngineError::InvalidSpec { field: "signal".into(), reason: format!("{text:?} is no signal") })
+        })?;
+        self.engine.kill(&given.name, signal).map_err(failed)?;
+        call.reply(wire::Kill_Reply {}).await
+    }
+
+    async fn restart(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Restart_Args = call.parameters()?;
+        let timeout = timeout(given.timeoutUSec)?.map(usec);
+        let id = self.engine.find_row(&given.name).map_err(failed)?.id;
+        let (engine, same) = (self.engine.clone(), id.clone());
+        ordered(call, async move { engine.restart(&same, timeout).await }).await.map_err(failed)?;
+        self.wait_for(&id, given.wait, None).await?;
+        call.reply(wire::Restart_Reply {}).await
+    }
+
+    async fn pause(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Pause_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        ordered(call, async move { engine.pause(&given.name).await }).await.map_err(failed)?;
+        call.reply(wire::Pause_Reply {}).await
+    }
+
+    async fn resume(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Resume_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        ordered(call, async move { engine.resume(&given.name).await }).await.map_err(failed)?;
+        call.reply(wire::Resume_Reply {}).await
+    }
+
+    async fn wait(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Wait_Args = call.parameters()?;
+        let condition = match given.condition {
+            Some(wire::Condition::started) => Condition::Started,
+            Some(wire::Condition::ready) => Condition::Ready,
+            None | Some(wire::Condition::exited) => Condition::Exited,
+        };
+        let ended =
+            self.engine.wait(&given.name, condition, timeout(given.timeoutUSec)?).await.map_err(failed)?;
+        call.reply(wire::Wait_Reply { state: state(ended.phase), exitCode: ended.exit_code.map(Into::into) }).await
+    }
+
+    async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Remove_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let force = given.force.unwrap_or_default();
+        ordered(call, async move { engine.remove(&given.name, force).await }).await.map_err(failed)?;
+        call.reply(wire::Remove_Reply {}).await
+    }
+
+    async fn rename(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Rename_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        ordered(call, async move { engine.rename(&given.name, &given.newName).await }).await.map_err(failed)?;
+        call.reply(wire::Rename_Reply {}).await
+    }
+
+    async fn list(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::List_Args = call.parameters()?;
+        let filter = ContainerFilter {
+            names: given.names.unwrap_or_default(),
+            phases: given.states.unwrap_or_default().into_iter().map(phase).collect(),
+            labels: given.labels.unwrap_or_default().into_iter().collect(),
+        };
+        // The subscription begins before the first look, so that no change falls between the two.
+        let mut changes = if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut known: HashMap<String, wire::Summary> = HashMap::new();
+        let mut first = true;
+        loop {
+            let (engine, wanted) = (self.engine.clone(), filter.clone());
+            let now = looked_up(move || engine.list(&wanted)).await.map_err(failed)?;
+            let now: Vec<wire::Summary> = now.into_iter().map(summary).collect();
+            let Some(changes) = &mut changes else {
+                return call.reply(wire::List_Reply { containers: now, gone: Vec::new() }).await;
+            };
+            let mut left = std::mem::take(&mut known);
+            let mut changed = Vec::new();
+            for container in now {
+                if left.remove(&container.id).as_ref() != Some(&container) {
+                    changed.push(container.clone());
+                }
+                known.insert(container.id.clone(), container);
+            }
+            let gone: Vec<String> = left.into_keys().collect();
+            if first || !changed.is_empty() || !gone.is_empty() {
+                call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
+                first = false;
+            }
+            changes.next().await.map_err(failed)?;
+        }
+    }
+
+    async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Inspect_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let details = looked_up(move || details(&engine, &given.name)).await.map_err(failed)?;
+        call.reply(wire::Inspect_Reply { container: details }).await
+    }
+
+    async fn logs(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Logs_Args = call.parameters()?;
+        let follow = given.follow.unwrap_or_default();
+        if follow && !call.wants_more() {
+            return Err(CallError::ExpectedMore);
+        }
+        let filter = LogFilter {
+            tail: given.tail.map(|tail| unsigned("tail", tail)).transpose()?,
+            since_usec: given.sinceUSec,
+            until_usec: given.untilUSec,
+        };
+        let mut log = self.engine.logs(&given.name, filter, follow).map_err(failed)?;
+        let mut all = Vec::new();
+        loop {
+            let entries = log.next().await.map_err(failed)?;
+            if entries.is_empty() {
+                return call.reply(wire::Logs_Reply { entries: all }).await;
+            }
+            let entries = entries.into_iter().map(log_entry);
+            if call.wants_more() {
+                call.reply_continues(wire::Logs_Reply { entries: entries.collect() }).await?;
+            } else {
+                all.extend(entries);
+            }
+        }
+    }
+
+    async fn exec(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Exec_Args = call.parameters()?;
+        let terminal = given.terminal.unwrap_or_default();
+        if terminal && !call.wants_more() {
+            return Err(CallError::ExpectedMore);
+        }
+        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
+        let size = match (given.rows, given.columns) {
+            (Some(rows), Some(columns)) => Some((unsigned("rows", rows)?, unsigned("columns", columns)?)),
+            _ => None,
+        };
+        let request = ExecRequest {
+            command: given.command,
+            env: given.env.unwrap_or_default().into_iter().collect(),
+            user: given.user,
+            workdir: given.workdir,
+            terminal,
+            size,
+            privileged: given.privileged.unwrap_or_default(),
+        };
+        let mut reply = wire::Exec_Reply {
+            pid: None,
+            terminalDescriptor: None,
+            exitCode: None,
+            stdout: None,
+            stderr: None,
+            truncated: None,
+        };
+        if !terminal && streams.is_empty() {
+            let output = self.engine.exec_collect(&given.name, request).await.map_err(failed)?;
+            reply.exitCode = Some(output.exit_code.into());
+            reply.stdout = Some(String::from_utf8_lossy(&output.stdout).into_owned());
+            reply.stderr = Some(String::from_utf8_lossy(&output.stderr).into_owned());
+            reply.truncated = Some(output.truncated);
+            return call.reply(reply).await;
+        }
+        let mut session = self.engine.exec(&given.name, request, streams).await.map_err(failed)?;
+        if call.wants_more() {
+            let mut begun = reply.clone();
+            begun.pid = Some(session.pid.into());
+            let master: Vec<_> = session.terminal.take().into_iter().collect();
+            begun.terminalDescriptor = (!master.is_empty()).then_some(0);
+            call.reply_continues_with_fds(begun, master).await?;
+        }
+        reply.pid = Some(session.pid.into());
+        reply.exitCode = Some(session.wait().await.map_err(failed)?.into());
+        call.reply(reply).await
+    }
+
+    async fn attach(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Attach_Args = call.parameters()?;
+        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
+        if streams.is_empty() {
+            let reason = "no descriptor is given; pass at least one".to_owned();
+            return Err(failed(EngineError::InvalidSpec { field: "stdout".into(), reason }));
+        }
+        let exit_code = self.engine.attach(&given.name, streams).await.map_err(failed)?;
+        call.reply(wire::Attach_Reply { exitCode: exit_code.map(Into::into) }).await
+    }
+
+    async fn resize(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Resize_Args = call.parameters()?;
+        let (rows, columns) = (unsigned("rows", given.rows)?, unsigned("columns", given.columns)?);
+        self.engine.resize(&given.name, rows, columns).map_err(failed)?;
+        call.reply(wire::Resize_Reply {}).await
+    }
+}
+
+fn streams(
+    call: &mut Call,
+    stdin: Option<i64>,
+    stdout: Option<i64>,
+    stderr: Option<i64>,
+) -> Result<Streams, CallError> {
+    let mut descriptors = Descriptors::of(call);
+    Ok(Streams {
+        stdin: descriptors.take("stdin", stdin)?,
+        stdout: descriptors.take("stdout", stdout)?,
+        stderr: descriptors.take("stderr", stderr)?,
+    })
+}
+
+fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, CallError> {
+    T::try_from(value).map_err(|_| CallError::InvalidParameter { parameter: field.to_owned() })
+}
+
+fn timeout(usec: Option<i64>) -> Result<Option<Duration>, CallError> {
+    usec.map(|usec| Ok(Duration::from_micros(unsigned("timeoutUSec", usec)?))).transpose()
+}
+
+fn usec(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn state(phase: Phase) -> wire::State {
+    match phase {
+        Phase::Created => wire::State::created,
+        Phase::Starting => wire::State::starting,
+        Phase::Running => wire::State::running,
+        Phase::Paused => wire::State::paused,
+        Phase::Stopping => wire::State::stopping,
+        Phase::Exited => wire::State::exited,
+        Phase::Failed => wire::State::failed,
+    }
+}
+
+fn phase(state: wire::State) -> Phase {
+    match state {
+        wire::State::created => Phase::Created,
+        wire::State::starting => Phase::Starting,
+        wire::State::running => Phase::Running,
+        wire::State::paused => Phase::Paused,
+        wire::State::stopping => Phase::Stopping,
+        wire::State::exited => Phase::Exited,
+        wire::State::failed => Phase::Failed,
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn summary(container: ContainerSummary) -> wire::Summary {
+    let live = &container.live;
+    let told = live.told.as_ref();
+    wire::Summary {
+        state: state(live.phase),
+        ready: live.is_ready(),
+        pid: live.pid().map(Into::into),
+        exitCode: live.exit_code().map(Into::into),
+        statusText: told.and_then(|told| told.status_text.clone()),
+        restarts: told.map_or(0, |told| told.restarts.into()),
+        startedUSec: told.and_then(|told| told.started_at_usec).map(signed),
+        finishedUSec: told.and_then(|told| told.finished_at_usec).map(signed),
+        id: container.id,
+        name: container.name,
+        image: container.image,
+        imageId: container.image_id,
+        command: container.command,
+        systemd: container.systemd,
+        createdUSec: container.created_usec,
+        labels: container.labels.into_iter().collect(),
+    }
+}
+
+fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
+    let (container, listed) = engine.inspect(name)?;
+    let live = listed.live.clone();
+    let told = live.told.as_ref();
+    let id = &container.row.id;
+    let upper = engine.paths().container(id).join("upper");
+    Ok(wire::Details {
+        summary: summary(listed),
+        env: container.definition.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        workdir: container.definition.workdir.clone(),
+        stopSignal: signals::name(container.definition.stop_signal),
+        stopTimeoutUSec: signed(container.definition.stop_timeout_usec),
+        monitorPid: told.filter(|_| live.supervised).map(|told| told.monitor.pid.into()),
+        cgroup: told.filter(|_| live.phase.is_alive()).map(|told| told.cgroup.clone()),
+        exitSignal: told.and_then(|told| told.exit_signal).map(Into::into),
+        oomKilled: told.is_some_and(|told| told.oom_killed),
+        error: live.error(),
+        logPath: engine.log_file(&container).map(|path| path.to_string_lossy().into_owned()),
+        upperDirectory: container.definition.spec.rootfs.is_none().then(|| upper.to_string_lossy().into_owned()),
+        warnings: Vec::new(),
+        spec: spec_to_wire(container.definition.spec),
+    })
+}
+
+fn log_entry(entry: LogEntry) -> wire::LogEntry {
+    wire::LogEntry {
+        timeUSec: entry.time_usec,
+        stream: match entry.stream {
+            LogStream::Stdout => wire::LogEntry_stream::stdout,
+            LogStream::Stderr => wire::LogEntry_stream::stderr,
+        },
+        message: entry.message,
+        partial: entry.partial,
+    }
+}

@@ -1,0 +1,68 @@
+//! Engine errors as varlink errors: the one place that decides which is which. Exhaustive, so that a new engine error
+//! can't be forgotten.
+
+use serde_json::{Value, json};
+
+use crate::engine::EngineError;
+use crate::varlink::CallError;
+
+/// Has an error reply of `interface`, which defines all the names below that its methods can meet.
+pub(super) fn to_reply(interface: &'static str) -> impl Fn(EngineError) -> CallError {
+    move |error| {
+        let (name, parameters) = name_and_parameters(interface, &error);
+        if name == "Failed" {
+            tracing::warn!(error = error.full_text(), "an operation failed");
+        }
+        CallError::reply(format!("{interface}.{name}"), parameters)
+    }
+}
+
+fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, Value) {
+    let reason = error.full_text();
+    match error {
+        EngineError::NotFound { name } | EngineError::Ambiguous { name } => {
+            ("NotFound", json!({"name": name, "reason": reason}))
+        }
+        EngineError::ImageNotFound { image } | EngineError::ImageAmbiguous { image } => {
+            // What is a missing part for a container is the very subject of io.dormouse.Image.
+            if interface == "io.dormouse.Image" {
+                ("NotFound", json!({"name": image, "reason": reason}))
+            } else {
+                ("ImageNotFound", json!({"image": image, "reason": reason}))
+            }
+        }
+        EngineError::AlreadyExists { name } => ("AlreadyExists", json!({"name": name, "reason": reason})),
+        EngineError::WrongState { name, state, wanted, .. } => {
+            ("WrongState", json!({"name": name, "state": state.as_str(), "wanted": wanted, "reason": reason}))
+        }
+        EngineError::StillRunning { name, state } => {
+            ("WrongState", json!({"name": name, "state": state.as_str(), "wanted": "not running", "reason": reason}))
+        }
+        EngineError::InvalidSpec { field, .. } => ("InvalidSpec", json!({"field": field, "reason": reason})),
+        EngineError::CommandNotFound { name, command } => {
+            ("CommandNotFound", json!({"name": name, "command": command, "reason": reason}))
+        }
+        EngineError::CommandNotExecutable { name, command, .. } => {
+            ("CommandNotExecutable", json!({"name": name, "command": command, "reason": reason}))
+        }
+        EngineError::LaunchFailed { name, step, errno, .. } => {
+            ("LaunchFailed", json!({"name": name, "step": step, "errno": errno, "reason": reason}))
+        }
+        EngineError::Unsupported { feature, .. } => ("Unsupported", json!({"feature": feature, "reason": reason})),
+        EngineError::Timeout { name, .. } => ("Timeout", json!({"name": name, "reason": reason})),
+        EngineError::ImageInUse { image, containers } => {
+            ("InUse", json!({"name": image, "containers": containers, "reason": reason}))
+        }
+        EngineError::InvalidArchive { .. } => ("InvalidArchive", json!({"reason": reason})),
+        EngineError::StorageFull { .. } => ("StorageFull", json!({"reason": reason})),
+        EngineError::NotSystemd { name, .. } => ("NotSystemd", json!({"name": name, "reason": reason})),
+        EngineError::NoSuchUnit { name, unit } => ("NoSuchUnit", json!({"name": name, "unit": unit, "reason": reason})),
+        EngineError::JobFailed { name, unit, result } => {
+            ("JobFailed", json!({"name": name, "unit": unit, "result": result, "reason": reason}))
+        }
+        EngineError::Unreachable { name, .. } => ("Unreachable", json!({"name": name, "reason": reason})),
+        EngineError::Io { .. } | EngineError::Failed { .. } | EngineError::Cancelled | EngineError::Store(_) => {
+            ("Failed", json!({"reason": reason}))
+        }
+    }
+}

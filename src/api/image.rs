@@ -1,0 +1,206 @@
+//! io.dormouse.Image.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::engine::{Archive, Engine, EngineError, Image, ImportProgress};
+use crate::image::Process;
+use crate::varlink::{BoxFuture, Call, CallError, Interface};
+
+use super::errors::to_reply;
+use super::wire::image as wire;
+use super::{Descriptors, looked_up, ordered};
+
+const NAME: &str = "io.dormouse.Image";
+
+/// The interface over an engine.
+pub(super) struct ImageInterface {
+    engine: Engine,
+}
+
+impl Interface for ImageInterface {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn description(&self) -> &'static str {
+        include_str!("../../interfaces/io.dormouse.Image.varlink")
+    }
+
+    fn call<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            match call.method() {
+                "Import" => self.import(call).await,
+                "List" => self.list(call).await,
+                "Inspect" => self.inspect(call).await,
+                "Remove" => self.remove(call).await,
+                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+            }
+        })
+    }
+}
+
+fn failed(error: EngineError) -> CallError {
+    to_reply(NAME)(error)
+}
+
+/// Has an import given up when its client leaves, which drops this.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ImageInterface {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    async fn import(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Import_Args = call.parameters()?;
+        let descriptor = Descriptors::of(call).take("archive", given.archive)?;
+        let archive = match (descriptor, given.path) {
+            (Some(descriptor), None) => Archive::Descriptor(descriptor),
+            (None, Some(path)) => Archive::Path(path.into()),
+            _ => {
+                let reason = "either a descriptor or a path is wanted".to_owned();
+                return Err(failed(EngineError::InvalidSpec { field: "archive".into(), reason }));
+            }
+        };
+        let config = given.config.map(config_from_wire).unwrap_or_default();
+        let cancelled = CancelOnDrop(Arc::default());
+        let (engine, flag, name) = (self.engine.clone(), cancelled.0.clone(), given.name);
+        let (tell, mut told) = mpsc::channel::<ImportProgress>(1);
+        // Awake until it is done or given up; not to be finished at all costs, as an order would be.
+        let mut import = tokio::task::spawn_blocking(move || {
+            let mut progress = |now| {
+                // If the client reads slowly, it gets fewer of these.
+                let _ = tell.try_send(now);
+            };
+            engine.import(name.as_deref(), archive, config, &flag, &mut progress)
+        });
+        let result = loop {
+            tokio::select! {
+                result = &mut import => break super::finished(result),
+                Some(now) = told.recv(), if call.wants_more() => {
+                    call.reply_continues(progress_reply(None, now)).await?;
+                }
+            }
+        };
+        let imported = result.map_err(failed)?;
+        call.reply(progress_reply(Some(imported.id), imported.progress)).await
+    }
+
+    async fn list(&self, call: &mut Call) -> Result<(), CallError> {
+        let mut changes = if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut known: HashMap<String, wire::Summary> = HashMap::new();
+        let mut first = true;
+        loop {
+            let engine = self.engine.clone();
+            let now = looked_up(move || engine.images()).await.map_err(failed)?;
+            let now: Vec<wire::Summary> = now.iter().map(summary).collect();
+            let Some(changes) = &mut changes else {
+                return call.reply(wire::List_Reply { images: now, gone: Vec::new() }).await;
+            };
+            let mut left = std::mem::take(&mut known);
+            let mut changed = Vec::new();
+            for image in now {
+                if left.remove(&image.id).as_ref() != Some(&image) {
+                    changed.push(image.clone());
+                }
+                known.insert(image.id.clone(), image);
+            }
+            let gone: Vec<String> = left.into_keys().collect();
+            if first || !changed.is_empty() || !gone.is_empty() {
+                call.reply_continues(wire::List_Reply { images: changed, gone }).await?;
+                first = false;
+            }
+            changes.next().await.map_err(failed)?;
+        }
+    }
+
+    async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Inspect_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let image = looked_up(move || engine.find_image(&given.name)).await.map_err(failed)?;
+        let details = wire::Details {
+            summary: summary(&image),
+            architecture: image.config.architecture,
+            os: image.config.os,
+            layers: image.row.layers,
+            config: config_to_wire(image.config.config),
+        };
+        call.reply(wire::Inspect_Reply { image: details }).await
+    }
+
+    async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Remove_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let removed = ordered(call, looked_up(move || engine.remove_image(&given.name))).await.map_err(failed)?;
+        call.reply(wire::Remove_Reply { removed }).await
+    }
+}
+
+fn progress_reply(id: Option<String>, progress: ImportProgress) -> wire::Import_Reply {
+    wire::Import_Reply {
+        id,
+        bytesRead: i64::try_from(progress.bytes_read).unwrap_or(i64::MAX),
+        entries: i64::try_from(progress.entries).unwrap_or(i64::MAX),
+    }
+}
+
+fn config_from_wire(config: wire::Config) -> Process {
+    Process {
+        user: config.user.unwrap_or_default(),
+        env: sorted_pairs(config.env),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        cmd: config.command.unwrap_or_default(),
+        working_dir: config.workdir.unwrap_or_default(),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        stop_signal: config.stopSignal,
+        ..Process::default()
+    }
+}
+
+/// In the order of their names, so that the same configuration has the same digest.
+fn sorted_pairs(env: Option<HashMap<String, String>>) -> Vec<String> {
+    let mut pairs: Vec<String> = env.unwrap_or_default().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.sort();
+    pairs
+}
+
+fn config_to_wire(config: Process) -> wire::Config {
+    let list = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
+    let text = |text: String| if text.is_empty() { None } else { Some(text) };
+    let env: HashMap<String, String> = config
+        .env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    wire::Config {
+        entrypoint: list(config.entrypoint),
+        command: list(config.cmd),
+        env: if env.is_empty() { None } else { Some(env) },
+        workdir: text(config.working_dir),
+        user: text(config.user),
+        stopSignal: config.stop_signal,
+        labels: if config.labels.is_empty() { None } else { Some(config.labels.into_iter().collect()) },
+    }
+}
+
+fn summary(image: &Image) -> wire::Summary {
+    wire::Summary {
+        id: image.row.id.clone(),
+        names: image.row.names.clone(),
+        sizeBytes: image.row.size_bytes,
+        createdUSec: image.row.created_usec,
+        labels: image.config.config.labels.clone().into_iter().collect(),
+        containers: image.row.containers,
+    }
+}

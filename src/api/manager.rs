@@ -1,0 +1,130 @@
+//! io.dormouse.Manager.
+
+use std::time::Duration;
+
+use crate::engine::{ContainerFilter, Engine, EngineError, Event, EventKind};
+use crate::runtime::cgroup::{self, Layout};
+use crate::store::Store;
+use crate::varlink::{BoxFuture, Call, CallError, Interface};
+
+use super::errors::to_reply;
+use super::looked_up;
+use super::wire::manager as wire;
+
+const NAME: &str = "io.dormouse.Manager";
+
+/// The interface over an engine.
+pub(super) struct ManagerInterface {
+    engine: Engine,
+    idle_timeout: Option<Duration>,
+}
+
+impl Interface for ManagerInterface {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn description(&self) -> &'static str {
+        include_str!("../../interfaces/io.dormouse.Manager.varlink")
+    }
+
+    fn call<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            match call.method() {
+                "Version" => {
+                    let reply = wire::Version_Reply {
+                        version: env!("CARGO_PKG_VERSION").to_owned(),
+                        systemdModeSupported: cfg!(target_os = "linux"),
+                        storeSchema: Store::schema(),
+                    };
+                    call.reply(reply).await
+                }
+                "Info" => self.info(call).await,
+                "Events" => self.events(call).await,
+                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+            }
+        })
+    }
+}
+
+fn failed(error: EngineError) -> CallError {
+    to_reply(NAME)(error)
+}
+
+impl ManagerInterface {
+    pub(super) fn new(engine: Engine, idle_timeout: Option<Duration>) -> Self {
+        Self { engine, idle_timeout }
+    }
+
+    async fn info(&self, call: &mut Call) -> Result<(), CallError> {
+        let engine = self.engine.clone();
+        let idle_timeout = self.idle_timeout;
+        let reply = looked_up(move || info(&engine, idle_timeout)).await.map_err(failed)?;
+        call.reply(reply).await
+    }
+
+    async fn events(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Events_Args = call.parameters()?;
+        let (names, actions) = (given.names.unwrap_or_default(), given.actions.unwrap_or_default());
+        let wanted = |event: &Event| {
+            let named = |name: &String| event.name == *name || (!name.is_empty() && event.id.starts_with(name.as_str()));
+            (names.is_empty() || names.iter().any(named)) && (actions.is_empty() || actions.contains(&event.action))
+        };
+        if !call.wants_more() {
+            let engine = self.engine.clone();
+            let events = looked_up(move || engine.events(given.sinceUSec)).await.map_err(failed)?;
+            let events = events.into_iter().filter(wanted).map(event).collect();
+            return call.reply(wire::Events_Reply { events }).await;
+        }
+        let mut follower = self.engine.follow_events(given.sinceUSec).map_err(failed)?;
+        loop {
+            let events: Vec<_> = follower.next().await.map_err(failed)?.into_iter().filter(wanted).map(event).collect();
+            if !events.is_empty() {
+                call.reply_continues(wire::Events_Reply { events }).await?;
+            }
+        }
+    }
+}
+
+fn event(event: Event) -> wire::Event {
+    wire::Event {
+        timeUSec: event.time,
+        r#type: match event.kind {
+            EventKind::Container => wire::Event_type::container,
+            EventKind::Image => wire::Event_type::image,
+        },
+        action: event.action,
+        id: event.id,
+        name: event.name,
+        exitCode: event.exit_code.map(Into::into),
+    }
+}
+
+fn info(engine: &Engine, idle_timeout: Option<Duration>) -> Result<wire::Info_Reply, EngineError> {
+    let unsupported = |error: cgroup::CgroupError| EngineError::Unsupported {
+        feature: "this host".to_owned(),
+        reason: error.to_string(),
+    };
+    let containers = engine.list(&ContainerFilter::default())?;
+    let uname = rustix::system::uname();
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    Ok(wire::Info_Reply {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        cgroupLayout: match cgroup::layout().map_err(unsupported)? {
+            Layout::V2 => wire::Info_Reply_cgroupLayout::v2,
+            Layout::Hybrid => wire::Info_Reply_cgroupLayout::hybrid,
+            Layout::V1 => wire::Info_Reply_cgroupLayout::v1,
+        },
+        cgroupControllers: cgroup::controllers().map_err(unsupported)?,
+        uid: rustix::process::geteuid().as_raw().into(),
+        stateDirectory: engine.paths().state_dir.to_string_lossy().into_owned(),
+        runDirectory: engine.paths().run_dir.to_string_lossy().into_owned(),
+        containersRunning: count(containers.iter().filter(|container| container.live.phase.is_alive()).count()),
+        containers: count(containers.len()),
+        images: count(engine.images()?.len()),
+        runtimes: Engine::runtimes().into_iter().map(str::to_owned).collect(),
+        idleTimeoutUSec: idle_timeout.and_then(|timeout| i64::try_from(timeout.as_micros()).ok()),
+    })
+}

@@ -1,0 +1,45 @@
+//! The role `cleanup`: removes a container that asked to be removed at its end. Its monitor executes this as its last
+//! act, so that the monitor itself needs no store.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::engine::{Engine, EngineError};
+use crate::serve::Directories;
+
+#[derive(Debug, Parser)]
+#[command(name = "dormouse cleanup", no_binary_name = true)]
+struct Arguments {
+    #[command(flatten)]
+    directories: Directories,
+
+    /// The container's id.
+    id: String,
+}
+
+/// Plays the role. Exit code 0 also if the container is gone already.
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    crate::serve::log_to_stderr();
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+    };
+    let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
+        })?;
+        runtime.block_on(engine.remove(&arguments.id, false))
+    });
+    match removed {
+        Ok(()) | Err(EngineError::NotFound { .. }) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = error.full_text(), "cannot remove the container");
+            ExitCode::FAILURE
+        }
+    }
+}

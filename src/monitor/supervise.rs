@@ -1,0 +1,578 @@
+//! The monitor's one loop: what happens to a payload between its start and its last end.
+//!
+//! Nothing in it blocks but poll(2): clients and the payload are read and written only as far as it goes, logs never
+//! wait for space. The order in a turn is: control first (clients, sizes), then output, then ends, so that
+//! who attached before the payload ended sees its output.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::WaitOptions;
+
+use super::attach::{Clients, Control, Streams, Typed};
+use super::config::{MonitorConfig, Notify, RuntimeChoice, STOP_REQUESTED};
+use super::events::{Action, Events};
+use super::launch::{self, Failure};
+use super::log::{Log, Stream};
+use super::notify::Notifier;
+use super::payload::{Output, Payload};
+use super::restart::{Outcome, Restarts};
+use super::state::{Phase, ProcessRef, RunState};
+use super::{external, sys};
+use crate::runtime::Cgroup;
+
+/// How much output is read at a time. It is touched memory for the container's whole life, so it is small.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// A payload that lives this long is worth the time that making the monitor small takes.
+const SHRINK_AFTER: Duration = Duration::from_millis(250);
+/// Status lines are written to the state file no more often than this.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+/// A state that could not be written is tried again after this.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// No more notifications are read in one turn, so that a payload that floods its socket is still supervised.
+const NOTIFICATIONS_PER_TURN: usize = 32;
+/// The code that clients get if the payload's own is unknown.
+const UNKNOWN_CODE: i32 = 255;
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    PayloadEnded,
+    Deadline(Instant),
+    ClientsLeft,
+}
+
+/// What a turn waits for, beside the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Notifications,
+    StopRequest,
+    Listener,
+    Control(usize),
+    Output(Stream),
+    Input,
+    Typed(usize),
+    Delivery(usize, Stream),
+}
+
+/// Supervises one container.
+#[derive(Debug)]
+pub struct Supervisor {
+    run_dir: PathBuf,
+    config: MonitorConfig,
+    state: RunState,
+    events: Events,
+    log: Log,
+    clients: Clients,
+    notifier: Option<Notifier>,
+    signals: SignalFd,
+    payload: Option<Payload>,
+    outcome: Option<Outcome>,
+    /// SIGTERM came: no more restarts.
+    terminated: bool,
+    stop_watch: Option<OwnedFd>,
+    store_at: Option<Instant>,
+    shrink_at: Option<Instant>,
+    started: Instant,
+    buffer: Vec<u8>,
+}
+
+/// Microseconds of CLOCK_REALTIME.
+fn now_usec() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Supervisor {
+    /// Makes the sockets, the log and the first state.
+    ///
+    /// # Errors
+    /// A [`Failure`] to be reported to the one who waits; the container is not started then.
+    pub fn new(
+        run_dir: &Path,
+        config: MonitorConfig,
+        first_client: Option<Streams>,
+    ) -> Result<Self, Failure> {
+        let own = own_reference()?;
+        let state = RunState::starting(own, config.cgroup.clone());
+        let supervisor = Self::with_state(run_dir, config, state, first_client)?;
+        supervisor.state.store(run_dir).map_err(|error| Failure::new("state", None, &error))?;
+        Ok(supervisor)
+    }
+
+    fn with_state(
+        run_dir: &Path,
+        config: MonitorConfig,
+        state: RunState,
+        first_client: Option<Streams>,
+    ) -> Result<Self, Failure> {
+        let signals = watch_signals().map_err(|error| Failure::io("signals", "watch signals", &error))?;
+        let log = Log::open(&config).map_err(|error| Failure::new("log", None, &error))?;
+        let mut clients = Clients::bind(run_dir)
+            .map_err(|error| Failure::io("attach", "make the attach socket", &error))?;
+        if let Some(streams) = first_client {
+            clients.add_first(streams);
+        }
+        let notifier = match config.notify {
+            Notify::Ignore => None,
+            Notify::Payload => Some(
+                Notifier::bind(run_dir)
+                    .map_err(|error| Failure::io("notify", "make the notify socket", &error))?,
+            ),
+        };
+        Ok(Self {
+            run_dir: run_dir.to_owned(),
+            events: Events::new(&config.events_path, &config.id, &config.name),
+            config,
+            state,
+            log,
+            clients,
+            notifier,
+            signals,
+            payload: None,
+            outcome: None,
+            terminated: false,
+            stop_watch: None,
+            store_at: None,
+            shrink_at: None,
+            started: Instant::now(),
+            buffer: vec![0; BUFFER_BYTES],
+        })
+    }
+
+    /// Starts the payload; it runs when this returns, and the state says so.
+    ///
+    /// # Errors
+    /// A [`Failure`]; it is in the state too, and nothing of the payload is left.
+    pub fn start(&mut self) -> Result<(), Failure> {
+        match launch::launch(&self.run_dir, &self.config).and_then(|launched| {
+            let warnings = launched.warnings.clone();
+            let payload = Payload::new(launched, self.config.stdin_open)
+                .map_err(|error| Failure::io("stdio", "set the payload's streams up", &error))?;
+            Ok((payload, warnings))
+        }) {
+            Ok((payload, warnings)) => {
+                let now = now_usec();
+                self.state = RunState {
+                    phase: Phase::Running,
+                    init: Some(payload.init),
+                    started_at_usec: Some(now),
+                    ready: self.notifier.is_none(),
+                    ready_at_usec: self.notifier.is_none().then_some(now),
+                    restarts: self.state.restarts,
+                    warnings,
+                    // Without a keeper the payload runs as well, only not beyond its monitor.
+                    keeper: payload.start_keeper().ok().flatten(),
+                    ..RunState::starting(self.state.monitor, self.config.cgroup.clone())
+                };
+                self.payload = Some(payload);
+                self.outcome = None;
+                self.started = Instant::now();
+                self.shrink_at = Some(self.started + SHRINK_AFTER);
+                self.store();
+                Ok(())
+            }
+            Err(failure) => {
+                self.state.phase = Phase::Failed;
+                self.state.error = Some(failure.message.clone());
+                self.state.finished_at_usec = Some(now_usec());
+                self.state.restart_at_usec = None;
+                self.store();
+                self.clean_up_container();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Supervises the running payload until it has ended for good and every client has its output.
+    ///
+    /// # Errors
+    /// What poll(2) says, which leaves the payload running unsupervised.
+    pub fn run(&mut self) -> io::Result<()> {
+        self.events.write(now_usec(), Action::Start, None);
+        let mut restarts = Restarts::new(self.config.restart);
+        loop {
+            self.turn_until(Until::PayloadEnded)?;
+            let outcome = self.outcome.take().unwrap_or(Outcome { code: None, signal: None, reboot: false });
+            let ran = self.started.elapsed();
+            self.finish_run(outcome);
+            let next = if self.stop_requested() { None } else { restarts.next(outcome, ran) };
+            if let Some(pause) = next {
+                self.announce(Phase::Starting, outcome, Some(pause));
+                if self.pause(pause)? && self.restart(outcome).is_ok() {
+                    continue;
+                }
+                if self.state.phase != Phase::Failed {
+                    self.state.phase = Phase::Exited;
+                    self.state.restart_at_usec = None;
+                    self.store();
+                }
+            } else {
+                self.announce(Phase::Exited, outcome, None);
+            }
+            return self.finish();
+        }
+    }
+
+    fn restart(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        self.state.restarts = self.state.restarts.saturating_add(1);
+        self.events.write(now_usec(), Action::Restart, outcome.code);
+        if self.notifier.is_some() {
+            // Messages of the last run that came too late.
+            for _ in 0..1000 {
+                if self.notifier.as_ref().and_then(Notifier::receive).is_none() {
+                    break;
+                }
+            }
+        }
+        self.start()?;
+        self.events.write(now_usec(), Action::Start, None);
+        Ok(())
+    }
+
+    /// Takes the last output, and what is left of the container, after the payload's end.
+    fn finish_run(&mut self, outcome: Outcome) {
+        self.shrink_at = None;
+        let cgroup = Cgroup::open(&self.config.cgroup).ok();
+        if let Some(cgroup) = &cgroup {
+            self.state.oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        }
+        // With a pid namespace of its own, everybody is gone already.
+        self.clean_up_container();
+        if let Some(mut payload) = self.payload.take() {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            payload.drain(&mut buffer, |stream, data| self.output(stream, data));
+            self.buffer = buffer;
+        }
+        self.state.init = None;
+        self.state.keeper = None;
+        self.state.finished_at_usec = Some(now_usec());
+        self.state.exit_code = outcome.code;
+        self.state.exit_signal = outcome.signal;
+    }
+
+    /// Publishes the end: to the state, to clients, to the events.
+    fn announce(&mut self, phase: Phase, outcome: Outcome, pause: Option<Duration>) {
+        self.state.phase = phase;
+        self.state.restart_at_usec =
+            pause.map(|p| now_usec().saturating_add(u64::try_from(p.as_micros()).unwrap_or(u64::MAX)));
+        self.store();
+        self.clients.dismiss(outcome.code.unwrap_or(UNKNOWN_CODE));
+        let now = now_usec();
+        if self.state.oom_killed {
+            self.events.write(now, Action::Oom, None);
+        }
+        self.events.write(now, Action::Exit, outcome.code);
+    }
+
+    /// Ends what processes are left and removes the cgroup, and what an external runtime has made.
+    fn clean_up_container(&self) {
+        // Whatever cannot be removed here is found by the engine, which knows the container's cgroup.
+        if let Ok(cgroup) = Cgroup::open(&self.config.cgroup) {
+            let _ = cgroup.kill_all(libc::SIGKILL);
+            if let RuntimeChoice::External { program } = &self.config.runtime {
+                external::clean_up(program, &self.run_dir, &self.config.id);
+            }
+            let _ = cgroup.remove();
+        }
+    }
+
+    /// Waits before a restart; `false` if a stop was asked for meanwhile.
+    fn pause(&mut self, pause: Duration) -> io::Result<bool> {
+        use rustix::fs::inotify;
+        self.stop_watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
+        if let Some(watch) = &self.stop_watch {
+            let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+            // Without a watch the request is seen at the end of the pause.
+            let _ = inotify::add_watch(watch, &self.run_dir, flags);
+        }
+        self.turn_until(Until::Deadline(Instant::now() + pause))?;
+        self.stop_watch = None;
+        Ok(!self.stop_requested())
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.terminated || self.run_dir.join(STOP_REQUESTED).exists()
+    }
+
+    /// Waits for the last clients, and removes the container where that was asked for.
+    fn finish(&mut self) -> io::Result<()> {
+        self.clients.close();
+        self.notifier = None;
+        let cleanup = self.config.auto_remove && !self.config.cleanup_command.is_empty();
+        if self.clients.list.is_empty() {
+            if cleanup {
+                return Err(self.exec_cleanup());
+            }
+            return Ok(());
+        }
+        if cleanup {
+            // Not in our place: slow clients still have to get their output.
+            match sys::fork()? {
+                sys::Fork::Child => {
+                    self.exec_cleanup();
+                    sys::exit_now(1)
+                }
+                sys::Fork::Parent(_) => {}
+            }
+        }
+        self.turn_until(Until::ClientsLeft)
+    }
+
+    /// Becomes the program that removes the container; returns only if that fails.
+    fn exec_cleanup(&self) -> io::Error {
+        use std::os::unix::process::CommandExt as _;
+        let [program, arguments @ ..] = self.config.cleanup_command.as_slice() else {
+            return io::ErrorKind::InvalidInput.into();
+        };
+        sys::reset_signals();
+        std::process::Command::new(program).args(arguments).exec()
+    }
+
+    fn store(&mut self) {
+        // A full /run must not stop the container.
+        self.store_at = self.state.store(&self.run_dir).is_err().then(|| Instant::now() + STORE_RETRY);
+    }
+
+    fn output(&mut self, stream: Stream, data: &[u8]) {
+        if let Err(error) = self.log.write(stream, data)
+            && self.state.log_error.is_none()
+        {
+            self.state.log_error = Some(Failure::new("log", None, &error).message);
+            self.store_at.get_or_insert_with(Instant::now);
+        }
+        self.clients.deliver(stream, data);
+    }
+
+    fn turn_until(&mut self, until: Until) -> io::Result<()> {
+        loop {
+            self.clients.forget_gone();
+            match until {
+                Until::PayloadEnded if self.outcome.is_some() => return Ok(()),
+                Until::ClientsLeft if self.clients.list.is_empty() => return Ok(()),
+                Until::Deadline(at) if at <= Instant::now() || self.stop_requested() => return Ok(()),
+                _ => {}
+            }
+            let deadline = match until {
+                Until::Deadline(at) => Some(at),
+                _ => None,
+            };
+            self.turn(deadline)?;
+        }
+    }
+
+    /// Waits for something to happen, until `deadline` at most, and handles it.
+    fn turn(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let ready = self.wait(deadline)?;
+        let now = Instant::now();
+        if let Some(payload) = &mut self.payload {
+            payload.tick(now);
+        }
+        if self.shrink_at.is_some_and(|at| at <= now) {
+            self.shrink_at = None;
+            sys::shrink();
+        }
+        for source in ready {
+            self.handle(source);
+        }
+        if self.store_at.is_some_and(|at| at <= now) {
+            self.store();
+        }
+        Ok(())
+    }
+
+    /// The descriptors to wait on, in the order in which they are handled.
+    fn interests(&self) -> Vec<(Source, PollFd<'_>)> {
+        let mut interests = Vec::with_capacity(8);
+        let mut add = |source, fd, flags| interests.push((source, PollFd::from_borrowed_fd(fd, flags)));
+        for (index, client) in self.clients.list.iter().enumerate() {
+            if let Some(socket) = client.socket() {
+                add(Source::Control(index), socket, PollFlags::IN);
+            }
+        }
+        if let Some(listener) = self.clients.listener() {
+            add(Source::Listener, listener, PollFlags::IN);
+        }
+        if let Some(notifier) = &self.notifier {
+            add(Source::Notifications, notifier.as_fd(), PollFlags::IN);
+        }
+        if let Some(watch) = &self.stop_watch {
+            add(Source::StopRequest, watch.as_fd(), PollFlags::IN);
+        }
+        if let Some(payload) = &self.payload {
+            if self.clients.have_room() {
+                for stream in [Stream::Stdout, Stream::Stderr] {
+                    if let Some(fd) = payload.source(stream) {
+                        add(Source::Output(stream), fd, PollFlags::IN);
+                    }
+                }
+            }
+            if let Some(fd) = payload.input_waiting() {
+                add(Source::Input, fd, PollFlags::OUT);
+            }
+        }
+        let wants_input = self.payload.as_ref().is_some_and(Payload::wants_input);
+        for (index, client) in self.clients.list.iter().enumerate() {
+            if let Some(stdin) = client.stdin().filter(|_| wants_input) {
+                add(Source::Typed(index), stdin, PollFlags::IN);
+            }
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                if let Some(fd) = client.waiting(stream) {
+                    add(Source::Delivery(index, stream), fd, PollFlags::OUT);
+                }
+            }
+        }
+        add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
+        interests
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<Source>> {
+        let (sources, mut fds): (Vec<_>, Vec<_>) = self.interests().into_iter().unzip();
+        let tick = self.payload.as_ref().and_then(Payload::next_tick);
+        let timeout = [deadline, tick, self.store_at, self.shrink_at]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.map(|t| Timespec::try_from(t).unwrap_or_default());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = sources.into_iter().zip(fds.iter().map(PollFd::revents));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).map(|(source, _)| source).collect())
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Control(index) => {
+                let control = self.clients.list.get_mut(index).map_or(Control::Nothing, |c| c.control());
+                if let (Control::Resize(rows, columns), Some(payload)) = (control, &self.payload) {
+                    payload.resize(rows, columns);
+                }
+            }
+            Source::Listener => self.clients.accept(),
+            Source::Notifications => self.read_notifications(),
+            Source::StopRequest => {
+                let mut events = [0; 1024];
+                if let Some(watch) = &self.stop_watch {
+                    // What happened does not matter: whether the file is there is looked at next.
+                    let _ = rustix::io::read(watch, &mut events);
+                }
+            }
+            Source::Output(stream) => self.read_output(stream),
+            Source::Input => {
+                if let Some(payload) = &mut self.payload {
+                    payload.flush_input();
+                }
+                self.let_inputs_go();
+            }
+            Source::Typed(index) => self.read_typed(index),
+            Source::Delivery(index, stream) => {
+                if let Some(client) = self.clients.list.get_mut(index) {
+                    client.flush(stream);
+                }
+            }
+            Source::Signals => self.read_signals(),
+        }
+    }
+
+    fn read_output(&mut self, stream: Stream) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if let Some(payload) = &mut self.payload
+            && let Output::Bytes(length) = payload.read(stream, &mut buffer)
+        {
+            self.output(stream, &buffer[..length]);
+        }
+        self.buffer = buffer;
+    }
+
+    fn read_typed(&mut self, index: usize) {
+        let Some(payload) = &mut self.payload else { return };
+        // What was typed by another client in this turn may wait already.
+        if !payload.wants_input() {
+            return;
+        }
+        let Some(client) = self.clients.list.get_mut(index) else { return };
+        match client.read(&mut self.buffer) {
+            Typed::Bytes(length) => payload.input(&self.buffer[..length]),
+            Typed::End => payload.end_input(),
+            Typed::Nothing => {}
+        }
+        self.let_inputs_go();
+    }
+
+    /// Closes the clients' stdins when the payload's is closed: who writes into one learns of it.
+    fn let_inputs_go(&mut self) {
+        if self.payload.as_ref().is_some_and(Payload::is_deaf) {
+            self.clients.close_stdins();
+        }
+    }
+
+    fn read_notifications(&mut self) {
+        for _ in 0..NOTIFICATIONS_PER_TURN {
+            let Some(notifier) = &self.notifier else { return };
+            let Some(message) = notifier.receive() else { return };
+            notifier.forward(&message);
+            let mut urgent = false;
+            if message.ready && !self.state.ready {
+                self.state.ready = true;
+                self.state.ready_at_usec = Some(now_usec());
+                urgent = true;
+            }
+            if message.stopping && !self.state.stopping {
+                self.state.stopping = true;
+                urgent = true;
+            }
+            let became_ready = message.ready && urgent;
+            if let Some(text) = message.status
+                && self.state.status_text.as_ref() != Some(&text)
+            {
+                self.state.status_text = Some(text);
+                self.store_at.get_or_insert_with(|| Instant::now() + STATUS_INTERVAL);
+            }
+            if urgent {
+                self.store();
+            }
+            if became_ready {
+                self.events.write(now_usec(), Action::Ready, None);
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if i32::try_from(signal.ssi_signo) == Ok(libc::SIGTERM) {
+                self.terminated = true;
+            }
+        }
+        // One SIGCHLD may stand for several children; orphans of external runtimes come here too.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if self.payload.as_ref().is_some_and(|p| p.init.pid == pid.as_raw_nonzero().get()) {
+                self.outcome = Some(Outcome::of(status, self.config.systemd_mode));
+            }
+        }
+    }
+}
+
+fn own_reference() -> Result<ProcessRef, Failure> {
+    i32::try_from(std::process::id()).ok().and_then(ProcessRef::of).ok_or_else(|| Failure {
+        step: "monitor".into(),
+        errno: 0,
+        message: "cannot read /proc/self/stat; mount procfs on /proc".into(),
+    })
+}
+
+fn watch_signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.add(Signal::SIGTERM);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}

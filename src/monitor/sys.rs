@@ -1,0 +1,174 @@
+//! The few system calls of the monitor that need `unsafe`, and small things around processes and memory.
+#![allow(unsafe_code)] // fork(2), close_range(2), sigaction(2), malloc_trim(3) and madvise(2) have no safe wrapper.
+
+use std::io::{self, BufRead as _};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+
+/// Which side of a [`fork`] this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The old process; the new one's pid.
+    Parent(i32),
+    /// The new process.
+    Child,
+}
+
+/// `fork(2)`, for a process without threads.
+///
+/// # Errors
+/// EAGAIN or ENOMEM when the kernel has no room for another process.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the monitor's process has one thread, so no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// `_exit(2)`: ends the process at once, without destructors or exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes any number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Takes the socket that a role gets as its standard input over; standard input itself becomes /dev/null.
+///
+/// # Errors
+/// EBADF where there is none; what open(2) and dup2(2) say.
+pub fn take_standard_input() -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd as _;
+    let taken = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?.into();
+    become_standard_fd(&null, 0)?;
+    Ok(taken)
+}
+
+/// Closes every descriptor from 3 on that is not in `keep`; for the start of a process's role, whose other
+/// descriptors nobody uses any more. Source: close_range(2).
+pub fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<libc::c_uint> = keep.iter().filter_map(|fd| libc::c_uint::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1);
+        }
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX);
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: called at the start of a process's role: no owner of these descriptors exists, or it never runs again.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+/// Puts `fd` in the place of descriptor `target` (0, 1 or 2), inherited by programs that are executed.
+///
+/// # Errors
+/// What dup2(2) says.
+pub fn become_standard_fd(fd: &OwnedFd, target: RawFd) -> io::Result<()> {
+    // SAFETY: the target is a standard descriptor, which no OwnedFd of this program owns.
+    match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// What a monitor does not die of: the end of a terminal or session that it came from, and clients that went away.
+const IGNORED: [libc::c_int; 10] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGALRM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+/// Ignores the signals that are not for a monitor.
+pub fn ignore_signals() {
+    for signal in IGNORED {
+        // SAFETY: no code of ours is run by a signal that is ignored.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Takes all signals in the default way again and blocks none, as a program that is executed next expects.
+pub fn reset_signals() {
+    for signal in IGNORED {
+        // SAFETY: no code of ours is run by the default action.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // Cannot fail: the set and the operation are valid.
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
+}
+
+/// Gives memory back that the start of a payload needed and its supervision does not.
+///
+/// Free heap goes back to the kernel. So do the pages of the program and its libraries: they stay in the page cache
+/// and the few that are needed come back by themselves.
+pub fn shrink() {
+    // SAFETY: malloc_trim takes any number and only frees what malloc holds as free.
+    unsafe { libc::malloc_trim(0) };
+    let Ok(smaps) = std::fs::File::open("/proc/self/smaps") else { return };
+    let mut clean_mapping: Option<(usize, usize)> = None;
+    let mut clean = Vec::with_capacity(32);
+    let mut line = String::with_capacity(160);
+    let mut smaps = io::BufReader::with_capacity(4096, smaps);
+    while matches!(smaps.read_line(&mut line), Ok(length) if length > 0) {
+        if let Some(mapping) = parse_mapping(&line) {
+            clean_mapping = mapping;
+        } else if let Some(anonymous) = line.strip_prefix("Anonymous:")
+            && anonymous.trim() == "0 kB"
+            && let Some(mapping) = clean_mapping.take()
+        {
+            clean.push(mapping);
+        }
+        line.clear();
+    }
+    drop(smaps);
+    for (start, length) in clean {
+        // SAFETY: the range is a private read-only mapping of a file without a page of its own (the kernel has just said
+        // so, and this process has one thread), so what is dropped is read from the file again when it is touched.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+    // SAFETY: as above; the tables of mappings are free again.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Parses the first line of a mapping in smaps: `None` if the line is none, `Some(None)` if the mapping is writable or not
+/// of a file. Source: proc_pid_smaps(5).
+fn parse_mapping(line: &str) -> Option<Option<(usize, usize)>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let read_only = matches!(fields.next()?, "r--p" | "r-xp");
+    let of_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+    Some((read_only && of_file && end > start).then(|| (start, end - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_read_only_mappings_of_files_are_given_back() {
+        for (line, expected) in [
+            ("1000-3000 r-xp 0000 08:01 5    /usr/bin/dormouse", Some(Some((0x1000, 0x2000)))),
+            ("1000-3000 r--p 0000 08:01 5    /usr/bin/dormouse", Some(Some((0x1000, 0x2000)))),
+            ("1000-3000 rw-p 0000 08:01 5    /usr/bin/dormouse", Some(None)),
+            ("1000-3000 r--p 0000 00:00 0    [vvar]", Some(None)),
+            ("1000-3000 r--p 0000 00:00 0", Some(None)),
+            ("Anonymous:             4 kB", None),
+            ("VmFlags: rd mr mw me", None),
+        ] {
+            assert_eq!(parse_mapping(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The role `serve`: the engine behind varlink, until nobody needs it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::engine::Engine;
+use crate::store::Paths;
+use crate::varlink::{Listener, ServeOptions, activated_listeners};
+
+/// Serves dormouse's varlink interfaces.
+///
+/// systemd starts it when somebody connects to the socket that it holds (dormouse.socket), and it ends by itself when
+/// nobody needs it. Containers go on without it.
+#[derive(Debug, Parser)]
+#[command(name = "dormouse serve", bin_name = "dormouse serve", version)]
+struct Arguments {
+    /// Listens here, for use without systemd: unix:PATH, unix:PATH;mode=0660 or unix:@NAME. May be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+
+    /// Ends after this time without work: 10s, 2min, 500ms; 0 is never
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    idle_timeout: Duration,
+
+    #[command(flatten)]
+    directories: Directories,
+}
+
+/// Where everything lies.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Directories {
+    /// What survives a reboot is kept here [default: /var/lib/dormouse, or below the user's home]
+    #[arg(long, value_name = "DIR", env = "DORMOUSE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// What does not is kept here [default: /run/dormouse, or below $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "DIR", env = "DORMOUSE_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+impl Directories {
+    pub(crate) fn paths(self) -> Paths {
+        let root = rustix::process::geteuid().is_root();
+        let of_user = |variable: &str, fallback: &str| {
+            std::env::var_os(variable).map_or_else(|| PathBuf::from(fallback), PathBuf::from)
+        };
+        let state_dir = self.state_dir.unwrap_or_else(|| {
+            if root {
+                return PathBuf::from("/var/lib/dormouse");
+            }
+            std::env::var_os("XDG_STATE_HOME")
+                .map_or_else(|| of_user("HOME", "/").join(".local/state"), PathBuf::from)
+                .join("dormouse")
+        });
+        let run_dir = self.run_dir.unwrap_or_else(|| {
+            if root { PathBuf::from("/run/dormouse") } else { of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse") }
+        });
+        Paths { state_dir, run_dir }
+    }
+}
+
+/// `10s`, `500ms`, `2min`, `1h`, or a plain number of seconds.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time; 10s, 500ms, 2min and 0 are");
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "" | "s" => number.checked_mul(1000),
+        "ms" => Some(number),
+        "min" | "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    millis.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Plays the role. Exit code 0 for an end in good order, 1 for a failure, 2 for arguments that can't be used.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    log_to_stderr();
+    // Before there are threads: it changes the environment.
+    let listeners = activated_listeners().map_err(|error| error.to_string()).and_then(|mut listeners| {
+        for address in &arguments.listen {
+            listeners.push(Listener::bind(address).map_err(|error| with_causes(&error))?);
+        }
+        Ok(listeners)
+    });
+    match listeners.and_then(|listeners| serve(arguments, listeners)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dormouse: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
+    let idle_timeout = (!arguments.idle_timeout.is_zero()).then_some(arguments.idle_timeout);
+    let engine = Engine::new(arguments.directories.paths()).map_err(|error| error.full_text())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let service = crate::api::service(&engine, idle_timeout);
+    runtime.block_on(async {
+        let sweeper = engine.clone();
+        // After the first answers: who woke us waits for those, and what lies about has time.
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
+            if let Ok(Err(error)) = swept {
+                tracing::warn!(error = error.full_text(), "cannot look for what interrupted changes left");
+            }
+        });
+        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout }).await.map_err(|error| with_causes(&error))
+    })
+}
+
+/// Warnings and worse, unless RUST_LOG says otherwise; the service manager keeps them.
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        assert_eq!(parse_time("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_time("0"), Ok(Duration::ZERO));
+        for wrong in ["", "s", "-1s", "1.5s", "10 s", "99999999999999999999s", "10d"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+}
