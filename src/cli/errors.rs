@@ -69,7 +69,7 @@ impl CliError {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self { kind: FailureKind::ReaderLeft, ..Self::new("") };
         }
-        Self::new(format!("cannot {attempted}: {error}"))
+        Self::new(format!("cannot {attempted}: {}", why(error)))
     }
 
     /// The service's reply is not what its interface promises.
@@ -163,6 +163,15 @@ impl CliError {
 /// Most reasons of the service are whole sentences already; the others get what was attempted in front.
 fn attempted_because(attempted: &str, why: &str) -> String {
     if why.starts_with("cannot ") { why.to_owned() } else { format!("cannot {attempted}: {why}") }
+}
+
+/// The text of a failed system call, without the number that the standard library puts behind it.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
 }
 
 fn kind(member: &str) -> FailureKind {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, why};
 use crate::varlink::client::{ClientError, Connection, Reply};
 
 /// Where the service listens.
@@ -33,7 +33,7 @@ impl Service {
     pub fn connect(&self) -> Result<Connection, CliError> {
         Connection::connect(&self.address).map_err(|error| match error {
             ClientError::Connect { address, source } => {
-                CliError::new(format!("cannot reach the service at {address}: {source}")).with_hint(match source.kind() {
+                CliError::new(format!("cannot reach the service at {address}: {}", why(&source))).with_hint(match source.kind() {
                     io::ErrorKind::PermissionDenied => {
                         "the system's service is for root; another user's own is set by --address or DORMOUSE_ADDRESS"
                     }

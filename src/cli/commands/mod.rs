@@ -107,15 +107,14 @@ impl Command {
     }
 }
 
-/// What a call waits for.
+/// What a call waits for: that the command has been executed, that the systemd inside (or another payload with a notify
+/// socket) has said that it is ready, or that the process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
-    /// The command has been executed
+    // No texts here: with one for each value, clap would spread every flag of `run --help` over three lines.
     Started,
-    /// The systemd inside, or a payload that notifies, has said that it is ready
     Ready,
-    /// The process has ended
     Exited,
 }
 

@@ -31,7 +31,7 @@ pub struct Run {
     /// Leave it running in the background, and print its id
     #[arg(short, long)]
     detach: bool,
-    /// What to wait for in the background [default: started]
+    /// What to wait for in the background: the start, a ready systemd, the end [default: started]
     #[arg(long, value_enum, value_name = "CONDITION", requires = "detach")]
     wait: Option<Condition>,
     /// How long to wait at most, in seconds or as in 1m30s; the container goes on
