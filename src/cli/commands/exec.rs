@@ -36,7 +36,7 @@ Examples:
   dormouse exec web systemctl --failed
   dormouse exec -i db psql < dump.sql
 
-The exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the command can't be
+The exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the command can't be \
 executed, 127 that there is none.")]
 pub struct Exec {
     /// Give it a terminal

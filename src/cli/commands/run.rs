@@ -24,7 +24,7 @@ Examples:
   dormouse run -d --name web --wait ready --timeout 90 -m 512m debian /sbin/init
   tar c . | dormouse run --rm -i debian tar tv
 
-In the foreground the exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the
+In the foreground the exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the \
 command can't be executed, 127 that there is none. SIGINT and SIGTERM are passed on; a second one leaves."
 )]
 pub struct Run {
