@@ -134,7 +134,7 @@ fn host() -> Host {
     let service = Service::new("test", "toy", "0", "none").with(Shared(toy.clone()));
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let options = ServeOptions { idle_timeout: None, ..ServeOptions::default() };
+        let options = ServeOptions { idle_timeout: None };
         runtime.block_on(serve(service, vec![listener], options)).unwrap();
     });
     Host { directory, calls, toy }
