@@ -22,6 +22,8 @@ pub(super) struct Init<'a> {
     pub prepared: &'a Prepared,
     pub namespaces: &'a Namespaces,
     pub entrance: &'a Entrance,
+    /// As the host sees them: in its own cgroup namespace this process would not know them.
+    pub hierarchies: &'a [Hierarchy],
     pub report: Report,
 }
 
@@ -60,8 +62,7 @@ impl Init<'_> {
         self.enter_cgroups()?;
         // Limits before anything that belongs to a user namespace: root of the host may raise more.
         self.prepared.set_rlimits(&mut warn(&self.report))?;
-        let proc_self = self.adjust_oom_score()?;
-        drop(proc_self);
+        self.adjust_oom_score()?;
         for (flag, namespace) in &self.namespaces.joined {
             syscall::setns(namespace.as_fd(), *flag).map_err(failed(Step::Namespaces, "join a namespace"))?;
         }
@@ -171,15 +172,12 @@ impl Init<'_> {
     fn build_root(&self) -> Result<Option<OwnedFd>, Failure> {
         let spec = self.request.spec;
         let linux = linux(spec).ok_or((Step::Spec, "read the specification".to_owned(), Errno::INVAL))?;
-        // Read before the mounts change: afterwards this process sees the container's.
-        let hierarchies: Vec<Hierarchy> = super::cgroup::hierarchies()
-            .map_err(|_| (Step::Cgroup, "look for cgroup hierarchies".to_owned(), Errno::NODEV))?;
         mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
         let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
         // What is inside has the masks that it says, not ours.
         rustix::process::umask(Mode::empty());
         for mount in spec.mounts().iter().flatten() {
-            mounts::mount(&root, mount, &hierarchies).map_err(at(Step::Mount))?;
+            mounts::mount(&root, mount, self.hierarchies).map_err(at(Step::Mount))?;
         }
         let in_user_namespace = self.namespaces.new & libc::CLONE_NEWUSER != 0;
         let wanted = linux.devices().as_deref().unwrap_or_default();

@@ -101,7 +101,14 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
     let child = match syscall::clone3(flags, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
         Cloned::Child => {
             drop(ours);
-            init::run(init::Init { request, prepared: &prepared, namespaces: &namespaces, entrance: &entrance, report: theirs })
+            init::run(init::Init {
+                request,
+                prepared: &prepared,
+                namespaces: &namespaces,
+                entrance: &entrance,
+                hierarchies: cgroup.cgroup().hierarchies(),
+                report: theirs,
+            })
         }
         Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
     };

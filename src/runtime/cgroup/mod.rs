@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
-pub(super) use self::hierarchy::{Hierarchy, Version, mounted as hierarchies};
+pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
 use super::syscall;
 
