@@ -6,6 +6,7 @@
 //!
 //! Works with the interface as systemd 252 has it (Debian 12); checked with 257 (Debian 13).
 
+mod enter;
 mod error;
 mod jobs;
 mod names;
@@ -45,7 +46,7 @@ impl Manager {
     /// [`InsideError::NotRunning`] if the process has ended; [`InsideError::NotSystemd`] if there is no socket (also in
     /// the first moments of a boot); [`InsideError::UserNamespace`] for containers with a user namespace of their own.
     pub async fn connect(leader: i32, leader_pidfd: BorrowedFd<'_>) -> Result<Self, InsideError> {
-        let stream = socket::connect(leader, leader_pidfd)?;
+        let stream = socket::connect(leader, leader_pidfd).await?;
         let build = zbus::connection::Builder::socket(socket::Bounded::new(stream)).p2p().build();
         let connection = within("the greeting", build).await?.map_err(InsideError::from_connection)?;
         Ok(Self { connection })
