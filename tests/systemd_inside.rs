@@ -293,8 +293,8 @@ async fn failed_units_are_seen_and_forgotten(manager: &Manager) {
 }
 
 async fn many_orders_at_once_all_end(payload: &Payload) {
-    let manager = payload.connect().await.unwrap();
     let jobs = (0..20).map(async |number: u32| {
+        let manager = payload.connect().await.unwrap();
         let kind = if number.is_multiple_of(2) { JobKind::Start } else { JobKind::Restart };
         let unit = ["cron", "talks", "systemd-journald", "dbus.socket"][number as usize % 4];
         manager.run_job(kind, unit, PATIENCE).await

@@ -11,27 +11,12 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
-use zbus::{
-    connection::socket::{ReadHalf, Socket, Split, WriteHalf},
-    export::async_trait::async_trait,
-};
+use tokio::net::UnixStream;
 
 use super::{InsideError, enter, within};
 
 const SOCKET_DIRECTORY: &str = "run/systemd";
 const SOCKET_NAME: &str = "private";
-/// Bound for one message: systemd's own list of 10,000 units takes a few MiB.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Bound for everything that is read over one connection.
-const TOTAL_BYTES_MAX: usize = 256 << 20;
-
 /// Connects to the socket of the container whose PID 1 is `leader`, and to nobody else's.
 ///
 /// A payload with a file system of its own making can hold a lookup up for as long as it likes: all of it happens
@@ -117,60 +102,4 @@ fn open_in_root(root: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<Owned
         }
     }
     Err(InsideError::Unreachable { source: Errno::AGAIN.into() })
-}
-
-/// A socket that takes no message over 16 MiB, no more than 256 MiB in all, and no descriptors.
-#[derive(Debug)]
-pub(super) struct Bounded(UnixStream);
-
-impl Bounded {
-    pub(super) fn new(stream: UnixStream) -> Self {
-        Self(stream)
-    }
-}
-
-/// The receiving half of [`Bounded`].
-#[derive(Debug)]
-pub(super) struct BoundedRead {
-    half: OwnedReadHalf,
-    total: usize,
-}
-
-/// The sending half of [`Bounded`].
-#[derive(Debug)]
-pub(super) struct BoundedWrite(OwnedWriteHalf);
-
-impl Socket for Bounded {
-    type ReadHalf = BoundedRead;
-    type WriteHalf = BoundedWrite;
-
-    fn split(self) -> Split<BoundedRead, BoundedWrite> {
-        let (read, write) = self.0.into_split();
-        Split::new(BoundedRead { half: read, total: 0 }, BoundedWrite(write))
-    }
-}
-
-#[async_trait]
-impl ReadHalf for BoundedRead {
-    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        // zbus asks for exactly what is missing of a message.
-        if buffer.len() > MESSAGE_BYTES_MAX || self.total > TOTAL_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it sends more than is allowed"));
-        }
-        // read(2) instead of recvmsg(2): the kernel then drops descriptors that come along.
-        let count = self.half.read(buffer).await?;
-        self.total += count;
-        Ok((count, Vec::new()))
-    }
-}
-
-#[async_trait]
-impl WriteHalf for BoundedWrite {
-    async fn sendmsg(&mut self, buffer: &[u8], _descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        self.0.write(buffer).await
-    }
-
-    async fn close(&mut self) -> io::Result<()> {
-        self.0.shutdown().await
-    }
 }
