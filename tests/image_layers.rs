@@ -1,5 +1,7 @@
 //! Layers: what an archive becomes on the disk, and what a hostile or broken one does not.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test that panics has failed")]
+
 mod image_support;
 
 use std::{
@@ -41,9 +43,9 @@ fn a_tree_is_unpacked_exactly_as_gnu_tar_unpacks_it_in_every_format_and_compress
     }
     let home = Home::new();
     let source = home.path().join("source");
-    // One of everything, and a good part of this very machine.
+    // One of everything, and a part of this very machine.
     special_tree(&source);
-    run(Command::new("cp").args(["-a", "/etc", "/usr/lib/systemd"]).arg(&source));
+    run(Command::new("cp").args(["-a", "/usr/lib/systemd"]).arg(&source));
     for (format, options) in [
         ("gnu", &["--format=gnu"][..]),
         ("gnu, sparse", &["--format=gnu", "--sparse"]),
@@ -74,7 +76,7 @@ fn a_tree_is_unpacked_exactly_as_gnu_tar_unpacks_it_in_every_format_and_compress
         assert_eq!(layer.warnings, Vec::<String>::new(), "{format}");
         let path = LayerStore::open(home.path()).unwrap().path(&layer.diff_id);
         let (found, expected_tree) = (tree(&path), tree(&expected));
-        assert!(expected_tree.len() > 500);
+        assert!(expected_tree.len() > 200);
         for (name, node) in &expected_tree {
             assert_eq!(found.get(name), Some(node), "{format}: {name:?}");
         }
@@ -581,5 +583,7 @@ fn the_state_directory_is_for_its_owner_only() {
     let path = unpacked(&home, &Archive::new().directory("./", 0o755).file("a", "x").build());
     assert_eq!(mode(&path), 0o755);
     symlink("/nowhere", home.path().join("layers/.tmp-link")).unwrap();
-    assert!(LayerStore::open(home.path()).unwrap().sweep(|_| true).is_err(), "a link is nothing of ours");
+    // A link is nothing of ours.
+    assert_eq!(LayerStore::open(home.path()).unwrap().sweep(|_| true).unwrap(), 0);
+    assert!(home.path().join("layers/.tmp-link").is_symlink());
 }

@@ -3,6 +3,8 @@
 //! `DORMOUSE_TEST_TREES` names a directory with Debian trees in it, `NAME-systemd/` each, with cron. systemd-nspawn
 //! boots them here, because it is the manager that systemd itself comes with.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::{
     ffi::OsStr,
     fs,
@@ -82,7 +84,7 @@ impl Payload {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let leader = wait_for(|| descendant(child.id() as i32, leader_name));
+        let leader = wait_for(|| descendant(child.id().cast_signed(), leader_name));
         let pid = rustix::process::Pid::from_raw(leader).unwrap();
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         Self { child, leader, pidfd, work }
@@ -375,7 +377,7 @@ fn a_payload_that_has_ended_is_not_running() {
     run(async {
         assert!(matches!(payload.connect().await, Err(InsideError::NotRunning)));
         // Its number may be somebody else's by now: here, this process's.
-        let own = std::process::id() as i32;
+        let own = std::process::id().cast_signed();
         let result = Manager::connect(own, payload.pidfd.as_fd()).await;
         assert!(matches!(result, Err(InsideError::NotRunning)));
     });
