@@ -31,6 +31,10 @@ pub enum FailureKind {
     CommandNotFound,
     /// The program can't be executed: 126 as in shells, where exit codes are passed on.
     CommandNotExecutable,
+    /// The service refused to start the container: nothing of it has run.
+    NotLaunched,
+    /// There is nothing of this name.
+    NotFound,
     /// The reader of our output has left; nothing is said, and the code is that of a death by SIGPIPE.
     ReaderLeft,
     /// All was said before, as for one of several names.
@@ -65,7 +69,7 @@ impl CliError {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self { kind: FailureKind::ReaderLeft, ..Self::new("") };
         }
-        Self::new(format!("cannot {attempted}: {error}"))
+        Self::new(format!("cannot {attempted}: {}", why(error)))
     }
 
     /// The service's reply is not what its interface promises.
@@ -89,16 +93,24 @@ impl CliError {
         {
             message = attempted_because(attempted, &format!("{field}: {why}"));
         }
-        Self { message: printable(&message), hint: hint(interface, member, why, parameters), kind: kind(member) }
+        Self {
+            message: printable(&message),
+            hint: hint(interface, member, why, parameters),
+            kind: kind(member),
+        }
     }
 
     fn from_transport_reply(attempted: &str, member: &str, parameters: &Value) -> Self {
         let text = |field: &str| parameters.get(field).and_then(Value::as_str).unwrap_or("?");
         let older = "the service may be older than this client; see `dormouse version`";
         let (why, hint) = match member {
-            "InterfaceNotFound" => (format!("the service has no interface {}", text("interface")), Some(older)),
+            "InterfaceNotFound" => {
+                (format!("the service has no interface {}", text("interface")), Some(older))
+            }
             "MethodNotFound" => (format!("the service has no method {}", text("method")), Some(older)),
-            "MethodNotImplemented" => (format!("the service does not implement {}", text("method")), Some(older)),
+            "MethodNotImplemented" => {
+                (format!("the service does not implement {}", text("method")), Some(older))
+            }
             "InvalidParameter" => (format!("the service does not accept {}", text("parameter")), None),
             "PermissionDenied" => ("the service does not permit it".to_owned(), None),
             other => (format!("the service says {other}"), None),
@@ -117,9 +129,14 @@ impl CliError {
             (FailureKind::ReaderLeft, _) => 141,
             (FailureKind::CommandNotFound, true) => 127,
             (FailureKind::CommandNotExecutable, true) => 126,
-            (FailureKind::General | FailureKind::Told, true) => 125,
+            (
+                FailureKind::General | FailureKind::NotLaunched | FailureKind::NotFound | FailureKind::Told,
+                true,
+            ) => 125,
             (
                 FailureKind::General
+                | FailureKind::NotLaunched
+                | FailureKind::NotFound
                 | FailureKind::Told
                 | FailureKind::CommandNotFound
                 | FailureKind::CommandNotExecutable,
@@ -148,10 +165,21 @@ fn attempted_because(attempted: &str, why: &str) -> String {
     if why.starts_with("cannot ") { why.to_owned() } else { format!("cannot {attempted}: {why}") }
 }
 
+/// The text of a failed system call, without the number that the standard library puts behind it.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
+}
+
 fn kind(member: &str) -> FailureKind {
     match member {
         "CommandNotFound" => FailureKind::CommandNotFound,
         "CommandNotExecutable" => FailureKind::CommandNotExecutable,
+        "LaunchFailed" | "InvalidSpec" | "Unsupported" => FailureKind::NotLaunched,
+        "NotFound" => FailureKind::NotFound,
         _ => FailureKind::General,
     }
 }
@@ -255,14 +283,16 @@ mod tests {
 
     #[test]
     fn a_reason_cannot_steer_the_terminal() {
-        let error = CliError::from_reply("start \"x\"", "a.b.Failed", &json!({"reason": "\u{1b}]0;owned\u{7}"}));
+        let error =
+            CliError::from_reply("start \"x\"", "a.b.Failed", &json!({"reason": "\u{1b}]0;owned\u{7}"}));
         assert!(!error.render().contains('\u{1b}'));
     }
 
     #[test]
     fn exit_codes_are_those_of_shells_where_codes_are_passed_on() {
         let code = |member: &str, passes| {
-            CliError::from_reply("run", &format!("io.dormouse.Container.{member}"), &json!({})).exit_code(passes)
+            CliError::from_reply("run", &format!("io.dormouse.Container.{member}"), &json!({}))
+                .exit_code(passes)
         };
         assert_eq!(code("CommandNotFound", true), 127);
         assert_eq!(code("CommandNotExecutable", true), 126);

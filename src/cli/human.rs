@@ -23,7 +23,9 @@ pub enum HumanError {
         text: String,
     },
     /// Neither a duration nor a point in time.
-    #[error("{text:?} is no time; write 2026-01-31, 2026-01-31T12:00:00Z, seconds since 1970, or 10m for ten minutes ago")]
+    #[error(
+        "{text:?} is no time; write 2026-01-31, 2026-01-31T12:00:00Z, seconds since 1970, or 10m for ten minutes ago"
+    )]
     Time {
         /// What was given.
         text: String,
@@ -129,7 +131,8 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
         return None;
     }
     let usec: i64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
-    let sec = days_from_civil(year, month, day) * SEC_PER_DAY + hour * 3_600 + minute * 60 + second - offset_sec;
+    let sec =
+        days_from_civil(year, month, day) * SEC_PER_DAY + hour * 3_600 + minute * 60 + second - offset_sec;
     sec.checked_mul(USEC_PER_SEC)?.checked_add(usec)
 }
 
@@ -290,7 +293,15 @@ mod tests {
         check("2024-02-29T12:30:15.5Z", 1_709_209_815_500_000);
         check("2024-02-29T14:30:15.5+02:00", 1_709_209_815_500_000);
         check("2024-02-29 12:30", 1_709_209_800_000_000);
-        for text in ["", "yesterday", "2023-02-29", "2024-13-01", "2024-01-01T25:00:00Z", "2024-01-01T10:00:00.Z", "2024-1-1"] {
+        for text in [
+            "",
+            "yesterday",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-01-01T25:00:00Z",
+            "2024-01-01T10:00:00.Z",
+            "2024-1-1",
+        ] {
             assert!(parse_time(text, now).is_err(), "{text:?}");
         }
     }

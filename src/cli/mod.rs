@@ -1,1 +1,96 @@
-//! cli
+//! The client commands: arguments in, varlink calls out, results as tables or JSON.
+//!
+//! Everything goes through the service's public interface; nothing here knows the engine. One verb is one file in
+//! `commands`; what they share is beside this file.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod commands;
+mod errors;
+mod human;
+mod output;
+mod service;
+mod session;
+mod signals;
+mod spec;
+mod streams;
+mod table;
+mod terminal;
+
+/// Containers, and the systemd inside them, through a service that sleeps.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dormouse",
+    version,
+    max_term_width = 120,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "\
+Examples:
+  dormouse import debian.tar.zst debian            make an image of a root file system
+  dormouse run --name web -d --wait ready debian /sbin/init
+  dormouse units list --failed web                 what does not work in it
+  dormouse run --rm -it debian bash                a shell in a container of its own
+
+`dormouse serve --help` tells of the service itself."
+)]
+struct Cli {
+    /// Where the service listens [default: unix:/run/dormouse/io.dormouse, or your own in $XDG_RUNTIME_DIR]
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_ADDRESS",
+        value_name = "ADDRESS",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    address: Option<String>,
+
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+/// Runs the command that the arguments of this process tell.
+///
+/// The exit code is that of the program for the commands that run one; else 0, 1 for a failure and 2 for arguments
+/// that make no sense.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let service = service::Service::at(cli.address.as_deref());
+    let passes_codes = cli.command.passes_codes();
+    match cli.command.run(&service) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            streams::complain(&error.render());
+            ExitCode::from(error.exit_code(passes_codes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_argument_has_a_help_text() {
+        fn check(command: &clap::Command, path: &str) {
+            assert!(command.get_about().is_some(), "{path} has no help text");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{path} {} has no help text", argument.get_id());
+            }
+            for sub in command.get_subcommands() {
+                check(sub, &format!("{path} {}", sub.get_name()));
+            }
+        }
+        check(&Cli::command(), "dormouse");
+    }
+}

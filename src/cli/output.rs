@@ -29,7 +29,11 @@ pub struct FormatFlag {
 ///
 /// # Errors
 /// If standard output takes no more.
-pub fn print_list(format: Format, items: &[Value], table: impl FnOnce() -> Result<String, CliError>) -> Result<(), CliError> {
+pub fn print_list(
+    format: Format,
+    items: &[Value],
+    table: impl FnOnce() -> Result<String, CliError>,
+) -> Result<(), CliError> {
     match format {
         Format::Table => print(&table()?),
         Format::Json => print(&pretty(&Value::Array(items.to_vec()))),
@@ -41,7 +45,11 @@ pub fn print_list(format: Format, items: &[Value], table: impl FnOnce() -> Resul
 ///
 /// # Errors
 /// If standard output takes no more.
-pub fn print_one(format: Format, item: &Value, text: impl FnOnce() -> Result<String, CliError>) -> Result<(), CliError> {
+pub fn print_one(
+    format: Format,
+    item: &Value,
+    text: impl FnOnce() -> Result<String, CliError>,
+) -> Result<(), CliError> {
     match format {
         Format::Table => print(&text()?),
         Format::Json => print(&pretty(item)),
@@ -67,5 +75,6 @@ pub fn pretty(item: &Value) -> String {
 /// # Errors
 /// If they are not of that type.
 pub fn typed<T: serde::de::DeserializeOwned>(attempted: &str, item: &Value) -> Result<T, CliError> {
-    serde::Deserialize::deserialize(item).map_err(|error: serde_json::Error| CliError::bad_reply(attempted, error))
+    serde::Deserialize::deserialize(item)
+        .map_err(|error: serde_json::Error| CliError::bad_reply(attempted, error))
 }

@@ -1,13 +1,14 @@
 //! The service at the other end: its address, connections to it, and calls whose failures are told in words.
 
 use std::fmt::Display;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, why};
 use crate::varlink::client::{ClientError, Connection, Reply};
 
 /// Where the service listens.
@@ -30,14 +31,16 @@ impl Service {
     /// # Errors
     /// If nobody listens there, or not for this user.
     pub fn connect(&self) -> Result<Connection, CliError> {
-        Connection::connect(&self.address).map_err(|error| {
-            let text = error_text(&error);
-            let hint = if text.contains("ermission denied") {
-                "the system's service is for root; as another user set --address or DORMOUSE_ADDRESS to your own"
-            } else {
-                "is the socket active? `systemctl enable --now dormouse.socket`, or set --address or DORMOUSE_ADDRESS"
-            };
-            CliError::new(format!("cannot reach the service at {}: {text}", self.address)).with_hint(hint)
+        Connection::connect(&self.address).map_err(|error| match error {
+            ClientError::Connect { address, source } => {
+                CliError::new(format!("cannot reach the service at {address}: {}", why(&source))).with_hint(match source.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "the system's service is for root; another user's own is set by --address or DORMOUSE_ADDRESS"
+                    }
+                    _ => "is dormouse.socket active? If the service is elsewhere, set --address or DORMOUSE_ADDRESS",
+                })
+            }
+            other => CliError::usage(error_text(&other)),
         })
     }
 
@@ -83,11 +86,13 @@ impl Service {
         let mut connection = self.connect()?;
         let attempted = attempted.to_string();
         let replies = connection
-            .call_more(method, without_nulls(parameters), descriptors)
+            .call_more(method, without_nulls(parameters), &borrowed(&descriptors))
             .map_err(|error| told(&attempted, error))?;
+        drop(descriptors);
         for reply in replies {
             let Reply { parameters, fds, .. } = reply.map_err(|error| told(&attempted, error))?;
-            let reply = serde_json::from_value(parameters).map_err(|error| CliError::bad_reply(&attempted, error))?;
+            let reply =
+                serde_json::from_value(parameters).map_err(|error| CliError::bad_reply(&attempted, error))?;
             each(reply, fds)?;
         }
         Ok(())
@@ -120,9 +125,13 @@ pub fn call_with_fds<T: DeserializeOwned>(
 ) -> Result<T, CliError> {
     let attempted = attempted.to_string();
     let reply = connection
-        .call(method, without_nulls(parameters), descriptors)
+        .call(method, without_nulls(parameters), &borrowed(&descriptors))
         .map_err(|error| told(&attempted, error))?;
     serde_json::from_value(reply.parameters).map_err(|error| CliError::bad_reply(&attempted, error))
+}
+
+fn borrowed(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    descriptors.iter().map(AsFd::as_fd).collect()
 }
 
 fn told(attempted: &str, error: ClientError) -> CliError {
@@ -146,7 +155,9 @@ fn error_text(error: &dyn std::error::Error) -> String {
 
 fn without_nulls(parameters: Value) -> Value {
     match parameters {
-        Value::Object(fields) => Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+        }
         other => other,
     }
 }

@@ -79,7 +79,12 @@ impl Session<'_> {
     ///
     /// # Errors
     /// What the call says, and if streams, signals or the terminal can't be used.
-    pub fn run(&self, attempted: &str, method: &str, mut parameters: Map<String, Value>) -> Result<Outcome, CliError> {
+    pub fn run(
+        &self,
+        attempted: &str,
+        method: &str,
+        mut parameters: Map<String, Value>,
+    ) -> Result<Outcome, CliError> {
         let (sender, events) = mpsc::channel();
         let signals = sender.clone();
         signals::deliver_to(move |signal| forward(&signals, Event::Signal(signal)))
@@ -120,7 +125,8 @@ impl Session<'_> {
     }
 
     fn attend(&self, events: &Receiver<Event>) -> Result<Outcome, CliError> {
-        let mut control = Control { session: self, connection: None, resize: self.terminal, kill: None, retries: 0 };
+        let mut control =
+            Control { session: self, connection: None, resize: self.terminal, kill: None, retries: 0 };
         let mut signalled = false;
         loop {
             let event = if control.is_due() {
@@ -139,7 +145,10 @@ impl Session<'_> {
                     signalled = true;
                     control.want_kill(signal);
                     if io::IsTerminal::is_terminal(&io::stderr()) {
-                        complain(&format!("\rdormouse: sent {signal} to {:?}; once more leaves it running\r\n", self.name));
+                        complain(&format!(
+                            "\rdormouse: sent {signal} to {:?}; once more leaves it running\r\n",
+                            self.name
+                        ));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => control.try_all(),
@@ -193,7 +202,9 @@ impl Control<'_> {
         }
         if self.resize {
             let done = match terminal::size() {
-                Some(size) => self.call("Resize", json!({"name": id, "rows": size.rows, "columns": size.columns})),
+                Some(size) => {
+                    self.call("Resize", json!({"name": id, "rows": size.rows, "columns": size.columns}))
+                }
                 None => true,
             };
             self.resize = !done;
@@ -207,7 +218,8 @@ impl Control<'_> {
         }
         let Some(connection) = &mut self.connection else { return false };
         let method = format!("io.dormouse.Container.{method}");
-        let result: Result<Value, CliError> = service::call(connection, "control the container", &method, parameters);
+        let result: Result<Value, CliError> =
+            service::call(connection, "control the container", &method, parameters);
         if result.is_err() {
             // It may have been the connection.
             self.connection = None;

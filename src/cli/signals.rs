@@ -5,6 +5,8 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::cli::streams::complain;
+
 /// Takes the signals of a foreground command (SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH) from now on, and calls
 /// `deliver` with each in a thread that ends with the process. To be called before any other thread exists, because a
 /// thread that does not block them would still die of them.
@@ -22,13 +24,17 @@ pub fn deliver_to(mut deliver: impl FnMut(Signal) + Send + 'static) -> io::Resul
         loop {
             match queue.read_signal() {
                 Ok(Some(info)) => {
-                    if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+                    if let Some(signal) =
+                        i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())
+                    {
                         deliver(signal);
                     }
                 }
                 Ok(None) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => {
-                    tracing::warn!(%errno, "cannot read signals, ignoring them from now on");
+                    complain(&format!(
+                        "dormouse: cannot read signals: {errno}; ignoring them from now on\r\n"
+                    ));
                     return;
                 }
             }

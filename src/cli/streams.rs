@@ -136,7 +136,8 @@ impl OutputPumps {
 fn pump_output(mut from: File, to: &OwnedFd, stopped: &PipeReader) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let mut waits = [PollFd::new(from.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+        let mut waits =
+            [PollFd::new(from.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waits, PollTimeout::NONE) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
@@ -182,7 +183,9 @@ pub fn pump_input(
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(from.as_fd(), PollFlags::POLLIN),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait_for(from.as_fd(), PollFlags::POLLIN)
+                }
                 Err(_) => break,
             }
         }

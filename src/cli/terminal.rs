@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use rustix::termios::{self, OptionalActions, Termios, Winsize};
 
+use crate::cli::streams::complain;
+
 /// The size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -17,11 +19,15 @@ pub struct Size {
 
 /// Returns the size of the terminal that we write to or read from; `None` if there is none, or it does not know.
 pub fn size() -> Option<Size> {
-    [termios::tcgetwinsize(io::stdout()), termios::tcgetwinsize(io::stdin()), termios::tcgetwinsize(io::stderr())]
-        .into_iter()
-        .flatten()
-        .find(|size| size.ws_row > 0 && size.ws_col > 0)
-        .map(|size| Size { rows: size.ws_row, columns: size.ws_col })
+    [
+        termios::tcgetwinsize(io::stdout()),
+        termios::tcgetwinsize(io::stdin()),
+        termios::tcgetwinsize(io::stderr()),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|size| size.ws_row > 0 && size.ws_col > 0)
+    .map(|size| Size { rows: size.ws_row, columns: size.ws_col })
 }
 
 /// Sets the size of the terminal behind a master descriptor; its foreground processes get SIGWINCH.
@@ -64,7 +70,9 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         if let Err(error) = termios::tcsetattr(&self.terminal, OptionalActions::Drain, &self.before) {
-            tracing::warn!(%error, "cannot restore the mode of the terminal, ignoring; `reset` does it");
+            complain(&format!(
+                "dormouse: cannot restore the mode of the terminal: {error}; `reset` does it\r\n"
+            ));
         }
     }
 }
@@ -87,7 +95,9 @@ impl FromStr for DetachKeys {
     fn from_str(text: &str) -> Result<Self, String> {
         let keys = text.split(',').filter(|key| !key.is_empty());
         keys.map(|key| {
-            key_byte(key).ok_or_else(|| format!("{key:?} is no key; write a character or ctrl-a to ctrl-z, as in ctrl-p,ctrl-q"))
+            key_byte(key).ok_or_else(|| {
+                format!("{key:?} is no key; write a character or ctrl-a to ctrl-z, as in ctrl-p,ctrl-q")
+            })
         })
         .collect::<Result<_, _>>()
         .map(Self)

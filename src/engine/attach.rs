@@ -8,7 +8,6 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::monitor::config::ATTACH_SOCKET;
 

@@ -151,7 +151,7 @@ impl Engine {
             Told::Running if told.init.is_some_and(|init| init.is_alive()) || supervised => {
                 if run_dir.join(STOP_REQUESTED).exists() {
                     Phase::Stopping
-                } else if Cgroup::open(&told.cgroup).is_ok_and(|cgroup| cgroup.frozen()) {
+                } else if Cgroup::open(&told.cgroup).is_ok_and(|cgroup| cgroup.frozen().unwrap_or(false)) {
                     Phase::Paused
                 } else {
                     Phase::Running

@@ -10,11 +10,11 @@ use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 
-use crate::runtime::{defaults, seccomp};
+use crate::runtime::seccomp;
 
 use super::passwd::{self, RootView};
 use super::spec::Seccomp;
-use super::{Container, Engine, EngineError, Phase, Streams, launch, oci};
+use super::{Container, Engine, EngineError, Phase, Streams, capabilities, launch, oci};
 
 /// How much of each stream is collected where the caller gives no descriptors.
 const COLLECTED_MAX_BYTES: u64 = 1 << 20;
@@ -184,7 +184,7 @@ impl Engine {
         env.extend(request.env.clone());
         let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         let capabilities =
-            if request.privileged { defaults::available_capabilities() } else { oci::capabilities(definition)? };
+            if request.privileged { capabilities::available() } else { oci::capabilities(definition)? };
         let effective: &[String] = if user.uid == 0 || request.privileged { &capabilities } else { &[] };
         let mut process = json!({
             "terminal": request.terminal,
@@ -200,10 +200,9 @@ impl Engine {
         if let Some((rows, columns)) = request.size {
             process["consoleSize"] = json!({"height": rows, "width": columns});
         }
-        let names: Vec<&str> = capabilities.iter().map(String::as_str).collect();
         let filter = match &definition.spec.seccomp {
             _ if request.privileged => None,
-            Seccomp::Default => serde_json::to_value(seccomp::default_profile(&names)).ok(),
+            Seccomp::Default => serde_json::to_value(seccomp::default_profile(&capabilities::typed(&capabilities))).ok(),
             _ => oci::seccomp_profile(definition, &capabilities)?,
         };
         Ok((process, filter))

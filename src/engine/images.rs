@@ -93,9 +93,12 @@ impl Engine {
         let limits = Limits { whiteouts: Whiteouts::Drop, ..Limits::default() };
         let layer = self
             .layers()?
-            .import(source, &limits, cancelled, &mut |now| {
-                progress(ImportProgress { bytes_read: now.bytes_read, entries: now.entries });
-            })
+            .import(
+                source,
+                &limits,
+                &mut |now| progress(ImportProgress { bytes_read: now.bytes_read, entries: now.entries }),
+                cancelled,
+            )
             .map_err(from_image_error)?;
         let created_usec = now_usec();
         let mut image = ImageConfig::for_tree(layer.diff_id.clone(), u64::try_from(created_usec).unwrap_or_default());

@@ -245,7 +245,7 @@ pub(super) fn launch_error(container: &Container, step: String, errno: i32, mess
 }
 
 pub(super) fn command_error(name: String, command: String, step: String, errno: i32, message: String) -> EngineError {
-    if step == crate::runtime::STEP_EXEC {
+    if step == crate::runtime::Step::Exec.as_str() {
         return match errno {
             libc::ENOENT | libc::ENOTDIR => EngineError::CommandNotFound { name, command },
             _ => EngineError::CommandNotExecutable { name, command, reason: message },

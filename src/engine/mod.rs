@@ -8,6 +8,7 @@
 //! their text says that they must run to their end.
 
 mod attach;
+mod capabilities;
 mod container;
 mod create;
 mod definition;

@@ -14,10 +14,10 @@ use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
 use super::spec::{Device, MountKind, Namespace, Resources, Seccomp};
-use super::{Container, Definition, Engine, EngineError};
+use super::{Container, Definition, Engine, EngineError, capabilities};
 
 /// Under which cgroup every container has its own, in each hierarchy.
-pub(super) const CGROUP_PARENT: &str = "/dormouse";
+const CGROUP_PARENT: &str = "/dormouse";
 /// What Podman allows too; a fork bomb ends here.
 const PIDS_MAX: i64 = 2048;
 const SHM_SIZE_BYTES: u64 = 64 << 20;
@@ -248,7 +248,7 @@ fn user_mount(index: usize, mount: &super::spec::Mount) -> Result<Value, EngineE
 /// In the runtime-spec's order of meaning: default set, minus the dropped, plus the added.
 pub(super) fn capabilities(definition: &Definition) -> Result<Vec<String>, EngineError> {
     let spec = &definition.spec;
-    let available = defaults::available_capabilities();
+    let available = capabilities::available();
     if spec.privileged {
         return Ok(available);
     }
@@ -261,7 +261,7 @@ pub(super) fn capabilities(definition: &Definition) -> Result<Vec<String>, Engin
             Err(invalid(field, format!("{name} is no capability that this host can give")))
         }
     };
-    let mut set: Vec<String> = defaults::CAPABILITIES.iter().map(ToString::to_string).collect();
+    let mut set = capabilities::default_set();
     for (index, name) in spec.capabilities_drop.iter().enumerate() {
         match normal(format!("spec.capabilitiesDrop[{index}]"), name)?.as_str() {
             "ALL" => set.clear(),
@@ -320,10 +320,10 @@ fn hidden_paths(definition: &Definition) -> (Vec<String>, Vec<String>) {
     let open = |path: &str| {
         spec.privileged || spec.unmasked.iter().any(|given| given.eq_ignore_ascii_case("ALL") || given.trim_end_matches('/') == path)
     };
-    let kept = |paths: &[&str]| paths.iter().filter(|path| !open(path)).map(ToString::to_string).collect::<Vec<_>>();
-    let mut masked = kept(defaults::MASKED_PATHS);
+    let kept = |paths: Vec<String>| paths.into_iter().filter(|path| !open(path)).collect::<Vec<_>>();
+    let mut masked = kept(defaults::masked_paths());
     masked.extend(spec.masked.iter().cloned());
-    (masked, kept(defaults::READONLY_PATHS))
+    (masked, kept(defaults::READONLY_PATHS.map(str::to_owned).to_vec()))
 }
 
 fn device_node(device: &Device) -> Result<(char, u64, u64, u32, u32, u32), EngineError> {
@@ -348,7 +348,7 @@ fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineEr
         wanted.extend(host_devices());
     } else {
         rules.push(json!({"allow": false, "access": "rwm"}));
-        rules.extend(defaults::device_rules());
+        rules.extend(defaults::device_rules().iter().filter_map(|rule| serde_json::to_value(rule).ok()));
     }
     for device in &wanted {
         let (kind, major, minor, mode, uid, gid) = device_node(device)?;
@@ -474,12 +474,12 @@ fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Va
 
 pub(super) fn seccomp_profile(definition: &Definition, capabilities: &[String]) -> Result<Option<Value>, EngineError> {
     let spec = &definition.spec;
-    let capabilities: Vec<&str> = capabilities.iter().map(String::as_str).collect();
+    let capabilities = capabilities::typed(capabilities);
     let profile = match &spec.seccomp {
         Seccomp::Default if spec.privileged => return Ok(None),
         Seccomp::Unconfined => return Ok(None),
         Seccomp::Default => seccomp::default_profile(&capabilities),
-        Seccomp::Profile(profile) => seccomp::load_profile_json(profile, &capabilities)
+        Seccomp::Profile(profile) => seccomp::profile_from_json(profile, &capabilities)
             .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))?,
     };
     serde_json::to_value(profile)

@@ -88,11 +88,30 @@ impl Engine {
         matches!(container.definition.spec.log, super::spec::Log::K8sFile { .. }).then(|| self.log_path(&container.row.id))
     }
 
+    /// The cgroup controllers of this host: those with a hierarchy of their own, and those of the unified one.
+    pub fn cgroup_controllers() -> Vec<String> {
+        let legacy = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let unified = ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"]
+            .iter()
+            .find_map(|path| std::fs::read_to_string(path).ok())
+            .unwrap_or_default();
+        let mut names: Vec<String> =
+            legacy.lines().flat_map(controllers_of).chain(unified.split_whitespace()).map(str::to_owned).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// The runtimes that can be asked for on this host.
     pub fn runtimes() -> Vec<&'static str> {
         let external = ["crun", "runc"].into_iter().filter(|name| super::launch::find_program(name).is_some());
         std::iter::once("native").chain(external).collect()
     }
+}
+
+/// The controllers that a line of /proc/self/cgroup names (cgroups(7)).
+fn controllers_of(line: &str) -> impl Iterator<Item = &str> {
+    line.split(':').nth(1).unwrap_or_default().split(',').filter(|name| !name.is_empty() && !name.contains('='))
 }
 
 fn is_named(row: &ContainerRow, name: &str) -> bool {

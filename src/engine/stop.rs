@@ -1,9 +1,9 @@
 //! Signals: kill, stop, restart, pause and resume.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::monitor::config::STOP_REQUESTED;
 use crate::monitor::state::ProcessRef;
@@ -151,7 +151,7 @@ impl Engine {
 fn thaw(live: &Live) {
     if let Some(told) = &live.told
         && let Ok(cgroup) = Cgroup::open(&told.cgroup)
-        && cgroup.frozen()
+        && cgroup.frozen().unwrap_or(false)
         && let Err(error) = cgroup.thaw()
     {
         tracing::warn!(cgroup = told.cgroup, %error, "cannot thaw, ignoring");
@@ -169,11 +169,7 @@ pub(super) fn open_process(process: ProcessRef) -> Option<OwnedFd> {
 fn send_signal(process: ProcessRef, signal: i32) -> Result<bool, EngineError> {
     let Some(pidfd) = open_process(process) else { return Ok(false) };
     let failed = |reason: String| EngineError::Failed { attempted: format!("send signal {signal}"), reason };
-    let signal = match Signal::from_named_raw(signal) {
-        Some(signal) => signal,
-        None => return crate::runtime::send_realtime_signal(&pidfd, signal).map_err(|errno| failed(errno.to_string())),
-    };
-    match rustix::process::pidfd_send_signal(&pidfd, signal) {
+    match crate::runtime::pidfd_send_signal(pidfd.as_fd(), signal) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::SRCH) => Ok(false),
         Err(errno) => Err(failed(errno.to_string())),

@@ -19,9 +19,6 @@ impl Engine {
                 self.sweep_container(&id)?;
             }
         }
-        for id in Cgroup::children(oci::CGROUP_PARENT) {
-            self.sweep_container(&id)?;
-        }
         self.sweep_layers()
     }
 
@@ -32,11 +29,6 @@ impl Engine {
         let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
         // Again under the lock: it may just have been created.
         if self.store()?.has_container(id)? {
-            return Ok(());
-        }
-        // Another instance, with other directories, may have containers in the same cgroup parent.
-        let ours = self.paths().run_container(id).exists() || self.paths().container(id).exists();
-        if !ours {
             return Ok(());
         }
         tracing::info!(id, "removing what an interrupted change left");

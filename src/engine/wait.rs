@@ -165,7 +165,8 @@ impl StateWatch {
         let ended = async {
             match pidfd {
                 Some(pidfd) => {
-                    crate::readiness::watch(pidfd, Interest::READABLE).map_err(failed)?.readable().await.map_err(failed)?;
+                    let watched = crate::readiness::watch(pidfd, Interest::READABLE).map_err(failed)?;
+                    watched.readable().await.map_err(failed)?.retain_ready();
                     Ok(())
                 }
                 None => std::future::pending().await,

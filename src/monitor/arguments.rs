@@ -47,12 +47,4 @@ mod tests {
         assert_eq!(parse(&["--a"]), (String::new(), Err("--a".into())));
     }
 
-    #[test]
-    fn descriptors_are_numbers_from_zero() {
-        assert_eq!(fd("7".as_ref()), Some(7));
-        assert_eq!(fd("-1".as_ref()), None);
-        assert_eq!(three_fds("5,6,7".as_ref()), Some([5, 6, 7]));
-        assert_eq!(three_fds("5,6".as_ref()), None);
-        assert_eq!(three_fds("5,6,x".as_ref()), None);
-    }
 }

@@ -24,8 +24,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("dormouse init: cannot block signals: {errno}");
         return ExitCode::from(126);
     }
-    // A group of its own, so that Ctrl-C at a terminal does not come twice. The mask is inherited by std's spawn as
-    // it is now, so the child is told to unblock by way of the default that Command restores: an empty mask.
+    // A group of its own, so that Ctrl-C at a terminal does not come twice.
     let child = match Command::new(&program).args(args).process_group(0).spawn() {
         Ok(child) => Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)),
         Err(error) => {
@@ -33,6 +32,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 });
         }
     };
+    if std::io::IsTerminal::is_terminal(&std::io::stdin())
+        && let Err(errno) = nix::unistd::tcsetpgrp(std::io::stdin(), child)
+    {
+        eprintln!("dormouse init: cannot give the terminal to the program, ignoring: {errno}");
+    }
     loop {
         match signals.wait() {
             Ok(Signal::SIGCHLD) => {

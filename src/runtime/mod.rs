@@ -31,14 +31,24 @@
 
 pub mod cgroup;
 pub mod defaults;
+mod devices;
 mod error;
+mod exec;
+mod init;
+mod launch;
+mod mounts;
+mod process;
+mod report;
+mod root;
 pub mod seccomp;
 mod spec;
+mod syscall;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use self::cgroup::Cgroup;
@@ -140,38 +150,49 @@ pub struct Running {
 /// Dropping it kills init and removes the cgroup.
 #[derive(Debug)]
 pub struct Created {
-    _private: (),
+    waiting: launch::Waiting,
 }
 
 impl Created {
-    /// Lets init run its program.
+    /// Lets init run its program, and returns when it does.
     ///
     /// # Errors
     /// [`RuntimeError::CommandNotFound`] and the like when the program cannot be run; the container is gone then.
     pub fn start(self) -> Result<Running, RuntimeError> {
-        Err(RuntimeError::Died { step: Step::Exec })
+        self.waiting.start()
     }
 
     /// The pid of the waiting init on the host.
     pub fn pid(&self) -> i32 {
-        0
+        self.waiting.pid()
     }
 }
 
 /// Makes a container up to the point where only the program is missing.
 ///
+/// The caller has one thread. It is not dumpable afterwards.
+///
 /// # Errors
 /// A [`RuntimeError`] that names the step; nothing is left behind.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, RuntimeError> {
-    let _ = request;
-    Err(RuntimeError::Died { step: Step::Clone })
+    launch::create(request).map(|waiting| Created { waiting })
 }
 
 /// Runs one more process in a running container.
 ///
+/// The caller has one thread, and is in the container's namespaces afterwards, whatever the outcome: it is a process that
+/// does nothing else. [`Running::start_time`] is 0: the host's /proc is out of its sight.
+///
 /// # Errors
 /// A [`RuntimeError`] that names the step; no process is left behind.
 pub fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
-    let _ = request;
-    Err(RuntimeError::Died { step: Step::Clone })
+    exec::exec(request)
+}
+
+/// `pidfd_send_signal(2)`, with any signal that the kernel has.
+///
+/// # Errors
+/// ESRCH where the process has ended, EINVAL for what is no signal.
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    syscall::pidfd_send_signal(process, signal)
 }

@@ -220,7 +220,9 @@ impl SpecFlags {
         let mut log = Map::new();
         for (key, value) in pairs("--log-opt", &self.log_options, false)? {
             match key.as_str() {
-                "max-size" => put(&mut log, "sizeMaxBytes", Some(flag_value("--log-opt", parse_size(&value))?)),
+                "max-size" => {
+                    put(&mut log, "sizeMaxBytes", Some(flag_value("--log-opt", parse_size(&value))?))
+                }
                 "max-file" => {
                     let count: i64 = value.parse().map_err(|_| {
                         CliError::usage(format!("--log-opt: max-file must be a number, not {value:?}"))

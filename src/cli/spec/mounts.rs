@@ -13,14 +13,19 @@ const FLAGS: [&str; 4] = ["nosuid", "nodev", "noexec", "noatime"];
 
 /// Makes a path of the host absolute, from the current directory; links stay as they are.
 pub fn absolute(path: &str) -> Result<String, CliError> {
-    let absolute = std::path::absolute(path).map_err(|error| CliError::io(format!("use the path {path:?}"), &error))?;
+    let absolute =
+        std::path::absolute(path).map_err(|error| CliError::io(format!("use the path {path:?}"), &error))?;
     absolute
         .into_os_string()
         .into_string()
         .map_err(|path| CliError::usage(format!("the path {path:?} is not UTF-8, as varlink needs it")))
 }
 
-pub(super) fn mounts(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> Result<Vec<Value>, CliError> {
+pub(super) fn mounts(
+    volumes: &[String],
+    mounts: &[String],
+    tmpfs: &[String],
+) -> Result<Vec<Value>, CliError> {
     let volumes = volumes.iter().map(|text| volume(text));
     let mounts = mounts.iter().map(|text| mount(text));
     let tmpfs = tmpfs.iter().map(|text| tmpfs_mount(text));
@@ -51,7 +56,9 @@ fn mount(text: &str) -> Result<Value, CliError> {
         .filter(|option| !option.is_empty())
         .map(|option| option.split_once('=').map_or((option, None), |(key, value)| (key, Some(value))))
         .collect();
-    let find = |names: &[&str]| options.iter().rev().find(|(key, _)| names.contains(key)).and_then(|(_, value)| *value);
+    let find = |names: &[&str]| {
+        options.iter().rev().find(|(key, _)| names.contains(key)).and_then(|(_, value)| *value)
+    };
     let target = find(&["target", "destination", "dst"])
         .ok_or_else(|| CliError::usage(format!("--mount: {text:?} has no target=")))?;
     let source = find(&["source", "src"]);
@@ -61,7 +68,8 @@ fn mount(text: &str) -> Result<Value, CliError> {
         ("tmpfs", None) => tmpfs_at(target),
         ("tmpfs", Some(_)) => return Err(CliError::usage("--mount: a tmpfs has no source")),
         (other, _) => {
-            return Err(CliError::usage(format!("--mount: there is no type {other:?}")).with_hint("bind and tmpfs are known"));
+            return Err(CliError::usage(format!("--mount: there is no type {other:?}"))
+                .with_hint("bind and tmpfs are known"));
         }
     };
     for (key, value) in options {
@@ -98,7 +106,12 @@ fn tmpfs_at(target: &str) -> Map<String, Value> {
     mount
 }
 
-fn set_option(mount: &mut Map<String, Value>, flag: &str, key: &str, value: Option<&str>) -> Result<(), CliError> {
+fn set_option(
+    mount: &mut Map<String, Value>,
+    flag: &str,
+    key: &str,
+    value: Option<&str>,
+) -> Result<(), CliError> {
     let is_bind = mount.get("kind").and_then(Value::as_str) == Some("bind");
     let unknown = || {
         let shown = value.map_or(key.to_owned(), |value| format!("{key}={value}"));
@@ -123,8 +136,9 @@ fn set_option(mount: &mut Map<String, Value>, flag: &str, key: &str, value: Opti
             put(mount, "sizeBytes", Some(flag_value(flag, parse_size(value))?));
         }
         ("mode" | "tmpfs-mode", Some(value)) if !is_bind => {
-            let mode = i64::from_str_radix(value, 8)
-                .map_err(|_| CliError::usage(format!("{flag}: the mode {value:?} is not octal, as in 1777")))?;
+            let mode = i64::from_str_radix(value, 8).map_err(|_| {
+                CliError::usage(format!("{flag}: the mode {value:?} is not octal, as in 1777"))
+            })?;
             put(mount, "mode", Some(mode));
         }
         (key, None) if FLAGS.contains(&key) => match mount.get_mut("flags").and_then(Value::as_array_mut) {
@@ -148,7 +162,9 @@ fn device(text: &str) -> Result<Value, CliError> {
         [path] => (*path, None, None),
         [path, second] if is_permissions(second) => (*path, None, Some(*second)),
         [path, inside] => (*path, Some(*inside), None),
-        [path, inside, permissions] if is_permissions(permissions) => (*path, Some(*inside), Some(*permissions)),
+        [path, inside, permissions] if is_permissions(permissions) => {
+            (*path, Some(*inside), Some(*permissions))
+        }
         _ => return Err(CliError::usage(format!("--device: {text:?} is not HOST[:CONTAINER][:rwm]"))),
     };
     if [Some(path), inside].into_iter().flatten().any(|path| !Path::new(path).is_absolute()) {

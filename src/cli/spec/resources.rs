@@ -104,8 +104,11 @@ impl ResourceFlags {
         ];
         for (flag, field, texts) in flags {
             for text in texts {
-                let Some((path, rate)) = text.rsplit_once(':').filter(|(path, _)| path.starts_with('/')) else {
-                    return Err(CliError::usage(format!("{flag}: {text:?} is not DEVICE:RATE, as in /dev/sda:1m")));
+                let Some((path, rate)) = text.rsplit_once(':').filter(|(path, _)| path.starts_with('/'))
+                else {
+                    return Err(CliError::usage(format!(
+                        "{flag}: {text:?} is not DEVICE:RATE, as in /dev/sda:1m"
+                    )));
                 };
                 let device = devices.entry(path).or_default();
                 put(device, "path", Some(path));
@@ -140,7 +143,8 @@ fn ulimits(texts: &[String]) -> Result<Vec<Value>, CliError> {
 }
 
 fn ulimit(text: &str) -> Result<Value, CliError> {
-    let error = || CliError::usage(format!("--ulimit: {text:?} is not NAME=SOFT[:HARD], as in nofile=1024:4096"));
+    let error =
+        || CliError::usage(format!("--ulimit: {text:?} is not NAME=SOFT[:HARD], as in nofile=1024:4096"));
     let limit = |text: &str| match text {
         "unlimited" | "-1" => Ok(-1),
         number => number.parse::<i64>().ok().filter(|limit| *limit >= 0).ok_or_else(error),

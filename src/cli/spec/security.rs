@@ -89,10 +89,11 @@ fn split_paths(paths: &str) -> impl Iterator<Item = String> {
 }
 
 fn seccomp_profile(path: &str) -> Result<Value, CliError> {
-    let text =
-        fs::read_to_string(path).map_err(|error| CliError::io(format!("read the seccomp profile {path:?}"), &error))?;
-    let profile: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|error| CliError::usage(format!("--security-opt: the seccomp profile {path:?} is no JSON object: {error}")))?;
+    let text = fs::read_to_string(path)
+        .map_err(|error| CliError::io(format!("read the seccomp profile {path:?}"), &error))?;
+    let profile: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
+        CliError::usage(format!("--security-opt: the seccomp profile {path:?} is no JSON object: {error}"))
+    })?;
     Ok(json!({"kind": "profile", "profile": profile}))
 }
 

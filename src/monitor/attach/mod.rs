@@ -162,10 +162,10 @@ impl Client {
             .sum()
     }
 
-    fn attach(&mut self, stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd) {
-        self.stdin = stdin.map(Endpoint::input);
-        self.stdout = Some(Output::new(stdout));
-        self.stderr = Some(Output::new(stderr));
+    fn attach(&mut self, streams: Streams) {
+        self.stdin = streams.stdin.map(Endpoint::input);
+        self.stdout = Some(Output::new(streams.stdout));
+        self.stderr = Some(Output::new(streams.stderr));
     }
 
     fn deliver(&mut self, stream: Stream, data: &[u8]) {

@@ -1,0 +1,43 @@
+//! `dormouse rm`
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Nothing, for_each, targets};
+use crate::cli::errors::CliError;
+use crate::cli::service::Service;
+use crate::cli::streams::print;
+
+/// Remove containers with all that they have written
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse rm web
+  dormouse rm --force --all      everything, running or not")]
+pub struct Rm {
+    /// Containers, by name, id or a prefix of the id
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "CONTAINER")]
+    names: Vec<String>,
+    /// All that don't run; with --force all
+    #[arg(short, long)]
+    all: bool,
+    /// Stop them by SIGKILL if they run
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Rm {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        let ended = ["created", "exited", "failed"];
+        let states = if self.force { None } else { Some(ended.as_slice()) };
+        let names = targets(service, self.names, self.all, states)?;
+        for_each(&names, |name| {
+            let Nothing {} = service.call(
+                format!("remove {name:?}"),
+                "io.dormouse.Container.Remove",
+                json!({"name": name, "force": self.force.then_some(true)}),
+            )?;
+            print(&format!("{name}\n"))
+        })
+    }
+}

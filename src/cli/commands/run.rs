@@ -1,0 +1,114 @@
+//! `dormouse run`
+
+use clap::{ArgAction, Args};
+use serde_json::{Map, Value, json};
+
+use super::create::Created;
+use super::{Condition, Nothing, tell_warnings};
+use crate::cli::errors::{CliError, FailureKind};
+use crate::cli::human::parse_duration;
+use crate::cli::service::Service;
+use crate::cli::session::Session;
+use crate::cli::spec::SpecFlags;
+use crate::cli::streams::{complain, print};
+use crate::cli::terminal::DetachKeys;
+
+/// Make a container and start it
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "\
+Examples:
+  dormouse run --rm debian cat /etc/os-release
+  dormouse run --rm -it -v .:/work -w /work debian bash
+  dormouse run -d --name web --wait ready --timeout 90 -m 512m debian /sbin/init
+  tar c . | dormouse run --rm -i debian tar tv
+
+In the foreground the exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the \
+command can't be executed, 127 that there is none. SIGINT and SIGTERM are passed on; a second one leaves."
+)]
+pub struct Run {
+    /// Leave it running in the background, and print its id
+    #[arg(short, long)]
+    detach: bool,
+    /// What to wait for in the background: the start, a ready systemd, the end [default: started]
+    #[arg(long, value_enum, value_name = "CONDITION", requires = "detach")]
+    wait: Option<Condition>,
+    /// How long to wait at most, in seconds or as in 1m30s; the container goes on
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "detach")]
+    timeout: Option<i64>,
+    /// Keys that leave it running; "" for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
+    #[command(flatten)]
+    spec: SpecFlags,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+impl Run {
+    pub fn run(self, service: &Service) -> Result<u8, CliError> {
+        let spec = self.spec.to_spec()?;
+        if self.detach { self.in_background(service, spec) } else { self.in_foreground(service, spec) }
+    }
+
+    fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
+        let run: Created = service.call(
+            format!("run {:?}", self.spec.subject()),
+            "io.dormouse.Container.Run",
+            json!({"spec": spec, "wait": self.wait, "timeoutUSec": self.timeout}),
+        )?;
+        tell_warnings(&run.warnings);
+        print(&format!("{}\n", run.id))?;
+        Ok(run.exit_code.map_or(0, |code| u8::try_from(code).unwrap_or(125)))
+    }
+
+    /// Creates and starts in two calls: while the second lasts, signals and sizes need the id that the first tells.
+    fn in_foreground(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
+        let created: Created = service.call(
+            format!("run {:?}", self.spec.subject()),
+            "io.dormouse.Container.Create",
+            json!({ "spec": spec }),
+        )?;
+        tell_warnings(&created.warnings);
+        let session = Session {
+            service,
+            id: &created.id,
+            name: &created.name,
+            terminal: self.spec.tty,
+            interactive: self.spec.interactive,
+            detach_keys: &self.detach_keys,
+        };
+        let mut parameters = Map::new();
+        parameters.insert("name".to_owned(), json!(created.id));
+        parameters.insert("wait".to_owned(), json!(Condition::Exited));
+        match session.run(&format!("start {:?}", created.name), "io.dormouse.Container.Start", parameters) {
+            Ok(outcome) => Ok(outcome.exit_code()),
+            Err(error) => {
+                if matches!(
+                    error.kind,
+                    FailureKind::CommandNotFound
+                        | FailureKind::CommandNotExecutable
+                        | FailureKind::NotLaunched
+                ) {
+                    remove_unstarted(service, &created);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What was made for this run alone, and could not be started, goes again.
+fn remove_unstarted(service: &Service, created: &Created) {
+    let attempted = format!("remove {:?}", created.name);
+    let removed: Result<Nothing, CliError> =
+        service.call(attempted, "io.dormouse.Container.Remove", json!({"name": created.id}));
+    match removed {
+        Ok(Nothing {}) => {}
+        // Removed by --rm.
+        Err(error) if error.kind == FailureKind::NotFound => {}
+        Err(error) => complain(&error.render()),
+    }
+}

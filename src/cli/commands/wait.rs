@@ -1,0 +1,47 @@
+//! `dormouse wait`
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Condition, Ended, for_each};
+use crate::cli::errors::CliError;
+use crate::cli::human::parse_duration;
+use crate::cli::service::Service;
+use crate::cli::streams::print;
+
+/// Wait until containers have ended, or are ready
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse wait job                                 prints its exit code
+  dormouse wait --condition ready --timeout 90 web")]
+pub struct Wait {
+    /// Containers, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "CONTAINER")]
+    names: Vec<String>,
+    /// What to wait for
+    #[arg(long, value_enum, value_name = "CONDITION", default_value = "exited")]
+    condition: Condition,
+    /// How long at most for each, in seconds or as in 1m30s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<i64>,
+}
+
+impl Wait {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        for_each(&self.names, |name| {
+            let ended: Ended = service.call(
+                format!("wait for {name:?}"),
+                "io.dormouse.Container.Wait",
+                json!({"name": name, "condition": self.condition, "timeoutUSec": self.timeout}),
+            )?;
+            match (self.condition, ended.exit_code) {
+                (Condition::Exited, Some(code)) => print(&format!("{code}\n")),
+                (Condition::Exited, None) => {
+                    Err(CliError::new(format!("the exit code of {name:?} is not known")))
+                }
+                (Condition::Started | Condition::Ready, _) => Ok(()),
+            }
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! Which cgroup hierarchies the host has mounted, and where.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::{CgroupError, Layout};
+
+/// The version of a hierarchy's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1,
+    V2,
+}
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hierarchy {
+    pub version: Version,
+    /// Where the host has it mounted.
+    pub mount: PathBuf,
+    /// v1: its controllers. v2: empty here, `cgroup.controllers` says.
+    pub controllers: Vec<String>,
+    /// v1: the name of a named hierarchy, such as `systemd`.
+    pub name: Option<String>,
+}
+
+impl Hierarchy {
+    /// The directory's name below `/sys/fs/cgroup`, as it is kept in containers.
+    pub fn directory_name(&self) -> String {
+        match self.mount.file_name().and_then(|name| name.to_str()) {
+            Some(name) => name.to_owned(),
+            None => self.controllers.join(","),
+        }
+    }
+}
+
+/// The hierarchies of this host, from the caller's mount table.
+pub(crate) fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
+    let path = PathBuf::from("/proc/self/mountinfo");
+    let table = std::fs::read_to_string(&path)
+        .map_err(|source| CgroupError::File { what: "read", path, source })?;
+    let hierarchies = parse(&table);
+    if hierarchies.is_empty() {
+        return Err(CgroupError::NotMounted);
+    }
+    Ok(hierarchies)
+}
+
+/// The layout that a set of hierarchies makes.
+pub(super) fn layout_of(hierarchies: &[Hierarchy]) -> Layout {
+    let has = |version| hierarchies.iter().any(|hierarchy| hierarchy.version == version);
+    match (has(Version::V1), has(Version::V2)) {
+        (false, _) => Layout::V2,
+        (true, true) => Layout::Hybrid,
+        (true, false) => Layout::V1,
+    }
+}
+
+/// Options of a v1 mount that are neither controllers nor a name.
+const OPTIONS: [&str; 9] = [
+    "rw",
+    "ro",
+    "none",
+    "all",
+    "noprefix",
+    "clone_children",
+    "xattr",
+    "favordynmods",
+    "cpuset_v2_mode",
+];
+
+/// Reads the cgroup mounts out of a `mountinfo` table (proc_pid_mountinfo(5)). The first mount of a hierarchy
+/// counts, and only one that shows its root.
+fn parse(table: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in table.lines() {
+        let Some((mount_part, super_part)) = line.split_once(" - ") else { continue };
+        let mut fields = mount_part.split(' ').skip(3);
+        let (Some(root), Some(mount)) = (fields.next(), fields.next()) else { continue };
+        let mut super_fields = super_part.split(' ');
+        let (kind, options) = (super_fields.next().unwrap_or(""), super_fields.nth(1).unwrap_or(""));
+        let version = match kind {
+            "cgroup2" => Version::V2,
+            "cgroup" => Version::V1,
+            _ => continue,
+        };
+        // A root of `/..` marks a mount from outside this process's cgroup namespace: not ours to use.
+        if root != "/" {
+            continue;
+        }
+        let (mut controllers, mut name) = (Vec::new(), None);
+        if version == Version::V1 {
+            for option in options.split(',') {
+                if let Some(given) = option.strip_prefix("name=") {
+                    name = Some(given.to_owned());
+                } else if !OPTIONS.contains(&option) && !option.starts_with("release_agent=") {
+                    controllers.push(option.to_owned());
+                }
+            }
+        }
+        let hierarchy = Hierarchy { version, mount: unescape(mount), controllers, name };
+        let known = found.iter().any(|other| {
+            other.version == hierarchy.version
+                && other.controllers == hierarchy.controllers
+                && other.name == hierarchy.name
+        });
+        if !known {
+            found.push(hierarchy);
+        }
+    }
+    found
+}
+
+/// Undoes the octal escapes of a mount table (`\040` for a space).
+fn unescape(field: &str) -> PathBuf {
+    let bytes = field.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'\\'
+            && let Some(digits) = tail.get(..3)
+            && let Ok(digits) = std::str::from_utf8(digits)
+            && let Ok(byte) = u8::from_str_radix(digits, 8)
+        {
+            plain.push(byte);
+            rest = &tail[3..];
+        } else {
+            plain.push(first);
+            rest = tail;
+        }
+    }
+    PathBuf::from(OsString::from_vec(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+26 25 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:4 - cgroup cgroup rw,cpu,cpuacct
+27 25 0:24 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,release_agent=/lib/x,name=systemd
+28 25 0:25 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+29 25 0:26 /somewhere /mnt/part rw,relatime - cgroup cgroup rw,memory
+30 25 0:23 / /mnt/again\\040here rw,relatime - cgroup cgroup rw,cpu,cpuacct
+";
+
+    #[test]
+    fn hierarchies_are_read_from_the_mount_table_once_each() {
+        let found = parse(HYBRID);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found[0].controllers, ["cpu", "cpuacct"]);
+        assert_eq!(found[0].directory_name(), "cpu,cpuacct");
+        assert_eq!(found[1].name.as_deref(), Some("systemd"));
+        assert!(found[1].controllers.is_empty());
+        assert_eq!(found[2].version, Version::V2);
+        assert_eq!(layout_of(&found), Layout::Hybrid);
+        assert_eq!(layout_of(&found[..2]), Layout::V1);
+        assert_eq!(layout_of(&found[2..]), Layout::V2);
+    }
+
+    #[test]
+    fn spaces_in_mount_points_are_unescaped() {
+        assert_eq!(unescape("/mnt/again\\040here"), PathBuf::from("/mnt/again here"));
+        assert_eq!(unescape("/a\\04"), PathBuf::from("/a\\04"));
+    }
+}

@@ -1,0 +1,148 @@
+//! One more process in a running container.
+//!
+//! The caller enters the container's namespaces itself, all at once by a pidfd, and then clones: the pid namespace counts
+//! for children only. It does nothing else afterwards but wait, and is hidden from the container: it is not dumpable, and
+//! not in its pid namespace. Nothing is loaded or looked up inside by name (CVE-2019-14271): what is needed of the
+//! outside is opened before.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::launch::{Child, descriptors, host, pipes, start_time};
+use super::process::{Failure, Prepared};
+use super::report::{Message, Report, to_error};
+use super::root::Root;
+use super::syscall::{self, Cloned};
+use super::{Cgroup, ExecRequest, Running, RuntimeError, Step, Stdio, devices};
+
+const ALL: [(&str, libc::c_int); 7] = [
+    ("user", libc::CLONE_NEWUSER),
+    ("mnt", libc::CLONE_NEWNS),
+    ("cgroup", libc::CLONE_NEWCGROUP),
+    ("uts", libc::CLONE_NEWUTS),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("net", libc::CLONE_NEWNET),
+    ("pid", libc::CLONE_NEWPID),
+];
+
+pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
+    let gone = || RuntimeError::LeaderGone { leader: request.leader };
+    let pid = Pid::from_raw(request.leader).ok_or_else(gone)?;
+    let leader = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
+    // After the open: if it is still the same, the descriptor is of the same.
+    if start_time(request.leader) != Some(request.leader_start_time) {
+        return Err(gone());
+    }
+    let prepared = Prepared::new(request.process, request.seccomp)?;
+    let cgroup = Cgroup::open(request.cgroup)?;
+    let entrance = cgroup.entrance_beside(request.leader)?;
+    let namespaces = foreign_namespaces(request.leader).map_err(host(Step::Namespaces, "look at the namespaces"))?;
+    let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
+    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    syscall::setns(leader.as_fd(), namespaces).map_err(host(Step::Namespaces, "enter the container"))?;
+    let unified = entrance.unified.as_ref().map(AsFd::as_fd);
+    let child = match syscall::clone3(0, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
+        Cloned::Child => {
+            drop(ours);
+            run(&request, &prepared, &entrance.tasks, &theirs, namespaces)
+        }
+        Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
+    };
+    drop((theirs, entrance));
+    let mut console = None;
+    let mut warnings = Vec::new();
+    loop {
+        match ours.receive().map_err(host(Step::Clone, "hear from the new process"))? {
+            Message::Warning(text) => warnings.push(text),
+            Message::Console(master) => console = Some(master),
+            Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, &prepared.program)),
+            Message::End => break,
+            Message::Ready | Message::Go => {}
+        }
+    }
+    let (pid, pidfd) = child.keep();
+    // A command that has ended already is no failure; nobody else can have its pid before it is reaped. The container's
+    // /proc, which is what this process sees now, does not tell of it.
+    Ok(Running { pid, pidfd, start_time: 0, cgroup, console, warnings })
+}
+
+/// Those of the leader's namespaces that are not ours already.
+fn foreign_namespaces(leader: i32) -> Result<libc::c_int, Errno> {
+    let mut flags = 0;
+    for (name, flag) in ALL {
+        let own = rustix::fs::stat(format!("/proc/self/ns/{name}"))?;
+        let theirs = rustix::fs::stat(format!("/proc/{leader}/ns/{name}"))?;
+        if (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino) {
+            flags |= flag;
+        }
+    }
+    Ok(flags)
+}
+
+fn run(
+    request: &ExecRequest<'_>,
+    prepared: &Prepared,
+    tasks: &[(std::path::PathBuf, OwnedFd)],
+    report: &Report,
+    namespaces: libc::c_int,
+) -> ! {
+    let (step, what, errno) = match become_program(request, prepared, tasks, report, namespaces) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+    syscall::exit_now(1)
+}
+
+fn become_program(
+    request: &ExecRequest<'_>,
+    prepared: &Prepared,
+    tasks: &[(std::path::PathBuf, OwnedFd)],
+    report: &Report,
+    namespaces: libc::c_int,
+) -> Result<std::convert::Infallible, Failure> {
+    let failed = |step: Step, what: &str| {
+        let what = what.to_owned();
+        move |errno| (step, what, errno)
+    };
+    syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
+    for (path, tasks) in tasks {
+        rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
+    }
+    prepared.set_rlimits(&mut |text| {
+        let _ = report.send(&Message::Warning(text));
+    })?;
+    if namespaces & libc::CLONE_NEWUSER != 0 {
+        syscall::change_user(0, 0, Some(&[])).map_err(failed(Step::Credentials, "become root of the user namespace"))?;
+        syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed(Step::Process, "hide this process"))?;
+    }
+    rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
+    let stdio = match &request.stdio {
+        Stdio::Terminal { size } => {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+            let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())
+                .map_err(failed(Step::Console, "open the container's root"))?;
+            let console = devices::console(&Root::new(root), *size, prepared.uid, false)
+                .map_err(|(what, errno)| (Step::Console, what, errno))?;
+            report.send(&Message::Console(console.master)).map_err(failed(Step::Console, "pass the terminal on"))?;
+            syscall::set_controlling_terminal(console.slave.as_fd())
+                .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
+            let copy = || console.slave.try_clone().map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE));
+            [copy()?, copy()?, copy()?]
+        }
+        Stdio::Pipes { .. } => pipes(&request.stdio)
+            .map_err(failed(Step::Descriptors, "take the standard streams"))?
+            .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
+    };
+    let descriptors = descriptors(stdio, &[]).map_err(failed(Step::Descriptors, "take the standard streams"))?;
+    let report = Report::moved(report).map_err(failed(Step::Descriptors, "keep the report"))?;
+    prepared.place(descriptors)?;
+    let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges()) {
+        Ok(()) => prepared.execute(),
+        Err(failure) => failure,
+    };
+    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+    syscall::exit_now(1)
+}

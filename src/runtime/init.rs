@@ -1,0 +1,248 @@
+//! The side of the new process: from a copy of its maker, in fresh namespaces, to the program.
+//!
+//! It may allocate: its maker has one thread. Whatever fails is reported with its step, and ends it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::cgroup::{Entrance, Hierarchy};
+use super::launch::{Namespaces, descriptors, linux, pipes};
+use super::mounts::{self, MountFailure};
+use super::process::{Failure, Prepared};
+use super::report::{Message, Report};
+use super::root::Root;
+use super::{CreateRequest, Step, Stdio, devices, syscall};
+
+/// All that the new process knows.
+pub(super) struct Init<'a> {
+    pub request: CreateRequest<'a>,
+    pub prepared: &'a Prepared,
+    pub namespaces: &'a Namespaces,
+    pub entrance: &'a Entrance,
+    /// As the host sees them: in its own cgroup namespace this process would not know them.
+    pub hierarchies: &'a [Hierarchy],
+    pub report: Report,
+}
+
+/// Becomes the program, or ends.
+pub(super) fn run(init: Init<'_>) -> ! {
+    let (step, what, errno) = match init.become_program() {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    // If nobody listens any more, nobody wants to know.
+    let _ = init.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+    syscall::exit_now(1)
+}
+
+fn at(step: Step) -> impl Fn(MountFailure) -> Failure {
+    move |failure| (step, failure.what, failure.errno)
+}
+
+fn failed(step: Step, what: &str) -> impl Fn(Errno) -> Failure + use<> {
+    let what = what.to_owned();
+    move |errno| (step, what.clone(), errno)
+}
+
+/// Tells a warning; it does not matter if nobody listens.
+fn warn(report: &Report) -> impl FnMut(String) {
+    move |text| {
+        let _ = report.send(&Message::Warning(text));
+    }
+}
+
+impl Init<'_> {
+    fn become_program(&self) -> Result<std::convert::Infallible, Failure> {
+        let new = |flag| self.namespaces.new & flag != 0;
+        let spec = self.request.spec;
+        syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
+        self.enter_cgroups()?;
+        // Limits before anything that belongs to a user namespace: root of the host may raise more.
+        self.prepared.set_rlimits(&mut warn(&self.report))?;
+        self.adjust_oom_score()?;
+        for (flag, namespace) in &self.namespaces.joined {
+            syscall::setns(namespace.as_fd(), *flag).map_err(failed(Step::Namespaces, "join a namespace"))?;
+        }
+        if new(libc::CLONE_NEWUSER) {
+            match self.report.receive() {
+                Ok(Message::Go) => {}
+                _ => return Err((Step::UserMapping, "wait for the user mapping".to_owned(), Errno::PIPE)),
+            }
+            syscall::change_user(0, 0, Some(&[])).map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
+            // Changing the user made it dumpable again.
+            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed(Step::Process, "hide this process"))?;
+        }
+        if new(libc::CLONE_NEWCGROUP) {
+            syscall::unshare(libc::CLONE_NEWCGROUP).map_err(failed(Step::Namespaces, "make the cgroup namespace"))?;
+        }
+        rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
+        // A keyring of its own, named after the container; some kernels have none.
+        if let Ok(name) = std::ffi::CString::new(self.request.id) {
+            match syscall::join_session_keyring(&name) {
+                Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
+                Err(errno) => return Err((Step::Process, "make a session keyring".to_owned(), errno)),
+            }
+        }
+        if new(libc::CLONE_NEWNET) {
+            syscall::loopback_up().map_err(failed(Step::Network, "bring the loopback interface up"))?;
+        }
+        if new(libc::CLONE_NEWUTS) {
+            self.set_names()?;
+        }
+        let console = self.build_root()?;
+        if let Some(domain) = linux(spec).and_then(|linux| linux.personality().as_ref()) {
+            let persona = match domain.domain() {
+                oci_spec::runtime::LinuxPersonalityDomain::PerLinux => 0,
+                oci_spec::runtime::LinuxPersonalityDomain::PerLinux32 => 8,
+            };
+            syscall::personality(persona).map_err(failed(Step::Process, "set the personality"))?;
+        }
+        let stdio = match console {
+            Some(slave) => {
+                syscall::set_controlling_terminal(slave.as_fd())
+                    .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
+                let copy = || slave.try_clone().map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE));
+                [copy()?, copy()?, slave]
+            }
+            None => pipes(&self.request.stdio)
+                .map_err(failed(Step::Descriptors, "take the standard streams"))?
+                .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
+        };
+        let descriptors = descriptors(stdio, &self.request.preserved_fds)
+            .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
+        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
+        match self.report.receive() {
+            Ok(Message::Go) => {}
+            // Whoever made us has changed its mind, or is gone.
+            _ => syscall::exit_now(1),
+        }
+        // The report itself must not be in a place that the payload's descriptors take.
+        let report = Report::moved(&self.report).map_err(failed(Step::Descriptors, "keep the report"))?;
+        self.prepared.place(descriptors)?;
+        let last = || -> Failure {
+            let result = self.prepared.enter_cwd().and_then(|()| self.prepared.drop_privileges());
+            match result {
+                Ok(()) => self.prepared.execute(),
+                Err(failure) => failure,
+            }
+        };
+        let (step, what, errno) = last();
+        let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        syscall::exit_now(1)
+    }
+
+    /// On v1 by its own hand: a process that moves itself through `tasks` needs none of the locks that moving another
+    /// one takes, which wait for every CPU.
+    fn enter_cgroups(&self) -> Result<(), Failure> {
+        for (path, tasks) in &self.entrance.tasks {
+            rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
+        }
+        Ok(())
+    }
+
+    fn adjust_oom_score(&self) -> Result<(), Failure> {
+        let Some(score) = self.prepared.oom_score_adjust else { return Ok(()) };
+        match std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                warn(&self.report)(format!("the out-of-memory score may not be lowered to {score} on this host, left as it is"));
+                Ok(())
+            }
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                Err((Step::Process, format!("set the out-of-memory score to {score}"), errno))
+            }
+        }
+    }
+
+    fn set_names(&self) -> Result<(), Failure> {
+        if let Some(hostname) = self.request.spec.hostname() {
+            rustix::system::sethostname(hostname.as_bytes()).map_err(failed(Step::Hostname, "set the host name"))?;
+        }
+        if let Some(domainname) = self.request.spec.domainname() {
+            rustix::system::setdomainname(domainname.as_bytes()).map_err(failed(Step::Hostname, "set the domain name"))?;
+        }
+        Ok(())
+    }
+
+    /// Builds the file system, and makes it the root. Returns the payload's side of the terminal.
+    fn build_root(&self) -> Result<Option<OwnedFd>, Failure> {
+        let spec = self.request.spec;
+        let linux = linux(spec).ok_or((Step::Spec, "read the specification".to_owned(), Errno::INVAL))?;
+        mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
+        let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+        // What is inside has the masks that it says, not ours.
+        rustix::process::umask(Mode::empty());
+        for mount in spec.mounts().iter().flatten() {
+            mounts::mount(&root, mount, self.hierarchies).map_err(at(Step::Mount))?;
+        }
+        let in_user_namespace = self.namespaces.new & libc::CLONE_NEWUSER != 0;
+        let wanted = linux.devices().as_deref().unwrap_or_default();
+        devices::populate(&root, wanted, in_user_namespace).map_err(|(what, errno)| (Step::Devices, what, errno))?;
+        let console = match &self.request.stdio {
+            Stdio::Terminal { size } => {
+                let console = devices::console(&root, *size, self.prepared.uid, true)
+                    .map_err(|(what, errno)| (Step::Console, what, errno))?;
+                self.report.send(&Message::Console(console.master)).map_err(failed(Step::Console, "pass the terminal on"))?;
+                Some(console.slave)
+            }
+            Stdio::Pipes { .. } => None,
+        };
+        self.set_sysctls(&root)?;
+        self.hide_paths(&root)?;
+        if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+            mounts::read_only_root(&root).map_err(at(Step::Rootfs))?;
+        }
+        pivot(&root)?;
+        Ok(console)
+    }
+
+    fn set_sysctls(&self, root: &Root) -> Result<(), Failure> {
+        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+        let sysctls = linux(self.request.spec).and_then(|linux| linux.sysctl().as_ref());
+        for (name, value) in sysctls.into_iter().flatten() {
+            let failed = failed(Step::Sysctl, &format!("set the kernel parameter {name} to {value:?}"));
+            let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
+            let file = root.open(&path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(&failed)?;
+            // A procfs, and nothing that was put in its place (CVE-2019-19921, CVE-2025-52881).
+            let found = rustix::fs::fstatfs(&file).map_err(&failed)?;
+            if i64::from(found.f_type) != PROC_SUPER_MAGIC {
+                return Err(failed(Errno::PERM));
+            }
+            rustix::io::write(&file, value.as_bytes()).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    fn hide_paths(&self, root: &Root) -> Result<(), Failure> {
+        let Some(linux) = linux(self.request.spec) else { return Ok(()) };
+        for path in linux.readonly_paths().iter().flatten() {
+            mounts::read_only(root, Path::new(path)).map_err(at(Step::MaskedPaths))?;
+        }
+        let masked = linux.masked_paths().as_deref().unwrap_or_default();
+        if masked.is_empty() {
+            return Ok(());
+        }
+        let null = devices::open_null(root).map_err(|(what, errno)| (Step::MaskedPaths, what, errno))?;
+        for path in masked {
+            mounts::mask(root, Path::new(path), null.as_fd()).map_err(at(Step::MaskedPaths))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the container's root the root, and lets go of the host's.
+fn pivot(root: &Root) -> Result<(), Failure> {
+    let step = |what: &'static str| failed(Step::PivotRoot, what);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = rustix::fs::openat2(root.as_fd(), ".", flags, Mode::empty(), ResolveFlags::empty())
+        .map_err(step("open the root"))?;
+    rustix::process::fchdir(&inside).map_err(step("enter the root"))?;
+    // The old root lands on top of the new one, and is taken off there: no directory is needed for it.
+    rustix::process::pivot_root(".", ".").map_err(step("change the root"))?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).map_err(step("let go of the host's root"))?;
+    rustix::process::chdir("/").map_err(step("enter the root"))
+}

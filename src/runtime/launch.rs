@@ -1,0 +1,246 @@
+//! The side of the caller: what is prepared before the clone, and what is undone if anything fails.
+//!
+//! # The host's binary
+//!
+//! A payload could reach the binary that made it through `/proc/PID/exe` and, if it may write there, overwrite it
+//! (CVE-2019-5736). Three things keep it out. Until exec the new process is not dumpable, so that nothing without
+//! CAP_SYS_PTRACE over it can look through its /proc directory; after exec it is another program. And the engine runs this
+//! binary through a read-only copy of its mount ([`crate::engine`]), so that even `#!/proc/self/exe`, which runs it inside
+//! the container, finds a file system that can't be written to.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::cgroup::{Cgroup, PendingCgroup};
+use super::process::{Descriptors, Prepared};
+use super::report::{Message, Report, to_error};
+use super::syscall::{self, Cloned};
+use super::{CreateRequest, Running, RuntimeError, SpecError, Step, Stdio, init};
+
+/// The namespaces of a container: those to be made, and those to be joined.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    pub new: libc::c_int,
+    pub joined: Vec<(libc::c_int, OwnedFd)>,
+    pub joined_pid: Option<OwnedFd>,
+}
+
+/// An init that waits for its order. Dropping it kills it and removes its cgroup.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    child: Option<Child>,
+    cgroup: Option<PendingCgroup>,
+    report: Report,
+    program: String,
+    console: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+/// A child that is killed and reaped unless it is kept.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Child {
+    pub fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd) }
+    }
+
+    pub fn keep(mut self) -> (i32, OwnedFd) {
+        (self.pid, self.pidfd.take().expect("it is taken only here, and this consumes the guard"))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(pidfd) = &self.pidfd else { return };
+        if let Err(errno) = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL)
+            && errno != Errno::SRCH
+        {
+            tracing::warn!(pid = self.pid, %errno, "cannot kill what could not be started, ignoring");
+        }
+        if let Err(errno) = syscall::reap(pidfd.as_fd()) {
+            tracing::warn!(pid = self.pid, %errno, "cannot reap what could not be started, ignoring");
+        }
+    }
+}
+
+pub(super) fn host(step: Step, what: impl Into<String>) -> impl FnOnce(Errno) -> RuntimeError {
+    let what = what.into();
+    move |errno| RuntimeError::Host { step, what, source: errno.into() }
+}
+
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError> {
+    let missing = |field| RuntimeError::Spec { source: SpecError::Missing { field } };
+    let spec = request.spec;
+    let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
+    let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+    let prepared = Prepared::new(process, linux.seccomp().as_ref())?;
+    let namespaces = namespaces(linux)?;
+    if namespaces.new & libc::CLONE_NEWNS == 0 {
+        return Err(missing("linux.namespaces with a new mount namespace"));
+    }
+    let path = linux.cgroups_path().as_ref().and_then(|path| path.to_str()).ok_or_else(|| missing("linux.cgroupsPath"))?;
+    let cgroup = Cgroup::open(path)?.create(linux.resources().as_ref())?;
+    let entrance = cgroup.cgroup().entrance()?;
+    let unified = entrance.unified.as_ref().map(AsFd::as_fd);
+    let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
+    if let Some(namespace) = &namespaces.joined_pid {
+        // Of the children only; this process stays where it is.
+        syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID).map_err(host(Step::Namespaces, "join the pid namespace"))?;
+    }
+    // Nobody looks into the new process before it is another program.
+    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    // The cgroup namespace is made later, inside: its root is the cgroup that the process is in at that moment.
+    let flags = u64::from((namespaces.new & !libc::CLONE_NEWCGROUP).cast_unsigned());
+    let child = match syscall::clone3(flags, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
+        Cloned::Child => {
+            drop(ours);
+            init::run(init::Init {
+                request,
+                prepared: &prepared,
+                namespaces: &namespaces,
+                entrance: &entrance,
+                hierarchies: cgroup.cgroup().hierarchies(),
+                report: theirs,
+            })
+        }
+        Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
+    };
+    drop((theirs, entrance, request.stdio, request.preserved_fds));
+    let mut waiting = Waiting {
+        child: Some(child),
+        cgroup: Some(cgroup),
+        report: ours,
+        program: prepared.program.clone(),
+        console: None,
+        warnings: Vec::new(),
+    };
+    if namespaces.new & libc::CLONE_NEWUSER != 0 {
+        waiting.map_users(linux)?;
+    }
+    waiting.until(Message::Ready)?;
+    Ok(waiting)
+}
+
+impl Waiting {
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    /// Lets the program run, and returns when it does.
+    pub fn start(mut self) -> Result<Running, RuntimeError> {
+        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
+        self.until(Message::End)?;
+        let child = self.child.take().expect("it is taken only here, and this consumes the container");
+        let cgroup = self.cgroup.take().expect("it is taken only here, and this consumes the container").keep();
+        let (pid, pidfd) = child.keep();
+        let start_time = start_time(pid).ok_or(RuntimeError::Died { step: Step::Exec })?;
+        Ok(Running {
+            pid,
+            pidfd,
+            start_time,
+            cgroup,
+            console: self.console.take(),
+            warnings: std::mem::take(&mut self.warnings),
+        })
+    }
+
+    /// Takes what is reported until the expected message comes.
+    fn until(&mut self, expected: Message) -> Result<(), RuntimeError> {
+        let wait_for_end = matches!(expected, Message::End);
+        loop {
+            match self.report.receive().map_err(host(Step::Clone, "hear from the new process"))? {
+                Message::Warning(text) => self.warnings.push(text),
+                Message::Console(master) => self.console = Some(master),
+                Message::Ready if !wait_for_end => return Ok(()),
+                Message::End if wait_for_end => return Ok(()),
+                Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, &self.program)),
+                Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
+                Message::Ready | Message::Go => {}
+            }
+        }
+    }
+
+    fn map_users(&self, linux: &Linux) -> Result<(), RuntimeError> {
+        let failed = |source: std::io::Error| RuntimeError::Host {
+            step: Step::UserMapping,
+            what: "map the users of the container".to_owned(),
+            source,
+        };
+        let table = |mappings: &Option<Vec<LinuxIdMapping>>| {
+            mappings.iter().flatten().fold(String::new(), |table, mapping| {
+                table + &format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
+            })
+        };
+        let pid = self.pid();
+        std::fs::write(format!("/proc/{pid}/uid_map"), table(linux.uid_mappings())).map_err(failed)?;
+        std::fs::write(format!("/proc/{pid}/gid_map"), table(linux.gid_mappings())).map_err(failed)?;
+        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::UserMapping })
+    }
+}
+
+fn namespaces(linux: &Linux) -> Result<Namespaces, RuntimeError> {
+    let mut namespaces = Namespaces::default();
+    for namespace in linux.namespaces().iter().flatten() {
+        let flag = match namespace.typ() {
+            LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+            LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+            LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+            LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+            LinuxNamespaceType::Time => {
+                return Err(RuntimeError::Spec { source: SpecError::Unsupported { field: "linux.namespaces of type time" } });
+            }
+        };
+        match namespace.path() {
+            None => namespaces.new |= flag,
+            Some(path) => {
+                let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(host(Step::Namespaces, format!("open the namespace {path:?}")))?;
+                if flag == libc::CLONE_NEWPID {
+                    namespaces.joined_pid = Some(fd);
+                } else {
+                    namespaces.joined.push((flag, fd));
+                }
+            }
+        }
+    }
+    Ok(namespaces)
+}
+
+/// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)): clock ticks since boot.
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The descriptors of a payload without a terminal.
+pub(super) fn pipes(stdio: &Stdio) -> Result<Option<[OwnedFd; 3]>, Errno> {
+    match stdio {
+        Stdio::Pipes { stdin, stdout, stderr } => {
+            let copy = |fd: &OwnedFd| fd.try_clone().map_err(|_| Errno::MFILE);
+            Ok(Some([copy(stdin)?, copy(stdout)?, copy(stderr)?]))
+        }
+        Stdio::Terminal { .. } => Ok(None),
+    }
+}
+
+/// What the payload gets beside its streams.
+pub(super) fn descriptors(stdio: [OwnedFd; 3], preserved: &[OwnedFd]) -> Result<Descriptors, Errno> {
+    let preserved = preserved.iter().map(|fd| fd.try_clone().map_err(|_| Errno::MFILE)).collect::<Result<_, _>>()?;
+    Ok(Descriptors { stdio, preserved })
+}
+
+/// The specification's `linux` part, for what only looks at it.
+pub(super) fn linux(spec: &Spec) -> Option<&Linux> {
+    spec.linux().as_ref()
+}

@@ -1,0 +1,412 @@
+//! Mounts of a container, made in its own mount namespace by the new mount API: a file system is configured and mounted
+//! detached, and then attached to an opened place. No path inside the root is walked by the kernel for us.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::Rootfs;
+use super::cgroup::{Hierarchy, Version};
+use super::root::{Missing, Root, file_type};
+use super::syscall::{self, MountAttr};
+
+const RDONLY: u64 = 0x1;
+const NOSUID: u64 = 0x2;
+const NODEV: u64 = 0x4;
+const NOEXEC: u64 = 0x8;
+const ATIME_MASK: u64 = 0x70;
+const NOATIME: u64 = 0x10;
+const STRICTATIME: u64 = 0x20;
+const NODIRATIME: u64 = 0x80;
+
+/// A failed mount, in words, with what the kernel said.
+#[derive(Debug)]
+pub(super) struct MountFailure {
+    pub what: String,
+    pub errno: Errno,
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(Errno) -> MountFailure {
+    let what = what.into();
+    move |errno| MountFailure { what, errno }
+}
+
+/// The options of a mount, sorted by whom they are for.
+#[derive(Debug, Default)]
+struct Options {
+    set: u64,
+    clear: u64,
+    recursive_read_only: bool,
+    propagation: Option<(u64, bool)>,
+    bind: bool,
+    recursive: bool,
+    copy_up: bool,
+    /// For the file system itself.
+    data: Vec<(String, Option<String>)>,
+}
+
+fn parse(options: &[String]) -> Options {
+    let mut parsed = Options::default();
+    for option in options {
+        let (set, clear) = match option.as_str() {
+            "ro" => (RDONLY, 0),
+            "rw" => (0, RDONLY),
+            "nosuid" => (NOSUID, 0),
+            "suid" => (0, NOSUID),
+            "nodev" => (NODEV, 0),
+            "dev" => (0, NODEV),
+            "noexec" => (NOEXEC, 0),
+            "exec" => (0, NOEXEC),
+            "noatime" => (NOATIME, ATIME_MASK),
+            "strictatime" => (STRICTATIME, ATIME_MASK),
+            "relatime" | "atime" => (0, ATIME_MASK),
+            "nodiratime" => (NODIRATIME, 0),
+            "diratime" => (0, NODIRATIME),
+            _ => (0, 0),
+        };
+        if set | clear != 0 {
+            parsed.set = (parsed.set & !clear) | set;
+            parsed.clear = (parsed.clear & !set) | clear;
+            continue;
+        }
+        match option.as_str() {
+            "bind" => parsed.bind = true,
+            "rbind" => (parsed.bind, parsed.recursive) = (true, true),
+            "rro" => {
+                parsed.set |= RDONLY;
+                parsed.recursive_read_only = true;
+            }
+            "tmpcopyup" => parsed.copy_up = true,
+            "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
+            "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
+            "shared" => parsed.propagation = Some((libc::MS_SHARED, false)),
+            "rshared" => parsed.propagation = Some((libc::MS_SHARED, true)),
+            "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),
+            "rslave" => parsed.propagation = Some((libc::MS_SLAVE, true)),
+            "defaults" | "async" | "nouser" | "auto" => {}
+            other => parsed.data.push(match other.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (other.to_owned(), None),
+            }),
+        }
+    }
+    parsed
+}
+
+/// Cuts the tie to the host's mounts, or loosens it: what is mounted here must not show there.
+pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
+    let kind = match propagation {
+        // Shared within the container is set on its root later; towards the host it is a slave at most.
+        Some("slave" | "rslave" | "shared" | "rshared") => libc::MS_SLAVE,
+        _ => libc::MS_PRIVATE,
+    };
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open the host's root"))?;
+    let attr = MountAttr { propagation: kind, ..MountAttr::default() };
+    syscall::mount_setattr(root.as_fd(), true, &attr).map_err(failed("detach the mounts from the host's"))
+}
+
+/// Mounts the root file system and attaches it over a directory of the host, in this mount namespace only.
+pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
+    let (mount, place) = match rootfs {
+        Rootfs::Directory { path } => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+            let tree = open_tree(CWD, path, flags).map_err(failed(format!("open the root directory {path:?}")))?;
+            (tree, path)
+        }
+        Rootfs::Overlay { lower, upper, work } => {
+            let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
+            let set = |key: &str, path: &Path| {
+                fsconfig_set_string(overlay.as_fd(), key, path)
+                    .map_err(failed(format!("use {path:?} as {key} of the overlay")))
+            };
+            // One at a time (Linux 6.5), else all in one string.
+            let single = lower.first().is_some_and(|first| {
+                fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok()
+            });
+            if single {
+                lower.iter().skip(1).try_for_each(|layer| set("lowerdir+", layer))?;
+            } else {
+                let joined = lower.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+                set("lowerdir", Path::new(&joined))?;
+            }
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+            fsconfig_create(overlay.as_fd()).map_err(failed("make the overlay of the image's layers"))?;
+            let mount = fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+                .map_err(failed("mount the overlay of the image's layers"))?;
+            (mount, upper)
+        }
+    };
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    syscall::mount_setattr(mount.as_fd(), true, &attr).map_err(failed("make the root private"))?;
+    move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("attach the root"))?;
+    Ok(Root::new(mount))
+}
+
+/// Attaches a detached mount to an opened place.
+pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags)
+}
+
+/// A new file system, mounted detached.
+pub(super) fn detached(kind: &str, data: &[(String, Option<String>)], attributes: u64) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in data {
+        match value {
+            Some(value) => fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str())?,
+            None => fsconfig_set_flag(context.as_fd(), key.as_str())?,
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+/// A copy of a mount tree, detached.
+pub(super) fn copy_tree(from: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    open_tree(from, path, flags)
+}
+
+/// Makes one mount of a specification.
+pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Result<(), MountFailure> {
+    let target = mount.destination();
+    let options = parse(mount.options().as_deref().unwrap_or_default());
+    let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
+    if !target.is_absolute() {
+        return Err(MountFailure { what: format!("mount on {target:?}, which is not absolute"), errno: Errno::INVAL });
+    }
+    let describe = |source: &str| format!("mount {source} on {target:?} in the container");
+    let detached_mount = if options.bind || kind == "bind" {
+        let source = mount.source().as_deref().unwrap_or(Path::new(""));
+        let what = describe(&format!("{source:?}"));
+        let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
+        // Propagation first: it must not reach the host's own mounts.
+        let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
+        let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
+        syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
+        let attr = MountAttr { set: options.set, clear: options.clear & !options.set, ..MountAttr::default() };
+        if attr != MountAttr::default() {
+            syscall::mount_setattr(tree.as_fd(), options.recursive_read_only, &attr).map_err(failed(what))?;
+        }
+        tree
+    } else if kind == "cgroup" || kind == "cgroup2" {
+        return cgroups(root, target, &options, hierarchies);
+    } else {
+        let what = describe(&format!("a {kind}"));
+        let mounted = detached(kind, &options.data, options.set & !RDONLY).map_err(failed(what.clone()))?;
+        if options.copy_up && let Ok(below) = root.open(target, OFlags::RDONLY | OFlags::DIRECTORY) {
+            let into = rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed(what.clone()))?;
+            copy_content(below.as_fd(), into.as_fd(), 0)
+                .map_err(failed(format!("copy the image's content of {target:?} up to the tmpfs on it")))?;
+        }
+        if options.set & RDONLY != 0 {
+            let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
+            syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what))?;
+        }
+        mounted
+    };
+    let missing = match file_type(detached_mount.as_fd()) {
+        Ok(FileType::Directory) => Missing::Directory,
+        Ok(_) => Missing::File,
+        Err(errno) => return Err(MountFailure { what: describe("it"), errno }),
+    };
+    let place = root.place(target, missing).map_err(failed(format!("make the mount point {target:?} in the container")))?;
+    refuse_proc(place.as_fd(), kind, target)?;
+    attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
+}
+
+/// Nothing may be mounted over what is in a procfs: the isolation stands on it. Whatever links led there.
+fn refuse_proc(place: BorrowedFd<'_>, kind: &str, target: &Path) -> Result<(), MountFailure> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let found = rustix::fs::fstatfs(place).map_err(failed(format!("look at {target:?}")))?;
+    if i64::from(found.f_type) == PROC_SUPER_MAGIC && kind != "proc" {
+        return Err(MountFailure { what: format!("mount on {target:?}, which lies in a procfs"), errno: Errno::PERM });
+    }
+    Ok(())
+}
+
+/// The host's layout, seen from the container's own cgroup. With `rw`, only what it needs to make cgroups of its own
+/// below is writable: the unified hierarchy, and that named `systemd`.
+fn cgroups(
+    root: &Root,
+    target: &Path,
+    options: &Options,
+    hierarchies: &[Hierarchy],
+) -> Result<(), MountFailure> {
+    let what = |name: &str| format!("mount the cgroup hierarchy {name} in the container");
+    let attributes = (options.set | NOSUID | NODEV | NOEXEC) & !RDONLY;
+    let writable = options.set & RDONLY == 0;
+    let freeze = |mount: &OwnedFd, what: String| {
+        let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
+        syscall::mount_setattr(mount.as_fd(), false, &attr).map_err(failed(what))
+    };
+    let place = root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
+    if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
+        let mount = detached("cgroup2", &[], attributes).map_err(failed(what("v2")))?;
+        if !writable {
+            freeze(&mount, what("v2"))?;
+        }
+        return attach(mount.as_fd(), place.as_fd()).map_err(failed(what("v2")));
+    }
+    let mode = [("mode".to_owned(), Some("755".to_owned()))];
+    let parent = detached("tmpfs", &mode, attributes).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
+    attach(parent.as_fd(), place.as_fd()).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
+    for hierarchy in hierarchies {
+        let name = hierarchy.directory_name();
+        rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o755)).map_err(failed(what(&name)))?;
+        let (kind, data) = match hierarchy.version {
+            Version::V2 => ("cgroup2", Vec::new()),
+            Version::V1 => {
+                let mut data: Vec<_> = hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
+                if let Some(name) = &hierarchy.name {
+                    data.push(("none".to_owned(), None));
+                    data.push(("name".to_owned(), Some(name.clone())));
+                }
+                ("cgroup", data)
+            }
+        };
+        let mount = detached(kind, &data, attributes).map_err(failed(what(&name)))?;
+        let own = hierarchy.version == Version::V2 || hierarchy.name.as_deref() == Some("systemd");
+        if !(writable && own) {
+            freeze(&mount, what(&name))?;
+        }
+        let place = rustix::fs::openat(&parent, name.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed(what(&name)))?;
+        attach(mount.as_fd(), place.as_fd()).map_err(failed(what(&name)))?;
+        // As systemd has them on a host: a link for each of several that are mounted together.
+        if hierarchy.controllers.len() > 1 {
+            for controller in &hierarchy.controllers {
+                let _ = rustix::fs::symlinkat(name.as_str(), &parent, controller.as_str());
+            }
+        }
+    }
+    // The tmpfs itself needs no more directories.
+    freeze(&parent, "make the cgroup hierarchies' parent read-only".to_owned())
+}
+
+/// How deep an image's content below a tmpfs may go.
+const COPY_DEPTH_MAX: usize = 64;
+
+/// Copies what a directory holds, without following any link, keeping owners and modes.
+fn copy_content(from: BorrowedFd<'_>, into: BorrowedFd<'_>, depth: usize) -> Result<(), Errno> {
+    if depth > COPY_DEPTH_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let own = rustix::fs::fstat(from)?;
+    rustix::fs::fchown(into, Some(rustix::fs::Uid::from_raw(own.st_uid)), Some(rustix::fs::Gid::from_raw(own.st_gid)))?;
+    rustix::fs::fchmod(into, Mode::from_raw_mode(own.st_mode & 0o7777))?;
+    for entry in Dir::read_from(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rustix::fs::statat(from, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                rustix::fs::mkdirat(into, name, mode)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = rustix::fs::openat(from, name, flags, Mode::empty())?;
+                let copy = rustix::fs::openat(into, name, flags, Mode::empty())?;
+                copy_content(below.as_fd(), copy.as_fd(), depth + 1)?;
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let copy = rustix::fs::openat(into, name, flags, mode)?;
+                std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(copy.try_clone().map_err(|_| Errno::MFILE)?))
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                rustix::fs::fchown(&copy, Some(uid), Some(gid))?;
+                rustix::fs::fchmod(&copy, mode)?;
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+                rustix::fs::symlinkat(target.as_c_str(), into, name)?;
+                rustix::fs::chownat(into, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            // Sockets, FIFOs and devices of an image below /run or /tmp are leftovers of its making.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Hides a path: a directory under an empty, read-only tmpfs, a file under the container's own /dev/null.
+pub(super) fn mask(root: &Root, path: &Path, null: BorrowedFd<'_>) -> Result<(), MountFailure> {
+    let what = || format!("hide {path:?}");
+    let place = match root.open(path, OFlags::PATH) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(errno) => return Err(MountFailure { what: what(), errno }),
+    };
+    let cover = if file_type(place.as_fd()).map_err(failed(what()))? == FileType::Directory {
+        let data = [("size".to_owned(), Some("0k".to_owned())), ("mode".to_owned(), Some("555".to_owned()))];
+        let cover = detached("tmpfs", &data, NOSUID | NODEV | NOEXEC).map_err(failed(what()))?;
+        let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
+        syscall::mount_setattr(cover.as_fd(), false, &attr).map_err(failed(what()))?;
+        cover
+    } else {
+        copy_tree(null, Path::new(""), false).map_err(failed(what()))?
+    };
+    attach(cover.as_fd(), place.as_fd()).map_err(failed(what()))
+}
+
+/// Makes a path and what is below it read-only.
+pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), MountFailure> {
+    let what = || format!("make {path:?} read-only");
+    let place = match root.open(path, OFlags::PATH) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(errno) => return Err(MountFailure { what: what(), errno }),
+    };
+    let copy = copy_tree(place.as_fd(), Path::new(""), true).map_err(failed(what()))?;
+    let attr = MountAttr { set: RDONLY | NOSUID | NODEV | NOEXEC, ..MountAttr::default() };
+    syscall::mount_setattr(copy.as_fd(), true, &attr).map_err(failed(what()))?;
+    attach(copy.as_fd(), place.as_fd()).map_err(failed(what()))
+}
+
+/// Makes the root itself read-only; what is mounted below stays as it is.
+pub(super) fn read_only_root(root: &Root) -> Result<(), MountFailure> {
+    let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
+    syscall::mount_setattr(root.as_fd(), false, &attr).map_err(failed("make the root read-only"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_sorted_by_whom_they_are_for() {
+        let options: Vec<String> =
+            ["ro", "nosuid", "mode=755", "size=1k", "newinstance", "tmpcopyup", "rslave", "noatime", "rw"]
+                .map(str::to_owned)
+                .to_vec();
+        let parsed = parse(&options);
+        assert_eq!(parsed.set, NOSUID | NOATIME, "the last word counts");
+        assert_eq!(parsed.propagation, Some((libc::MS_SLAVE, true)));
+        assert!(parsed.copy_up && !parsed.bind);
+        let keys: Vec<_> = parsed.data.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["mode", "size", "newinstance"]);
+    }
+}

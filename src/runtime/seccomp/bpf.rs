@@ -1,0 +1,397 @@
+//! From a profile to classic BPF (seccomp(2)).
+//!
+//! The calls are sorted by number and found by binary search, so that a call costs about ten instructions and not four
+//! hundred. Calls through another architecture's entry (32 bit programs, x32) get the default action, or ENOSYS where
+//! that would allow them: their numbers mean other things.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use libc::sock_filter;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
+
+use super::SeccompError;
+
+/// `struct seccomp_data`: the number, the architecture, the arguments.
+const DATA_NUMBER: u32 = 0;
+const DATA_ARCHITECTURE: u32 = 4;
+const DATA_ARGUMENTS: u32 = 16;
+/// The kernel's limit, BPF_MAXINSNS.
+const INSTRUCTIONS_MAX: usize = 4096;
+/// The bit that marks a call of the x32 interface.
+const X32_BIT: u32 = 0x4000_0000;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const JUMP_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+const JUMP_GREATER_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCHITECTURE: Option<u32> = None;
+
+/// One condition on an argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Condition {
+    index: u32,
+    mask: u64,
+    operator: Operator,
+    value: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// What is to be done if all conditions hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    conditions: Vec<Condition>,
+    action: u32,
+}
+
+/// Compiles a profile.
+///
+/// Of several rules for one call, those with conditions come first, in their order; then the first one without.
+///
+/// # Errors
+/// [`SeccompError`].
+pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, SeccompError> {
+    let architecture =
+        ARCHITECTURE.ok_or(SeccompError::Architecture { architecture: std::env::consts::ARCH })?;
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    for syscall in profile.syscalls().iter().flatten() {
+        let action = action(syscall.action(), syscall.errno_ret())?;
+        let conditions: Vec<Condition> = syscall.args().iter().flatten().map(condition).collect();
+        for name in syscall.names() {
+            // Names of other machines' calls are normal in a profile.
+            let Ok(number) = syscalls::Sysno::from_str(name) else { continue };
+            let number = u32::try_from(number.id()).unwrap_or(u32::MAX);
+            let rules = calls.entry(number).or_default();
+            // Two conditions on one argument can't be told by libseccomp's callers; here they are joined as all others.
+            rules.push(Rule { conditions: conditions.clone(), action });
+        }
+    }
+    let mut program = Program::default();
+    program.prologue(architecture, default);
+    let numbers: Vec<(u32, Vec<Rule>)> = calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
+    program.search(&numbers, default);
+    let instructions = program.code.len();
+    if instructions > INSTRUCTIONS_MAX {
+        return Err(SeccompError::TooLarge { instructions });
+    }
+    Ok(program.code)
+}
+
+/// Those with conditions first; of the others only the first counts.
+fn settle(rules: Vec<Rule>) -> Vec<Rule> {
+    let (mut conditional, plain): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| !rule.conditions.is_empty());
+    conditional.extend(plain.into_iter().next());
+    conditional
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, SeccompError> {
+    let errno = errno.unwrap_or(libc::EPERM.cast_unsigned()) & 0xffff;
+    Ok(match action {
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        LinuxSeccompAction::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        LinuxSeccompAction::ScmpActTrap => libc::SECCOMP_RET_TRAP,
+        LinuxSeccompAction::ScmpActErrno => libc::SECCOMP_RET_ERRNO | errno,
+        LinuxSeccompAction::ScmpActTrace => libc::SECCOMP_RET_TRACE | errno,
+        LinuxSeccompAction::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
+        LinuxSeccompAction::ScmpActLog => libc::SECCOMP_RET_LOG,
+        other => return Err(SeccompError::Action { action: format!("{other:?}") }),
+    })
+}
+
+fn condition(argument: &oci_spec::runtime::LinuxSeccompArg) -> Condition {
+    let (value, second) = (argument.value(), argument.value_two().unwrap_or(0));
+    let index = u32::try_from(argument.index()).unwrap_or(u32::MAX);
+    let plain = |operator| Condition { index, mask: u64::MAX, operator, value };
+    match argument.op() {
+        LinuxSeccompOperator::ScmpCmpNe => plain(Operator::NotEqual),
+        LinuxSeccompOperator::ScmpCmpLt => plain(Operator::Less),
+        LinuxSeccompOperator::ScmpCmpLe => plain(Operator::LessOrEqual),
+        LinuxSeccompOperator::ScmpCmpEq => plain(Operator::Equal),
+        LinuxSeccompOperator::ScmpCmpGe => plain(Operator::GreaterOrEqual),
+        LinuxSeccompOperator::ScmpCmpGt => plain(Operator::Greater),
+        // The first value is the mask here, the second what must be left.
+        LinuxSeccompOperator::ScmpCmpMaskedEq => {
+            Condition { index, mask: value, operator: Operator::Equal, value: second }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Program {
+    code: Vec<sock_filter>,
+}
+
+impl Program {
+    fn push(&mut self, code: u16, k: u32) {
+        self.jump(code, k, 0, 0);
+    }
+
+    fn jump(&mut self, code: u16, k: u32, jt: u8, jf: u8) {
+        self.code.push(sock_filter { code, jt, jf, k });
+    }
+
+    fn prologue(&mut self, architecture: u32, default: u32) {
+        let foreign = if default == libc::SECCOMP_RET_ALLOW || default == libc::SECCOMP_RET_LOG {
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()
+        } else {
+            default
+        };
+        self.push(LOAD, DATA_ARCHITECTURE);
+        self.jump(JUMP_EQUAL, architecture, 1, 0);
+        self.push(RETURN, foreign);
+        self.push(LOAD, DATA_NUMBER);
+        if cfg!(target_arch = "x86_64") {
+            self.jump(JUMP_GREATER_EQUAL, X32_BIT, 0, 1);
+            self.push(RETURN, foreign);
+        }
+    }
+
+    /// A tree of comparisons; the number is loaded when it is entered.
+    fn search(&mut self, calls: &[(u32, Vec<Rule>)], default: u32) {
+        match calls {
+            [] => self.push(RETURN, default),
+            [(number, rules)] => {
+                // Not this number: over what follows.
+                self.jump(JUMP_EQUAL, *number, 1, 0);
+                self.push(RETURN, default);
+                self.rules(rules, default);
+            }
+            _ => {
+                let (lower, upper) = calls.split_at(calls.len() / 2);
+                let mut left = Self::default();
+                left.search(lower, default);
+                // Greater or equal: over the jump that leads on to the lower half and over that half. The distance may
+                // be more than a conditional jump holds.
+                self.jump(JUMP_GREATER_EQUAL, upper[0].0, 0, 1);
+                self.push(JUMP, u32::try_from(left.code.len()).unwrap_or(u32::MAX));
+                self.code.append(&mut left.code);
+                self.search(upper, default);
+            }
+        }
+    }
+
+    fn rules(&mut self, rules: &[Rule], default: u32) {
+        for rule in rules {
+            if rule.conditions.is_empty() {
+                return self.push(RETURN, rule.action);
+            }
+            let mut body = Self::default();
+            for condition in rule.conditions.iter().rev() {
+                // Built from the back: each part knows how far it is to the end, where the next rule begins.
+                let rest = body.code.len() + 1;
+                let mut part = Self::default();
+                part.condition(condition, rest);
+                part.code.append(&mut body.code);
+                body = part;
+            }
+            body.push(RETURN, rule.action);
+            self.code.append(&mut body.code);
+        }
+        self.push(RETURN, default);
+    }
+
+    /// Falls through if the condition holds, and jumps over `rest` more instructions if not.
+    fn condition(&mut self, condition: &Condition, rest: usize) {
+        let (high, low) = halves(condition.value);
+        let (high_mask, low_mask) = halves(condition.mask);
+        let low_at = DATA_ARGUMENTS + 8 * condition.index;
+        let masked = condition.mask != u64::MAX;
+        let length = if masked { 7 } else { 5 };
+        // The last instruction is a jump to the end: `fail` is its place.
+        let mut part = Self::default();
+        let fail = |at: usize| u8::try_from(length - 1 - at - 1).unwrap_or(u8::MAX);
+        // Past the jump: the condition holds.
+        let hold = |at: usize| u8::try_from(length - at - 1).unwrap_or(u8::MAX);
+        part.push(LOAD, low_at + 4);
+        if masked {
+            part.push(AND, high_mask);
+        }
+        let at = part.code.len();
+        match condition.operator {
+            Operator::Equal => part.jump(JUMP_EQUAL, high, 0, fail(at)),
+            Operator::NotEqual => part.jump(JUMP_EQUAL, high, 0, hold(at)),
+            // A greater high half decides; a lesser one too; an equal one leaves it to the low half, below.
+            Operator::Greater | Operator::GreaterOrEqual | Operator::Less | Operator::LessOrEqual => {
+                return self.order(condition, rest);
+            }
+        }
+        part.push(LOAD, low_at);
+        if masked {
+            part.push(AND, low_mask);
+        }
+        let at = part.code.len();
+        match condition.operator {
+            Operator::NotEqual => part.jump(JUMP_EQUAL, low, fail(at), hold(at)),
+            _ => part.jump(JUMP_EQUAL, low, hold(at), fail(at)),
+        }
+        part.push(JUMP, u32::try_from(rest).unwrap_or(u32::MAX));
+        self.code.append(&mut part.code);
+    }
+
+    /// The four comparisons by order.
+    fn order(&mut self, condition: &Condition, rest: usize) {
+        let (high, low) = halves(condition.value);
+        let low_at = DATA_ARGUMENTS + 8 * condition.index;
+        let greater = matches!(condition.operator, Operator::Greater | Operator::GreaterOrEqual);
+        // Six instructions; the last is the jump for what does not hold, and behind it is what does.
+        const FAIL: u8 = 5;
+        const HOLD: u8 = 6;
+        let (if_greater, if_lesser) = if greater { (HOLD, FAIL) } else { (FAIL, HOLD) };
+        self.push(LOAD, low_at + 4);
+        self.jump(JUMP_GREATER, high, if_greater - 2, 0);
+        self.jump(JUMP_EQUAL, high, 0, if_lesser - 3);
+        self.push(LOAD, low_at);
+        let (code, if_so) = match condition.operator {
+            Operator::Greater => (JUMP_GREATER, true),
+            Operator::GreaterOrEqual => (JUMP_GREATER_EQUAL, true),
+            Operator::Less => (JUMP_GREATER_EQUAL, false),
+            _ => (JUMP_GREATER, false),
+        };
+        let (jt, jf) = if if_so { (HOLD, FAIL) } else { (FAIL, HOLD) };
+        self.jump(code, low, jt - 5, jf - 5);
+        self.push(JUMP, u32::try_from(rest).unwrap_or(u32::MAX));
+    }
+}
+
+fn halves(value: u64) -> (u32, u32) {
+    (u32::try_from(value >> 32).unwrap_or(0), u32::try_from(value & 0xffff_ffff).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{default_profile, profile_from_json};
+    use super::*;
+    use oci_spec::runtime::Capability;
+    use serde_json::json;
+
+    /// Runs a filter as the kernel does, as far as we use its instructions.
+    fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let load = |at: u32| match at {
+            DATA_NUMBER => number,
+            DATA_ARCHITECTURE => architecture,
+            at => {
+                let argument = arguments[((at - DATA_ARGUMENTS) / 8) as usize];
+                if at % 8 == 0 { halves(argument).1 } else { halves(argument).0 }
+            }
+        };
+        let (mut accumulator, mut at) = (0u32, 0usize);
+        for _ in 0..10_000 {
+            let instruction = program[at];
+            at += 1;
+            let branch = |yes: bool| usize::from(if yes { instruction.jt } else { instruction.jf });
+            match instruction.code {
+                LOAD => accumulator = load(instruction.k),
+                AND => accumulator &= instruction.k,
+                RETURN => return instruction.k,
+                JUMP => at += instruction.k as usize,
+                JUMP_EQUAL => at += branch(accumulator == instruction.k),
+                JUMP_GREATER => at += branch(accumulator > instruction.k),
+                JUMP_GREATER_EQUAL => at += branch(accumulator >= instruction.k),
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+        panic!("it does not end");
+    }
+
+    fn number(name: &str) -> u32 {
+        u32::try_from(syscalls::Sysno::from_str(name).unwrap().id()).unwrap()
+    }
+
+    fn decide(program: &[sock_filter], name: &str, arguments: [u64; 6]) -> u32 {
+        run(program, ARCHITECTURE.unwrap(), number(name), arguments)
+    }
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn errno(errno: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
+    }
+
+    #[test]
+    fn the_default_profile_allows_refuses_and_does_not_know() {
+        let program = compile(&default_profile(&[])).unwrap();
+        let decide = |name, arguments| decide(&program, name, arguments);
+        let none = [0; 6];
+        for name in ["read", "write", "execve", "clone", "openat2", "io_setup", "futex", "exit_group"] {
+            assert_eq!(decide(name, none), ALLOW, "{name}");
+        }
+        for name in ["kexec_load", "open_by_handle_at", "init_module", "settimeofday", "bpf", "acct", "iopl"] {
+            assert_eq!(decide(name, none), errno(libc::EPERM), "{name}");
+        }
+        assert_eq!(decide("socket", [2, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(decide("socket", [AF_VSOCK_TEST, 1, 0, 0, 0, 0]), errno(libc::ENOSYS));
+        assert_eq!(decide("socket", [16, 3, 9, 0, 0, 0]), errno(libc::EINVAL));
+        assert_eq!(decide("socket", [16, 3, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(decide("personality", none), ALLOW);
+        assert_eq!(decide("personality", [8, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(decide("personality", [0x40, 0, 0, 0, 0, 0]), errno(libc::ENOSYS));
+        assert_eq!(run(&program, ARCHITECTURE.unwrap(), 4000, none), errno(libc::ENOSYS));
+        assert_eq!(run(&program, ARCHITECTURE.unwrap(), number("read") | X32_BIT, none), errno(libc::ENOSYS));
+        assert_eq!(run(&program, 0x4000_0003, number("read"), none), errno(libc::ENOSYS), "32 bit");
+    }
+
+    const AF_VSOCK_TEST: u64 = 40;
+
+    #[test]
+    fn a_capability_brings_its_calls() {
+        let program = compile(&default_profile(&[Capability::SysAdmin, Capability::SysTime])).unwrap();
+        for name in ["bpf", "settimeofday"] {
+            assert_eq!(decide(&program, name, [0; 6]), ALLOW, "{name}");
+        }
+        assert_eq!(decide(&program, "init_module", [0; 6]), errno(libc::EPERM));
+    }
+
+    #[test]
+    fn every_comparison_holds_over_64_bits() {
+        let big = 0x1_0000_0005u64;
+        for (operator, below, equal, above) in [
+            ("EQ", false, true, false),
+            ("NE", true, false, true),
+            ("LT", true, false, false),
+            ("LE", true, true, false),
+            ("GE", false, true, true),
+            ("GT", false, false, true),
+        ] {
+            let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 1, "value": 7, "op": "SCMP_CMP_EQ"},
+                         {"index": 2, "value": big, "op": format!("SCMP_CMP_{operator}")}]}]});
+            let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+            for (value, expected) in
+                [(big - 1, below), (4, below), (big, equal), (big + 1, above), (big << 4, above), (6, below)]
+            {
+                let found = decide(&program, "read", [0, 7, value, 0, 0, 0]) == ALLOW;
+                assert_eq!(found, expected, "{value:#x} {operator} {big:#x}");
+                assert_ne!(decide(&program, "read", [0, 8, value, 0, 0, 0]), ALLOW, "both must hold");
+            }
+        }
+    }
+
+    #[test]
+    fn a_masked_comparison_looks_at_the_mask_only() {
+        let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": 0x1_0000_0f00u64, "valueTwo": 0x1_0000_0200u64, "op": "SCMP_CMP_MASKED_EQ"}]}]});
+        let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+        assert_eq!(decide(&program, "clone", [0x1_0000_02ff, 0, 0, 0, 0, 0]), ALLOW);
+        assert_ne!(decide(&program, "clone", [0x0_0000_02ff, 0, 0, 0, 0, 0]), ALLOW);
+        assert_ne!(decide(&program, "clone", [0x1_0000_06ff, 0, 0, 0, 0, 0]), ALLOW);
+    }
+}
