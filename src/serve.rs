@@ -57,7 +57,11 @@ impl Directories {
                 .join("dormouse")
         });
         let run_dir = self.run_dir.unwrap_or_else(|| {
-            if root { PathBuf::from("/run/dormouse") } else { of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse") }
+            if root {
+                PathBuf::from("/run/dormouse")
+            } else {
+                of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse")
+            }
         });
         Paths { state_dir, run_dir }
     }
@@ -124,7 +128,9 @@ fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
                 tracing::warn!(error = error.full_text(), "cannot look for what interrupted changes left");
             }
         });
-        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout }).await.map_err(|error| with_causes(&error))
+        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout })
+            .await
+            .map_err(|error| with_causes(&error))
     })
 }
 

@@ -7,7 +7,18 @@ mod image;
 mod manager;
 mod unit;
 
-#[allow(missing_docs, missing_debug_implementations, non_snake_case, non_camel_case_types, unused_imports, dead_code, unused_variables, clippy::all, clippy::unwrap_used, clippy::cast_possible_truncation)] // generated
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    non_snake_case,
+    non_camel_case_types,
+    unused_imports,
+    dead_code,
+    unused_variables,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation
+)] // generated
 pub mod wire {
     //! The types of `interfaces/*.varlink`, as the build script generates them.
     pub mod container {

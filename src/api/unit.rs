@@ -92,9 +92,12 @@ impl UnitInterface {
                 .map_err(|_| CallError::InvalidParameter { parameter: "timeoutUSec".to_owned() })?,
         };
         let engine = self.engine.clone();
-        ordered(call, async move { engine.units(&given.name).await?.run_job(kind, &given.unit, timeout).await })
-            .await
-            .map_err(failed)?;
+        ordered(
+            call,
+            async move { engine.units(&given.name).await?.run_job(kind, &given.unit, timeout).await },
+        )
+        .await
+        .map_err(failed)?;
         call.reply(wire::Start_Reply {}).await
     }
 
@@ -124,7 +127,8 @@ impl UnitInterface {
             follow,
             ..JournalFilter::default()
         };
-        let mut journal = self.engine.journal(&given.name, filter, given.afterCursor).await.map_err(failed)?;
+        let mut journal =
+            self.engine.journal(&given.name, filter, given.afterCursor).await.map_err(failed)?;
         let mut all = Vec::new();
         loop {
             let entries = journal.next().await.map_err(failed)?;

@@ -10,7 +10,9 @@ use super::listen::Listener;
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     /// What was passed is no listening unix socket.
-    #[error("descriptor {index} ({name:?}) that was passed at the start is no listening unix stream socket; check the socket unit")]
+    #[error(
+        "descriptor {index} ({name:?}) that was passed at the start is no listening unix stream socket; check the socket unit"
+    )]
     NotAListener {
         /// Among those passed.
         index: usize,
@@ -31,8 +33,9 @@ pub enum ActivationError {
 /// # Errors
 /// [`ActivationError`].
 pub fn activated_listeners() -> Result<Vec<Listener>, ActivationError> {
-    let names: Vec<String> =
-        std::env::var("LISTEN_FDNAMES").map(|names| names.split(':').map(str::to_owned).collect()).unwrap_or_default();
+    let names: Vec<String> = std::env::var("LISTEN_FDNAMES")
+        .map(|names| names.split(':').map(str::to_owned).collect())
+        .unwrap_or_default();
     // Removes LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, whether or not they were meant for us.
     let mut passed = ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -42,9 +45,11 @@ pub fn activated_listeners() -> Result<Vec<Listener>, ActivationError> {
             tracing::warn!(index, name, "a socket of this name was passed at the start and is not used");
             continue;
         }
-        let socket = passed
-            .take_unix_listener(index)
-            .map_err(|source| ActivationError::NotAListener { index, name, source })?;
+        let socket = passed.take_unix_listener(index).map_err(|source| ActivationError::NotAListener {
+            index,
+            name,
+            source,
+        })?;
         if let Some(socket) = socket {
             listeners.push(Listener::inherited(OwnedFd::from(socket)));
         }

@@ -112,7 +112,9 @@ mod tests {
         let guard = activity.busy();
         let second = guard.clone();
         drop(guard);
-        assert!(tokio::time::timeout(Duration::from_secs(60), activity.idle_for(Duration::ZERO)).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), activity.idle_for(Duration::ZERO)).await.is_err()
+        );
         drop(second);
         activity.idle_for(Duration::ZERO).await;
         activity.at_rest().await;

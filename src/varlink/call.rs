@@ -120,7 +120,17 @@ impl Call {
         rest: tokio::sync::oneshot::Sender<tokio::sync::oneshot::Sender<Vec<u8>>>,
     ) -> Self {
         let rest = Some(rest);
-        Self { request, descriptors, peer, socket, activity, ordered: Arc::default(), replied: false, upgraded: false, rest }
+        Self {
+            request,
+            descriptors,
+            peer,
+            socket,
+            activity,
+            ordered: Arc::default(),
+            replied: false,
+            upgraded: false,
+            rest,
+        }
     }
 
     /// The method with its interface.
@@ -200,7 +210,11 @@ impl Call {
     ///
     /// # Errors
     /// [`CallError::Disconnected`].
-    pub async fn reply_with_fds(&mut self, parameters: impl Serialize, fds: Vec<OwnedFd>) -> Result<(), CallError> {
+    pub async fn reply_with_fds(
+        &mut self,
+        parameters: impl Serialize,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), CallError> {
         let reply = varlink::Reply::parameters(Some(to_value(parameters)));
         self.replied = true;
         self.send(&reply, &fds).await
@@ -274,7 +288,11 @@ impl Call {
         }
         let mut bytes = serde_json::to_vec(reply).map_err(|_| CallError::Disconnected)?;
         if bytes.len() > MESSAGE_MAX_BYTES {
-            tracing::error!(method = self.request.method, length = bytes.len(), "a reply is too long to be sent");
+            tracing::error!(
+                method = self.request.method,
+                length = bytes.len(),
+                "a reply is too long to be sent"
+            );
             return Err(CallError::Disconnected);
         }
         bytes.push(0);

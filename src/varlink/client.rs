@@ -107,7 +107,9 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Transport`] for a time-out of zero.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        self.socket.set_read_timeout(timeout).map_err(|source| ClientError::Transport { attempted: "prepare", source })
+        self.socket
+            .set_read_timeout(timeout)
+            .map_err(|source| ClientError::Transport { attempted: "prepare", source })
     }
 
     /// The socket, to be watched for replies.
@@ -119,7 +121,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`ClientError::Service`] for an error reply, else why there is none.
-    pub fn call(&mut self, method: &str, parameters: impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<Reply, ClientError> {
+    pub fn call(
+        &mut self,
+        method: &str,
+        parameters: impl Serialize,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Reply, ClientError> {
         self.send(method, parameters, fds, |_| {})?;
         self.receive()
     }
@@ -208,7 +215,11 @@ impl Connection {
         let parameters = reply.parameters.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         match reply.error {
             Some(error) => Err(ClientError::Service { error: error.into_owned(), parameters }),
-            None => Ok(Reply { parameters, fds: message.descriptors, continues: reply.continues.unwrap_or(false) }),
+            None => Ok(Reply {
+                parameters,
+                fds: message.descriptors,
+                continues: reply.continues.unwrap_or(false),
+            }),
         }
     }
 }

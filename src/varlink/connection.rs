@@ -45,8 +45,14 @@ pub(super) async fn run(
         let request = decode_request(&message.bytes)?;
         let _running = activity.busy();
         let (hand_over, mut wanted) = oneshot::channel();
-        let mut call =
-            Call::new(request, message.descriptors, peer.clone(), socket.clone(), activity.clone(), hand_over);
+        let mut call = Call::new(
+            request,
+            message.descriptors,
+            peer.clone(),
+            socket.clone(),
+            activity.clone(),
+            hand_over,
+        );
         let outcome = answer(&service, &mut call, &mut input, &mut wanted, &mut stopping).await;
         match outcome {
             Outcome::Answered if call.is_upgraded() => return Ok(()),

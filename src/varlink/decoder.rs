@@ -102,7 +102,8 @@ impl<D> Decoder<D> {
         self.position += end as u64 + 1;
         let mut descriptors = Vec::new();
         while self.descriptors.front().is_some_and(|(begin, _)| *begin < self.position) {
-            descriptors.extend(self.descriptors.pop_front().into_iter().flat_map(|(_, descriptors)| descriptors));
+            descriptors
+                .extend(self.descriptors.pop_front().into_iter().flat_map(|(_, descriptors)| descriptors));
         }
         Ok(Some(Message { bytes, descriptors }))
     }

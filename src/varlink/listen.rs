@@ -23,13 +23,17 @@ pub enum ListenError {
         reason: &'static str,
     },
     /// Somebody answers there.
-    #[error("cannot listen on {path:?}: another service is using it; stop that first, or choose another path")]
+    #[error(
+        "cannot listen on {path:?}: another service is using it; stop that first, or choose another path"
+    )]
     InUse {
         /// The path.
         path: PathBuf,
     },
     /// Something else has the path.
-    #[error("cannot listen on {path:?}: there is something that is no socket; remove it, or choose another path")]
+    #[error(
+        "cannot listen on {path:?}: there is something that is no socket; remove it, or choose another path"
+    )]
     NotASocket {
         /// The path.
         path: PathBuf,
@@ -98,7 +102,11 @@ impl Listener {
 
     fn bind_abstract(address: &str, name: &str) -> Result<Self, ListenError> {
         let refused = |attempted| {
-            move |errno: Errno| ListenError::Refused { attempted, address: address.to_owned(), source: errno.into() }
+            move |errno: Errno| ListenError::Refused {
+                attempted,
+                address: address.to_owned(),
+                source: errno.into(),
+            }
         };
         let socket = socket().map_err(refused("make a socket for"))?;
         let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(refused("listen on"))?;
@@ -109,7 +117,11 @@ impl Listener {
 
     fn bind_path(address: &str, path: &Path, mode: u32) -> Result<Self, ListenError> {
         let failed = |attempted| {
-            move |source: std::io::Error| ListenError::Refused { attempted, address: address.to_owned(), source }
+            move |source: std::io::Error| ListenError::Refused {
+                attempted,
+                address: address.to_owned(),
+                source,
+            }
         };
         let refused = |attempted| move |errno: Errno| failed(attempted)(errno.into());
         let in_use = || ListenError::InUse { path: path.to_owned() };
@@ -161,7 +173,8 @@ impl Listener {
 impl Drop for OwnedPath {
     fn drop(&mut self) {
         // Only if it is still ours.
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
+        let ours =
+            std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = ?self.path, %error, "cannot remove the socket, ignoring");
         }
@@ -197,7 +210,9 @@ fn lock_path(path: &Path) -> std::io::Result<Option<File>> {
         }
         // Whoever had it before may have removed the file meanwhile.
         let ours = file.metadata()?;
-        if std::fs::symlink_metadata(&name).is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+        if std::fs::symlink_metadata(&name)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()))
+        {
             return Ok(Some(file));
         }
     }

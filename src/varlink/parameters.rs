@@ -26,12 +26,15 @@ impl Definition {
         let Some(method) = self.idl.methods.get(method) else {
             return Err(CallError::MethodNotFound { method: full_method.to_owned() });
         };
-        self.check_struct("", &method.input, parameters).map_err(|parameter| CallError::InvalidParameter { parameter })
+        self.check_struct("", &method.input, parameters)
+            .map_err(|parameter| CallError::InvalidParameter { parameter })
     }
 
     fn check_struct(&self, path: &str, fields: &VStruct<'_>, value: &Value) -> Result<(), String> {
         let Value::Object(object) = value else { return Err(path.to_owned()) };
-        if let Some(unknown) = object.keys().find(|key| !fields.elts.iter().any(|field| field.name == key.as_str())) {
+        if let Some(unknown) =
+            object.keys().find(|key| !fields.elts.iter().any(|field| field.name == key.as_str()))
+        {
             return Err(join(path, unknown));
         }
         for field in &fields.elts {
@@ -49,10 +52,11 @@ impl Definition {
         match (expected, value) {
             (VTypeExt::Option(_), Value::Null) => Ok(()),
             (VTypeExt::Option(inner), value) => self.check_extended(path, inner, value),
-            (VTypeExt::Array(inner), Value::Array(values)) => values
-                .iter()
-                .enumerate()
-                .try_for_each(|(index, value)| self.check_extended(&format!("{path}[{index}]"), inner, value)),
+            (VTypeExt::Array(inner), Value::Array(values)) => {
+                values.iter().enumerate().try_for_each(|(index, value)| {
+                    self.check_extended(&format!("{path}[{index}]"), inner, value)
+                })
+            }
             (VTypeExt::Dict(inner), Value::Object(values)) => {
                 values.iter().try_for_each(|(key, value)| self.check_extended(&join(path, key), inner, value))
             }
@@ -104,7 +108,9 @@ method M(text: string, maybe: ?bool, list: ?[]Inner, map: ?[string]string, any: 
         let found = Definition::parse(IDL).check("M", "a.b.M", &parameters);
         match (found, expected) {
             (Ok(()), None) => {}
-            (Err(CallError::InvalidParameter { parameter }), Some(expected)) => assert_eq!(parameter, expected),
+            (Err(CallError::InvalidParameter { parameter }), Some(expected)) => {
+                assert_eq!(parameter, expected)
+            }
             (found, _) => panic!("{parameters}: {found:?}"),
         }
     }

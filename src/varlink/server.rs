@@ -34,7 +34,9 @@ pub struct ServeOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// There is nothing to listen on.
-    #[error("no socket was passed and none was given; start it by its socket unit, or with --listen unix:PATH")]
+    #[error(
+        "no socket was passed and none was given; start it by its socket unit, or with --listen unix:PATH"
+    )]
     NoListener,
     /// The kernel refused what a service can't do without.
     #[error("cannot {attempted}")]
@@ -52,7 +54,11 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError`].
-pub async fn serve(service: Service, listeners: Vec<Listener>, options: ServeOptions) -> Result<(), ServeError> {
+pub async fn serve(
+    service: Service,
+    listeners: Vec<Listener>,
+    options: ServeOptions,
+) -> Result<(), ServeError> {
     if listeners.is_empty() {
         return Err(ServeError::NoListener);
     }
@@ -107,7 +113,8 @@ fn watch_all(listeners: Vec<Listener>) -> std::io::Result<Vec<Watched>> {
 
 /// Waits for a connection on any of the sockets. Dropped, none is lost.
 async fn accept(listeners: &[Watched]) -> Result<OwnedFd, Errno> {
-    let mut each: Vec<_> = listeners.iter().map(|(listener, watched)| Box::pin(accept_one(listener, watched))).collect();
+    let mut each: Vec<_> =
+        listeners.iter().map(|(listener, watched)| Box::pin(accept_one(listener, watched))).collect();
     std::future::poll_fn(move |cx| {
         for accept in &mut each {
             if let std::task::Poll::Ready(result) = accept.as_mut().poll(cx) {
@@ -147,7 +154,8 @@ impl Server {
         let Some(place) = Place::take(&self.users, uid, self.connections.len()) else {
             return tracing::warn!(uid, "too many connections, closing the new one");
         };
-        let (service, activity, stopping) = (self.service.clone(), self.activity.clone(), self.stopping.subscribe());
+        let (service, activity, stopping) =
+            (self.service.clone(), self.activity.clone(), self.stopping.subscribe());
         self.connections.spawn(async move {
             if let Err(error) = connection::run(fd, service, activity, stopping).await {
                 tracing::info!(uid, %error, "closing a connection");

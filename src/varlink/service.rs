@@ -43,13 +43,21 @@ struct Entry {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.interfaces.iter().map(|entry| entry.interface.name()).collect();
-        f.debug_struct("Service").field("product", &self.product).field("interfaces", &names).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("product", &self.product)
+            .field("interfaces", &names)
+            .finish_non_exhaustive()
     }
 }
 
 impl Service {
     /// A service that so far has only `org.varlink.service`.
-    pub fn new(vendor: &'static str, product: &'static str, version: &'static str, url: &'static str) -> Self {
+    pub fn new(
+        vendor: &'static str,
+        product: &'static str,
+        version: &'static str,
+        url: &'static str,
+    ) -> Self {
         Self { vendor, product, version, url, interfaces: vec![Entry::new(Box::new(ServiceInterface))] }
     }
 

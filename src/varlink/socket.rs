@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,7 +32,9 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd: crate::readiness::watch(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)? })
+        Ok(Self {
+            fd: crate::readiness::watch(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)?,
+        })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -89,7 +92,8 @@ impl Socket {
     /// readers and writers wait for is not disturbed.
     pub(super) async fn hung_up(&self) -> Result<(), Errno> {
         let watched = self.as_fd().try_clone_to_owned().map_err(|error| errno_of(&error))?;
-        let watched = crate::readiness::watch(watched, tokio::io::Interest::WRITABLE).map_err(|error| errno_of(&error))?;
+        let watched = crate::readiness::watch(watched, tokio::io::Interest::WRITABLE)
+            .map_err(|error| errno_of(&error))?;
         loop {
             if is_hung_up(self.as_fd()) {
                 return Ok(());
@@ -129,7 +133,11 @@ pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Recei
     Ok(Received { length: message.bytes, descriptors })
 }
 
-pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+pub(super) fn send_now(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -159,7 +167,11 @@ impl UpgradedStream {
 }
 
 impl AsyncRead for UpgradedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         if !self.rest.is_empty() {
             let length = self.rest.len().min(buffer.remaining());
             buffer.put_slice(&self.rest[..length]);
@@ -172,7 +184,11 @@ impl AsyncRead for UpgradedStream {
 }
 
 impl AsyncWrite for UpgradedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

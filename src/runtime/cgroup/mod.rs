@@ -314,7 +314,11 @@ impl Cgroup {
     pub(super) fn entrance_beside(&self, leader: i32) -> Result<Entrance, CgroupError> {
         let mut entrance = self.entrance()?;
         let path = PathBuf::from(format!("/proc/{leader}/cgroup"));
-        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File { what: "read", path, source })?;
+        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File {
+            what: "read",
+            path,
+            source,
+        })?;
         let own = table.lines().find_map(|line| line.strip_prefix("0::/"));
         if let (Some(own), Some(hierarchy)) =
             (own, self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2))
@@ -660,10 +664,8 @@ fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
 fn enable_controllers(hierarchy: &Hierarchy, relative: &Path, wanted: &[&str]) {
     let Ok(available) = read(&hierarchy.mount.join("cgroup.controllers")) else { return };
     let useful = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
-    let controllers: Vec<&str> = available
-        .split_whitespace()
-        .filter(|name| useful.contains(name) || wanted.contains(name))
-        .collect();
+    let controllers: Vec<&str> =
+        available.split_whitespace().filter(|name| useful.contains(name) || wanted.contains(name)).collect();
     if controllers.is_empty() {
         return;
     }
@@ -707,11 +709,7 @@ fn attach_device_program(directory: &Path, rules: &[LinuxDeviceCgroup]) -> io::R
         Ok(ids) if ids.len() == 1 => Some(syscall::bpf_program_by_id(ids[0])?),
         _ => None,
     };
-    syscall::bpf_attach_device_program(
-        cgroup.as_fd(),
-        program.as_fd(),
-        replaced.as_ref().map(AsFd::as_fd),
-    )?;
+    syscall::bpf_attach_device_program(cgroup.as_fd(), program.as_fd(), replaced.as_ref().map(AsFd::as_fd))?;
     Ok(())
 }
 

@@ -87,7 +87,8 @@ pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_fil
     }
     let mut program = Program::default();
     program.prologue(architecture, default);
-    let numbers: Vec<(u32, Vec<Rule>)> = calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
+    let numbers: Vec<(u32, Vec<Rule>)> =
+        calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
     program.search(&numbers, default);
     let instructions = program.code.len();
     if instructions > INSTRUCTIONS_MAX {
@@ -98,7 +99,8 @@ pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_fil
 
 /// Those with conditions first; of the others only the first counts.
 fn settle(rules: Vec<Rule>) -> Vec<Rule> {
-    let (mut conditional, plain): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| !rule.conditions.is_empty());
+    let (mut conditional, plain): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|rule| !rule.conditions.is_empty());
     conditional.extend(plain.into_iter().next());
     conditional
 }
@@ -106,7 +108,9 @@ fn settle(rules: Vec<Rule>) -> Vec<Rule> {
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, SeccompError> {
     let errno = errno.unwrap_or(libc::EPERM.cast_unsigned()) & 0xffff;
     Ok(match action {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
+            libc::SECCOMP_RET_KILL_THREAD
+        }
         LinuxSeccompAction::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         LinuxSeccompAction::ScmpActTrap => libc::SECCOMP_RET_TRAP,
         LinuxSeccompAction::ScmpActErrno => libc::SECCOMP_RET_ERRNO | errno,
@@ -334,7 +338,8 @@ mod tests {
         for name in ["read", "write", "execve", "clone", "openat2", "io_setup", "futex", "exit_group"] {
             assert_eq!(decide(name, none), ALLOW, "{name}");
         }
-        for name in ["kexec_load", "open_by_handle_at", "init_module", "settimeofday", "bpf", "acct", "iopl"] {
+        for name in ["kexec_load", "open_by_handle_at", "init_module", "settimeofday", "bpf", "acct", "iopl"]
+        {
             assert_eq!(decide(name, none), errno(libc::EPERM), "{name}");
         }
         assert_eq!(decide("socket", [2, 1, 0, 0, 0, 0]), ALLOW);
