@@ -29,7 +29,9 @@ use crate::runtime::Cgroup;
 /// How much output is read at a time. It is touched memory for the container's whole life, so it is small.
 const BUFFER_BYTES: usize = 16 * 1024;
 /// A payload that lives this long is worth the time that making the monitor small takes.
-const SHRINK_AFTER: Duration = Duration::from_millis(250);
+const SHRINK_AFTER_START: Duration = Duration::from_millis(250);
+/// So long after it had something to do, the monitor is made small again.
+const SHRINK_AFTER_WORK: Duration = Duration::from_secs(5);
 /// Status lines are written to the state file no more often than this.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// A state that could not be written is tried again after this.
@@ -174,7 +176,7 @@ impl Supervisor {
                 self.payload = Some(payload);
                 self.outcome = None;
                 self.started = Instant::now();
-                self.shrink_at = Some(self.started + SHRINK_AFTER);
+                self.shrink_at = Some(self.started + SHRINK_AFTER_START);
                 self.store();
                 Ok(())
             }
@@ -369,14 +371,17 @@ impl Supervisor {
 
     /// Waits for something to happen, until `deadline` at most, and handles it.
     fn turn(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let ready = self.wait(deadline)?;
+        let shrink = self.shrink_at.is_some_and(|at| at <= Instant::now());
+        if shrink {
+            self.shrink_at = None;
+        }
+        let ready = self.wait(deadline, shrink)?;
         let now = Instant::now();
+        if !ready.is_empty() && self.payload.is_some() {
+            self.shrink_at.get_or_insert(now + SHRINK_AFTER_WORK);
+        }
         if let Some(payload) = &mut self.payload {
             payload.tick(now);
-        }
-        if self.shrink_at.is_some_and(|at| at <= now) {
-            self.shrink_at = None;
-            sys::shrink();
         }
         for source in ready {
             self.handle(source);
@@ -432,7 +437,9 @@ impl Supervisor {
         interests
     }
 
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<Source>> {
+    /// Waits for the first of the sources that is ready. With `shrink` the memory is given back last of all, so that
+    /// what remains is what a sleeping monitor needs.
+    fn wait(&self, deadline: Option<Instant>, shrink: bool) -> io::Result<Vec<Source>> {
         let (sources, mut fds): (Vec<_>, Vec<_>) = self.interests().into_iter().unzip();
         let tick = self.payload.as_ref().and_then(Payload::next_tick);
         let timeout = [deadline, tick, self.store_at, self.shrink_at]
@@ -441,6 +448,9 @@ impl Supervisor {
             .min()
             .map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|t| Timespec::try_from(t).unwrap_or_default());
+        if shrink {
+            sys::shrink();
+        }
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
