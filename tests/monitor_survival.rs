@@ -1,5 +1,7 @@
 //! What lives on when a monitor dies, and what a payload tells through its monitor.
 
+#![allow(clippy::unwrap_used)] // what fails here fails the test
+
 mod monitor_support;
 
 use std::fs;
@@ -206,4 +208,79 @@ fn an_external_runtimes_refusal_is_told_in_its_words() {
         answer.starts_with("failed\truntime\t2\tcannot run the runtime \"/no/such/runtime\""),
         "{answer}"
     );
+}
+
+#[test]
+fn a_new_monitor_takes_over_with_no_output_lost_and_learns_the_exit_code() {
+    if !can_run() {
+        return;
+    }
+    let script =
+        "n=0; while [ $n -lt 300 ]; do n=$((n+1)); echo $n; echo $n >/count; sleep .01; done; exit 19";
+    for terminal in [false, true] {
+        let mut container = shell(script);
+        if terminal {
+            container = container.with_terminal();
+        }
+        let mut container = container.start();
+        container.until_logged("stdout F 5");
+        container.kill_monitor();
+        let count = container.directory().join("root/count");
+        wait_for("output that waits", || {
+            fs::read_to_string(&count).ok()?.trim().parse::<u32>().ok().filter(|count| *count > 50)
+        });
+        assert_eq!(container.adopt(), "started\n");
+        assert!(container.state().monitor.is_alive());
+        let state = container.until_exited();
+        assert_eq!((state.exit_code, state.exit_signal, state.restarts), (Some(19), None, 0));
+        let end = if terminal { "\r\n" } else { "\n" };
+        let expected: String = (1..=300).map(|n| format!("stdout F {n}{end}")).collect();
+        assert_eq!(container.log(), expected, "with a terminal: {terminal}");
+        container.until_monitor_left();
+        assert_eq!(container.events(), ["start", "exit 19"]);
+    }
+}
+
+#[test]
+fn a_new_monitor_learns_the_signal_and_restarts_as_the_old_one_would_have() {
+    if !can_run() {
+        return;
+    }
+    let mut container =
+        shell("sleep 1000").restarting(dormouse::monitor::config::RestartPolicy::Always).start();
+    container.kill_monitor();
+    assert_eq!(container.adopt(), "started\n");
+    container.kill(libc::SIGKILL);
+    let state = container.until("the restart", |state| state.restarts == 1 && state.phase == Phase::Running);
+    assert!(state.init.unwrap().is_alive());
+    assert_eq!(container.events()[..2], ["start", "exit 137"]);
+}
+
+#[test]
+fn a_container_that_ended_unwatched_is_put_in_order_by_a_new_monitor() {
+    if !can_run() {
+        return;
+    }
+    let mut container = shell("sleep 1000").start();
+    container.kill_monitor();
+    let init = container.init();
+    container.kill(libc::SIGKILL);
+    wait_for("its end", || (!init.is_alive()).then_some(()));
+    assert_eq!(container.adopt(), "started\n");
+    let state = container.until_exited();
+    assert_eq!((state.phase, state.exit_code), (Phase::Exited, None));
+    assert_eq!(container.cgroup_directories(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_container_has_one_monitor() {
+    if !can_run() {
+        return;
+    }
+    let mut container = shell("sleep 1000").start();
+    assert_eq!(
+        container.adopt(),
+        format!("failed\tlock\t{}\tanother monitor supervises this container\n", libc::EWOULDBLOCK)
+    );
+    assert!(container.state().monitor.is_alive());
 }

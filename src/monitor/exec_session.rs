@@ -113,7 +113,7 @@ fn start(request: OwnedFd) -> Result<(i32, Option<OwnedFd>), Failure> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
     if let Ok(null) = null {
         for target in 0..3 {
-            let _ = sys::become_standard_fd(&null, target);
+            let _ = sys::become_standard_fd(null.as_fd(), target);
         }
     }
     drop(request);

@@ -23,7 +23,7 @@ use super::notify::Notifier;
 use super::payload::{Output, Payload};
 use super::restart::{Outcome, Restarts};
 use super::state::{Phase, ProcessRef, RunState};
-use super::{external, sys};
+use super::{adopt, external, sys};
 use crate::runtime::Cgroup;
 
 /// How much output is read at a time. It is touched memory for the container's whole life, so it is small.
@@ -55,6 +55,7 @@ enum Source {
     Signals,
     Notifications,
     StopRequest,
+    PayloadEnd,
     Listener,
     Control(usize),
     Output(Stream),
@@ -74,6 +75,10 @@ pub struct Supervisor {
     clients: Clients,
     notifier: Option<Notifier>,
     signals: SignalFd,
+    /// Held for as long as this process lives: one monitor per container.
+    _lock: OwnedFd,
+    /// The payload is no child of this process.
+    adopted: bool,
     payload: Option<Payload>,
     outcome: Option<Outcome>,
     /// SIGTERM came: no more restarts.
@@ -108,12 +113,43 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// Takes over a container that runs although its monitor has died.
+    ///
+    /// # Errors
+    /// A [`Failure`] to be reported to the one who waits; the container is as it was then.
+    pub fn adopt(run_dir: &Path, config: MonitorConfig) -> Result<Self, Failure> {
+        let no_container = || Failure {
+            step: "adopt".into(),
+            errno: libc::ESRCH,
+            message: "cannot take the container over: it does not run".into(),
+        };
+        let state = RunState::load(run_dir)
+            .map_err(|error| Failure::new("adopt", None, &error))?
+            .filter(|state| state.phase == Phase::Running)
+            .ok_or_else(no_container)?;
+        let state = RunState { monitor: own_reference()?, ..state };
+        let mut supervisor = Self::with_state(run_dir, config, state, None)?;
+        supervisor.adopted = true;
+        let io = |error: io::Error| Failure::io("adopt", "take the payload's streams over", &error);
+        match adopt::find(&supervisor.state).map_err(io)? {
+            Some(launched) => {
+                supervisor.payload = Some(Payload::new(launched, supervisor.config.stdin_open).map_err(io)?);
+            }
+            // It ended while nobody watched; what follows an end still has to be done.
+            None => supervisor.outcome = Some(Outcome::unknown()),
+        }
+        supervisor.shrink_at = Some(Instant::now() + SHRINK_AFTER_START);
+        supervisor.store();
+        Ok(supervisor)
+    }
+
     fn with_state(
         run_dir: &Path,
         config: MonitorConfig,
         state: RunState,
         first_client: Option<[OwnedFd; 3]>,
     ) -> Result<Self, Failure> {
+        let lock = lock(run_dir)?;
         let signals = watch_signals().map_err(|error| Failure::io("signals", "watch signals", &error))?;
         let log = Log::open(&config).map_err(|error| Failure::new("log", None, &error))?;
         let mut clients = Clients::bind(run_dir)
@@ -137,6 +173,8 @@ impl Supervisor {
             clients,
             notifier,
             signals,
+            _lock: lock,
+            adopted: false,
             payload: None,
             outcome: None,
             terminated: false,
@@ -169,11 +207,13 @@ impl Supervisor {
                     ready_at_usec: self.notifier.is_none().then_some(now),
                     restarts: self.state.restarts,
                     warnings,
+                    pipes: payload.pipes(),
                     // Without a keeper the payload runs as well, only not beyond its monitor.
                     keeper: payload.start_keeper().ok().flatten(),
                     ..RunState::starting(self.state.monitor, self.config.cgroup.clone())
                 };
                 self.payload = Some(payload);
+                self.adopted = false;
                 self.outcome = None;
                 self.started = Instant::now();
                 self.shrink_at = Some(self.started + SHRINK_AFTER_START);
@@ -197,11 +237,13 @@ impl Supervisor {
     /// # Errors
     /// What poll(2) says, which leaves the payload running unsupervised.
     pub fn run(&mut self) -> io::Result<()> {
-        self.events.write(now_usec(), Action::Start, None);
+        if !self.adopted {
+            self.events.write(now_usec(), Action::Start, None);
+        }
         let mut restarts = Restarts::new(self.config.restart);
         loop {
             self.turn_until(Until::PayloadEnded)?;
-            let outcome = self.outcome.take().unwrap_or(Outcome { code: None, signal: None, reboot: false });
+            let outcome = self.outcome.take().unwrap_or(Outcome::unknown());
             let ran = self.started.elapsed();
             self.finish_run(outcome);
             let next = if self.stop_requested() { None } else { restarts.next(outcome, ran) };
@@ -254,6 +296,7 @@ impl Supervisor {
         }
         self.state.init = None;
         self.state.keeper = None;
+        self.state.pipes = None;
         self.state.finished_at_usec = Some(now_usec());
         self.state.exit_code = outcome.code;
         self.state.exit_signal = outcome.signal;
@@ -433,6 +476,9 @@ impl Supervisor {
                 }
             }
         }
+        if let Some(payload) = self.payload.as_ref().filter(|_| self.adopted) {
+            add(Source::PayloadEnd, payload.pidfd.as_fd(), PollFlags::IN);
+        }
         add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
         interests
     }
@@ -487,6 +533,12 @@ impl Supervisor {
             Source::Delivery(index, stream) => {
                 if let Some(client) = self.clients.list.get_mut(index) {
                     client.flush(stream);
+                }
+            }
+            Source::PayloadEnd => {
+                if let Some(payload) = &self.payload {
+                    self.outcome =
+                        Some(adopt::outcome(payload.init, &payload.pidfd, self.config.systemd_mode));
                 }
             }
             Source::Signals => self.read_signals(),
@@ -577,6 +629,25 @@ fn own_reference() -> Result<ProcessRef, Failure> {
         errno: 0,
         message: "cannot read /proc/self/stat; mount procfs on /proc".into(),
     })
+}
+
+/// Makes sure that no other monitor supervises this container.
+fn lock(run_dir: &Path) -> Result<OwnedFd, Failure> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(run_dir, flags, Mode::empty())
+        .and_then(|directory| {
+            rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(directory)
+        })
+        .map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => Failure {
+                step: "lock".into(),
+                errno: error.raw_os_error(),
+                message: "another monitor supervises this container".into(),
+            },
+            error => Failure::io("lock", &format!("lock {}", run_dir.display()), &error.into()),
+        })
 }
 
 fn watch_signals() -> io::Result<SignalFd> {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // fork(2), close_range(2), sigaction(2), malloc_trim(3) and madvise(2) have no safe wrapper.
 
 use std::io::{self, BufRead as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) {
 ///
 /// # Errors
 /// What dup2(2) says.
-pub fn become_standard_fd(fd: &OwnedFd, target: RawFd) -> io::Result<()> {
+pub fn become_standard_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: the target is a standard descriptor, which no OwnedFd of this program owns.
     match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
         -1 => Err(io::Error::last_os_error()),
@@ -109,6 +109,28 @@ pub fn reset_signals() {
     }
     // Cannot fail: the set and the operation are valid.
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
+}
+
+/// `struct pidfd_info` of its first version, 64 bytes. Source: linux/pidfd.h.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// The wait status of a process that has been reaped, by whoever; `None` before that, and on kernels before 6.15.
+///
+/// Source: ioctl PIDFD_GET_INFO with PIDFD_INFO_EXIT, linux/pidfd.h.
+pub fn pidfd_exit_status(pidfd: &OwnedFd) -> Option<i32> {
+    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b; // _IOWR(0xff, 11, 64 bytes)
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the kernel reads and writes at most the 64 bytes that the request's number tells, which is the size of `info`.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
 
 /// Gives memory back that the start of a payload needed and its supervision does not.

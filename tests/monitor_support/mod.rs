@@ -2,6 +2,7 @@
 //!
 //! `MONITOR_TEST_RUNTIME=crun` (or runc) runs the same tests over an external runtime.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
+#![allow(clippy::unwrap_used)] // what fails here fails the test
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -263,14 +264,51 @@ impl Running {
         wait_for("the monitor's end", || self.monitor.try_wait().unwrap());
     }
 
+    /// Starts another monitor that takes the container over; returns its answer.
+    pub fn adopt(&mut self) -> String {
+        let (mut sync, theirs) = std::io::pipe().unwrap();
+        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
+        let monitor = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+            .args(["monitor", "--adopt", "--run-dir"])
+            .arg(&self.run_dir)
+            .arg("--sync-fd")
+            .arg(theirs.as_raw_fd().to_string())
+            .spawn()
+            .unwrap();
+        drop(theirs);
+        let mut answer = String::new();
+        sync.read_to_string(&mut answer).unwrap();
+        let mut other = std::mem::replace(&mut self.monitor, monitor);
+        if answer != "started\n" {
+            std::mem::swap(&mut other, &mut self.monitor);
+        }
+        if other.try_wait().unwrap().is_none() && answer != "started\n" {
+            other.wait().unwrap();
+        }
+        answer
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }
 
-    /// The log's lines without their timestamps.
+    /// The log's lines without their timestamps, parts of a line put together: where output is read in the middle of a
+    /// line is chance.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.log_path()).unwrap_or_default();
-        text.split_terminator('\n').map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
+        let (mut lines, mut parts) = (String::new(), std::collections::BTreeMap::<&str, String>::new());
+        for record in text.split_terminator('\n') {
+            let [_time, stream, tag, text] = *record.splitn(4, ' ').collect::<Vec<_>>() else {
+                panic!("no record: {record:?}")
+            };
+            let line = parts.entry(stream).or_default();
+            line.push_str(text);
+            match tag {
+                "F" => lines += &format!("{stream} F {}\n", parts.remove(stream).unwrap()),
+                tag => assert_eq!(tag, "P"),
+            }
+        }
+        lines + &parts.into_iter().map(|(stream, part)| format!("{stream} P {part}\n")).collect::<String>()
     }
 
     pub fn until_logged(&self, text: &str) {
