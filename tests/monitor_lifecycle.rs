@@ -274,3 +274,26 @@ fn a_monitor_holds_nothing_of_where_it_was_started_from() {
     };
     wait_for("nothing but its own descriptors", || (fds().len() == 10).then_some(()));
 }
+
+#[test]
+fn a_monitor_that_sleeps_has_little_memory_of_its_own() {
+    if !can_run() {
+        return;
+    }
+    let container = shell("sleep 1000").start();
+    let own_kib = || -> u64 {
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", container.monitor.id())).unwrap();
+        let mut counted = false;
+        let mut sum = 0;
+        for line in smaps.lines() {
+            if let Some(size) = line.strip_prefix("Private_Dirty:") {
+                sum += if counted { size.trim().split(' ').next().unwrap().parse().unwrap() } else { 0 };
+            } else if !line.split(' ').next().unwrap().ends_with(':') {
+                counted = line.ends_with("[heap]") || line.ends_with("[stack]");
+            }
+        }
+        sum
+    };
+    // What parsing a spec takes is ten times as much.
+    wait_for("the monitor to be small", || (own_kib() <= 64).then_some(()));
+}

@@ -349,3 +349,26 @@ fn a_terminal_that_nobody_has_open_costs_no_processor_time() {
     std::thread::sleep(std::time::Duration::from_millis(1000));
     assert!(ticks() - before <= 2, "{} ticks in a second", ticks() - before);
 }
+
+#[test]
+fn a_payload_of_another_user_can_open_its_streams_by_name() {
+    if !can_run() {
+        return;
+    }
+    for terminal in [false, true] {
+        let mut container = shell("echo out >/dev/stdout && echo err >/dev/stderr; id -u");
+        container.spec["process"]["user"] = serde_json::json!({"uid": 1000, "gid": 1000});
+        if terminal {
+            container = container.with_terminal();
+        }
+        let container = container.start();
+        assert_eq!(container.until_exited().exit_code, Some(0));
+        let log = container.log().replace('\r', "");
+        let mut lines: Vec<&str> = log.lines().collect();
+        lines.sort_unstable();
+        let error = if terminal { "stdout F err" } else { "stderr F err" };
+        let mut expected = ["stdout F 1000", "stdout F out", error];
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "with a terminal: {terminal}");
+    }
+}

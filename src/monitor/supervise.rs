@@ -218,6 +218,7 @@ impl Supervisor {
                 self.started = Instant::now();
                 self.shrink_at = Some(self.started + SHRINK_AFTER_START);
                 self.store();
+                self.events.write(now, Action::Start, None);
                 Ok(())
             }
             Err(failure) => {
@@ -237,9 +238,6 @@ impl Supervisor {
     /// # Errors
     /// What poll(2) says, which leaves the payload running unsupervised.
     pub fn run(&mut self) -> io::Result<()> {
-        if !self.adopted {
-            self.events.write(now_usec(), Action::Start, None);
-        }
         let mut restarts = Restarts::new(self.config.restart);
         loop {
             self.turn_until(Until::PayloadEnded)?;
@@ -275,9 +273,7 @@ impl Supervisor {
                 }
             }
         }
-        self.start()?;
-        self.events.write(now_usec(), Action::Start, None);
-        Ok(())
+        self.start()
     }
 
     /// Takes the last output, and what is left of the container, after the payload's end.
@@ -319,11 +315,14 @@ impl Supervisor {
     /// Ends what processes are left and removes the cgroup, and what an external runtime has made.
     fn clean_up_container(&self) {
         // Whatever cannot be removed here is found by the engine, which knows the container's cgroup.
-        if let Ok(cgroup) = Cgroup::open(&self.config.cgroup) {
+        let cgroup = Cgroup::open(&self.config.cgroup).ok();
+        if let Some(cgroup) = &cgroup {
             let _ = cgroup.kill_all(libc::SIGKILL);
-            if let RuntimeChoice::External { program } = &self.config.runtime {
-                external::clean_up(program, &self.run_dir, &self.config.id);
-            }
+        }
+        if let RuntimeChoice::External { program } = &self.config.runtime {
+            external::clean_up(program, &self.run_dir, &self.config.id);
+        }
+        if let Some(cgroup) = &cgroup {
             let _ = cgroup.remove();
         }
     }
@@ -512,6 +511,7 @@ impl Supervisor {
                 if let (Control::Resize(rows, columns), Some(payload)) = (control, &self.payload) {
                     payload.resize(rows, columns);
                 }
+                self.let_inputs_go();
             }
             Source::Listener => self.clients.accept(),
             Source::Notifications => self.read_notifications(),
