@@ -11,9 +11,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 
 use monitor_support::*;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::json;
 
 struct Session {

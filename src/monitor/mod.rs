@@ -85,7 +85,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => None,
     });
     let (Ok(()), Some(run_dir)) = (parsed, run_dir) else {
-        eprintln!("usage: dormouse monitor --run-dir DIR [--attach passed | --adopt], with a socket as standard input");
+        eprintln!(
+            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt], with a socket as standard input"
+        );
         return ExitCode::from(2);
     };
     sys::close_all_but(&[]);
