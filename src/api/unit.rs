@@ -109,7 +109,7 @@ impl UnitInterface {
         }
         let unsigned = |field: &str, value: Option<i64>| {
             value
-                .map(|value| u64::try_from(value))
+                .map(u64::try_from)
                 .transpose()
                 .map_err(|_| CallError::InvalidParameter { parameter: field.to_owned() })
         };

@@ -127,7 +127,7 @@ pub(super) fn console(
         .open(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW)
         .map_err(failed("open a terminal of the container's devpts"))?;
     let found = rustix::fs::fstatfs(&master).map_err(failed("look at the terminal"))?;
-    if i64::from(found.f_type) != DEVPTS_SUPER_MAGIC {
+    if found.f_type != DEVPTS_SUPER_MAGIC {
         return Err(("open a terminal: /dev/pts is no devpts".to_owned(), Errno::NODEV));
     }
     rustix::pty::unlockpt(&master).map_err(failed("unlock the terminal"))?;

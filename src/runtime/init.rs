@@ -223,7 +223,7 @@ impl Init<'_> {
             let file = root.open(&path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(&failed)?;
             // A procfs, and nothing that was put in its place (CVE-2019-19921, CVE-2025-52881).
             let found = rustix::fs::fstatfs(&file).map_err(&failed)?;
-            if i64::from(found.f_type) != PROC_SUPER_MAGIC {
+            if found.f_type != PROC_SUPER_MAGIC {
                 return Err(failed(Errno::PERM));
             }
             rustix::io::write(&file, value.as_bytes()).map_err(&failed)?;

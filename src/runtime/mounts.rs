@@ -258,7 +258,7 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
 fn refuse_proc(place: BorrowedFd<'_>, kind: &str, target: &Path) -> Result<(), MountFailure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let found = rustix::fs::fstatfs(place).map_err(failed(format!("look at {target:?}")))?;
-    if i64::from(found.f_type) == PROC_SUPER_MAGIC && kind != "proc" {
+    if found.f_type == PROC_SUPER_MAGIC && kind != "proc" {
         return Err(MountFailure {
             what: format!("mount on {target:?}, which lies in a procfs"),
             errno: Errno::PERM,

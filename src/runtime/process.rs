@@ -18,7 +18,6 @@ use super::{RuntimeError, SpecError, Step, seccomp};
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub program: String,
-    pub terminal: bool,
     pub uid: u32,
     arguments: StringArray,
     environment: StringArray,
@@ -80,7 +79,6 @@ impl Prepared {
         let rlimits = process.rlimits().as_deref().unwrap_or_default();
         Ok(Self {
             program,
-            terminal: process.terminal().unwrap_or(false),
             uid: user.uid(),
             arguments: strings(args, "process.args without a NUL byte")?,
             environment: strings(env, "process.env without a NUL byte")?,

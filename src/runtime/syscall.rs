@@ -189,7 +189,7 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Er
         permitted: u32,
         inheritable: u32,
     }
-    let half = |set: u64, index: u32| ((set >> (32 * index)) & u64::from(u32::MAX)) as u32;
+    let half = |set: u64, index: u32| u32::try_from((set >> (32 * index)) & u64::from(u32::MAX)).unwrap_or(0);
     // _LINUX_CAPABILITY_VERSION_3 wants two halves.
     let header = Header { version: 0x2008_0522, pid: 0 };
     let data = [0, 1].map(|index| Data {
@@ -223,11 +223,6 @@ impl StringArray {
     /// Of these strings.
     pub fn new(strings: Vec<CString>) -> Self {
         Self { strings }
-    }
-
-    /// The strings.
-    pub fn strings(&self) -> &[CString] {
-        &self.strings
     }
 
     fn pointers(&self) -> Vec<*const c_char> {
@@ -271,14 +266,6 @@ pub fn personality(persona: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_personality, persona) }).map(drop)
 }
 
-/// `ioprio_set(2)` for this process.
-pub fn ioprio_set(class: u16, priority: u16) -> Result<(), Errno> {
-    const IOPRIO_WHO_PROCESS: c_int = 1;
-    let value = (c_int::from(class) << 13) | c_int::from(priority);
-    // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }).map(drop)
-}
-
 /// Brings the interface `lo` of the current network namespace up.
 pub fn loopback_up() -> Result<(), Errno> {
     // SAFETY: no pointers; the result is a new descriptor.
@@ -290,7 +277,7 @@ pub fn loopback_up() -> Result<(), Errno> {
     for (target, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *target = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::OVERFLOW)?;
     // SAFETY: the request is initialised, names an interface with a NUL after it, and outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, std::ptr::from_ref(&request)) }.into())
         .map(drop)

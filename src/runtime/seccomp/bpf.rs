@@ -21,13 +21,19 @@ const INSTRUCTIONS_MAX: usize = 4096;
 /// The bit that marks a call of the x32 interface.
 const X32_BIT: u32 = 0x4000_0000;
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const JUMP_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-const JUMP_GREATER_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+/// An instruction's code, which has 16 bits.
+#[allow(clippy::cast_possible_truncation)] // all codes of linux/bpf_common.h are below 256
+const fn code(parts: u32) -> u16 {
+    parts as u16
+}
+
+const LOAD: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+const RETURN: u16 = code(libc::BPF_RET | libc::BPF_K);
+const JUMP: u16 = code(libc::BPF_JMP | libc::BPF_JA);
+const JUMP_EQUAL: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+const JUMP_GREATER: u16 = code(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K);
+const JUMP_GREATER_EQUAL: u16 = code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K);
+const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
 
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
