@@ -11,8 +11,8 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
-use super::wire::container as wire;
 use super::{Descriptors, looked_up, ordered};
+use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::engine::EngineError;
 use crate::engine::spec as engine;
 
-use super::wire::container as wire;
+use crate::wire::container as wire;
 
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }

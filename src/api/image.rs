@@ -11,8 +11,8 @@ use crate::image::Process;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::wire::image as wire;
 use super::{Descriptors, looked_up, ordered};
+use crate::wire::image as wire;
 
 const NAME: &str = "io.dormouse.Image";
 

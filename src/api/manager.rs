@@ -9,7 +9,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
 use super::looked_up;
-use super::wire::manager as wire;
+use crate::wire::manager as wire;
 
 const NAME: &str = "io.dormouse.Manager";
 

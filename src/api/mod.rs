@@ -7,34 +7,6 @@ mod image;
 mod manager;
 mod unit;
 
-#[allow(
-    missing_docs,
-    missing_debug_implementations,
-    non_snake_case,
-    non_camel_case_types,
-    unused_imports,
-    dead_code,
-    unused_variables,
-    clippy::all,
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation
-)] // generated
-pub mod wire {
-    //! The types of `interfaces/*.varlink`, as the build script generates them.
-    pub mod container {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Container.rs"));
-    }
-    pub mod image {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Image.rs"));
-    }
-    pub mod manager {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Manager.rs"));
-    }
-    pub mod unit {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
-    }
-}
-
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
 use super::ordered;
-use super::wire::unit as wire;
+use crate::wire::unit as wire;
 
 const NAME: &str = "io.dormouse.Unit";
 /// What systemd itself gives a job by default (DefaultTimeoutStartSec=).

@@ -145,7 +145,7 @@ fn become_program(
             };
             [copy()?, copy()?, copy()?]
         }
-        Stdio::Pipes { .. } => pipes(&request.stdio)
+        Stdio::Pipes { .. } => pipes(&request.stdio, prepared.uid)
             .map_err(failed(Step::Descriptors, "take the standard streams"))?
             .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
     };

@@ -114,7 +114,7 @@ impl Init<'_> {
                 };
                 [copy()?, copy()?, slave]
             }
-            None => pipes(&self.request.stdio)
+            None => pipes(&self.request.stdio, self.prepared.uid)
                 .map_err(failed(Step::Descriptors, "take the standard streams"))?
                 .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
         };

@@ -235,11 +235,18 @@ pub(super) fn start_time(pid: i32) -> Option<u64> {
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// The descriptors of a payload without a terminal.
-pub(super) fn pipes(stdio: &Stdio) -> Result<Option<[OwnedFd; 3]>, Errno> {
+/// The descriptors of a payload without a terminal. Pipes are given to its user, who could not open them by name
+/// (`/dev/stdout`) otherwise.
+pub(super) fn pipes(stdio: &Stdio, uid: u32) -> Result<Option<[OwnedFd; 3]>, Errno> {
     match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|_| Errno::MFILE);
+            for fd in [stdin, stdout, stderr] {
+                if uid != 0 && super::root::file_type(fd.as_fd())? == rustix::fs::FileType::Fifo {
+                    // One that belongs to somebody else in a user namespace can't be given away; it works all the same.
+                    let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+                }
+            }
             Ok(Some([copy(stdin)?, copy(stdout)?, copy(stderr)?]))
         }
         Stdio::Terminal { .. } => Ok(None),

@@ -9,9 +9,9 @@ use crate::program::{Result, on_file};
 /// What each module may use of the crate besides itself; a module that is not listed here (a role, like `serve`) may use
 /// all. Nothing points back up; `runtime` and `monitor` know nothing of varlink, images or the store.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["varlink"]),
+    ("cli", &["varlink", "wire"]),
     ("varlink", &["readiness"]),
-    ("api", &["varlink", "engine", "store", "image", "runtime", "monitor", "network", "systemd"]),
+    ("api", &["varlink", "wire", "engine", "store", "image", "runtime", "monitor", "network", "systemd"]),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness"]),
     ("monitor", &["runtime"]),
     ("store", &[]),
@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &[]),
     ("systemd", &[]),
     ("readiness", &[]),
+    ("wire", &[]),
 ];
 
 /// Longer files want to be folders.
