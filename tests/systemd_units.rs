@@ -1,14 +1,13 @@
 //! The units that a package installs, as systemd itself reads them.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
 /// Verifies the units of a folder, with the program where it is and not where a package would put it.
 fn verify(folder: &str, options: &[&str]) {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        skip!("there is no systemd-analyze");
+        eprintln!("SKIPPED: there is no systemd-analyze");
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd-units").join(folder);
@@ -16,7 +15,7 @@ fn verify(folder: &str, options: &[&str]) {
     for name in ["dormouse.service", "dormouse.socket"] {
         let text = std::fs::read_to_string(source.join(name)).unwrap();
         let unit = dir.path().join(name);
-        std::fs::write(&unit, text.replace("/usr/bin/dormouse", common::BINARY)).unwrap();
+        std::fs::write(&unit, text.replace("/usr/bin/dormouse", env!("CARGO_BIN_EXE_dormouse"))).unwrap();
         units.push(unit);
     }
     let output = Command::new("systemd-analyze")

@@ -53,15 +53,13 @@ fn first_reply(socket: &Path, service: &[String], request: &[u8], expected: &[u8
         .process_group(0)
         .spawn()
         .map_err(failed("start systemd-socket-activate"))?;
-    let result = (|| {
-        let since = Instant::now();
-        while !socket.exists() && since.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        // Between bind and listen, and until it waits.
-        std::thread::sleep(Duration::from_millis(100));
-        reply_time(socket, request, expected)
-    })();
+    let since = Instant::now();
+    while !socket.exists() && since.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Between bind and listen, and until it waits.
+    std::thread::sleep(Duration::from_millis(100));
+    let result = reply_time(socket, request, expected);
     terminate(&mut child);
     result
 }

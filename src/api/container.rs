@@ -50,7 +50,7 @@ impl Interface for ContainerInterface {
                 "Exec" => self.exec(call).await,
                 "Attach" => self.attach(call).await,
                 "Resize" => self.resize(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }

@@ -37,7 +37,7 @@ impl Interface for ImageInterface {
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
                 "Remove" => self.remove(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }

@@ -41,7 +41,7 @@ impl Interface for ManagerInterface {
                 }
                 "Info" => self.info(call).await,
                 "Events" => self.events(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }

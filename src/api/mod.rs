@@ -48,11 +48,18 @@ const URL: &str = "https://varlink.org/";
 
 /// The service with all its interfaces.
 pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
-    Service::new(VENDOR, PRODUCT, env!("CARGO_PKG_VERSION"), URL)
-        .with(container::ContainerInterface::new(engine.clone()))
-        .with(unit::UnitInterface::new(engine.clone()))
-        .with(image::ImageInterface::new(engine.clone()))
-        .with(manager::ManagerInterface::new(engine.clone(), idle_timeout))
+    Service {
+        vendor: VENDOR.into(),
+        product: PRODUCT.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        url: URL.into(),
+        interfaces: vec![
+            Box::new(container::ContainerInterface::new(engine.clone())),
+            Box::new(unit::UnitInterface::new(engine.clone())),
+            Box::new(image::ImageInterface::new(engine.clone())),
+            Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
+        ],
+    }
 }
 
 /// Has something done to its end, whether or not the client waits for it.
@@ -110,6 +117,14 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];
+
+    #[test]
+    fn every_description_is_sound_and_of_its_interface() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state_dir, run_dir) = (dir.path().join("state"), dir.path().join("run"));
+        let engine = crate::engine::Engine::new(crate::store::Paths { state_dir, run_dir }).unwrap();
+        super::service(&engine, None).check_definitions().unwrap();
+    }
 
     #[test]
     fn every_method_and_error_is_explained() {

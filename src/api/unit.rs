@@ -39,7 +39,7 @@ impl Interface for UnitInterface {
                 "Restart" => self.job(call, JobKind::Restart).await,
                 "Reload" => self.job(call, JobKind::Reload).await,
                 "Journal" => self.journal(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }

@@ -277,7 +277,8 @@ pub fn loopback_up() -> Result<(), Errno> {
     for (target, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *target = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::OVERFLOW)?;
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::OVERFLOW)?;
     // SAFETY: the request is initialised, names an interface with a NUL after it, and outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, std::ptr::from_ref(&request)) }.into())
         .map(drop)

@@ -1,134 +1,161 @@
-//! What a service leaves behind: mounts, cgroups, processes, directories and rows, before and after.
+//! What must not stay behind: mounts, cgroups, processes, zombies, files, rows, descriptors of the service.
 //!
-//! Tests run side by side, each with a host of its own, so only what belongs to one host is looked at: mounts and
-//! processes that name its directory, and cgroups of containers that it has ever told of.
+//! Other hosts may live beside the one that is looked at (tests run side by side), so only what belongs to it counts:
+//! what names its directory, and cgroups that belong to no monitor of another one.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
 
 use super::Host;
 
-/// What there was before.
-#[derive(Debug)]
-pub struct LeakCheck {
+/// What takes this long to go away is a leak: a sweep comes 200 ms after a wake.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What there was at one time.
+pub struct Leaks<'a> {
+    host: &'a Host,
     before: BTreeSet<String>,
+    descriptors: (i32, usize),
 }
 
-impl LeakCheck {
-    pub fn before(host: &Host) -> Self {
-        Self { before: traces(host) }
+impl<'a> Leaks<'a> {
+    pub fn before(host: &'a Host) -> Self {
+        Self { host, before: remains(host), descriptors: descriptors(host) }
     }
 
-    /// Fails unless all that is there now was there before, and the other way round. What goes away within seconds is
-    /// waited for.
+    /// Asserts that there is nothing more now, or soon, than there was before.
     #[track_caller]
-    pub fn assert_same(&self, host: &Host) {
-        let since = Instant::now();
+    pub fn assert_none_after(&self) {
+        let deadline = Instant::now() + GRACE;
+        let mut leaked: Option<BTreeSet<String>> = None;
         loop {
-            let now = traces(host);
-            if now == self.before {
+            let mut now: BTreeSet<String> = remains(self.host).difference(&self.before).cloned().collect();
+            let (serve, count) = descriptors(self.host);
+            if serve == self.descriptors.0 && count > self.descriptors.1 {
+                now.insert(format!("{} descriptors of the service", count - self.descriptors.1));
+            }
+            // What has been gone once and is back belongs to another test.
+            let still = leaked.map_or(now.clone(), |leaked| leaked.intersection(&now).cloned().collect());
+            if still.is_empty() {
                 return;
             }
-            let more: Vec<_> = now.difference(&self.before).collect();
-            let less: Vec<_> = self.before.difference(&now).collect();
-            assert!(since.elapsed() < Duration::from_secs(10), "left behind: {more:#?}\ngone: {less:#?}");
+            assert!(Instant::now() < deadline, "left behind:\n{}", Vec::from_iter(still).join("\n"));
+            leaked = Some(still);
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
 
-/// Everything of a host that can leak, a line each.
-fn traces(host: &Host) -> BTreeSet<String> {
-    let mut traces = BTreeSet::new();
-    let place = host.path().to_string_lossy().into_owned();
+fn remains(host: &Host) -> BTreeSet<String> {
+    let mut remains = BTreeSet::new();
+    let dir = host.path().to_str().unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    for mount in mounts.lines().filter(|mount| mount.contains(&place)) {
-        traces.insert(format!("mount {mount}"));
-    }
-    for group in cgroups_of(host) {
-        traces.insert(format!("cgroup {}", group.display()));
-    }
-    for pid in processes_of(host.path()) {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        // The service itself is looked at from outside, whichever process it is.
-        if Some(pid) != host.serve_pid() && !words.is_empty() {
-            traces.insert(format!("process {pid} {words}"));
+    remains.extend(mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("mount: {line}")));
+    let foreign = foreign_ids(dir);
+    let ours = |cgroup: &PathBuf| !foreign.contains(&name(cgroup));
+    remains.extend(cgroups().filter(ours).map(|cgroup| format!("cgroup: {}", cgroup.display())));
+    for (pid, command) in processes_of(dir) {
+        if pid != host.serve_pid() {
+            remains.insert(format!("process: {pid} {command}"));
         }
     }
-    for directory in [host.state_dir(), host.run_dir()] {
-        files(&directory, &mut traces);
+    remains.extend(zombies_of(host.serve_pid()).into_iter().map(|pid| format!("zombie: {pid}")));
+    for parent in ["state/containers", "state/layers", "state/tmp", "run/containers", "run/locks"] {
+        remains.extend(entries(&host.path().join(parent)).map(|path| format!("file: {}", path.display())));
     }
-    for (method, list) in [("Container.List", "containers"), ("Image.List", "images")] {
-        let reply = host.must(method, json!({}));
-        for row in reply[list].as_array().unwrap() {
-            traces.insert(format!("row {list} {}", row["id"]));
-        }
+    let containers = host.call("Container.List", json!({})).unwrap();
+    for container in containers["containers"].as_array().unwrap() {
+        remains.insert(format!("container: {}", container["name"]));
     }
-    traces
+    remains
 }
 
-/// Files and directories, without those that live as long as the service's state: the database, the log of events, locks.
-fn files(directory: &Path, traces: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("dormouse.db") || name.starts_with("events.log") || name == "locks" {
-            continue;
-        }
-        traces.insert(format!("file {}", entry.path().display()));
-        // What is below a layer or a container belongs to it.
-        let is_inner = directory
-            .parent()
-            .and_then(Path::file_name)
-            .is_some_and(|name| name == "layers" || name == "upper");
-        if !is_inner && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            files(&entry.path(), traces);
-        }
-    }
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// The cgroups, in every hierarchy, of containers that the host has made.
-fn cgroups_of(host: &Host) -> Vec<PathBuf> {
-    let log = fs::read_to_string(host.run_dir().join("events.log")).unwrap_or_default();
-    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut ids: BTreeSet<String> =
-        events.filter_map(|event| event["id"].as_str().map(str::to_owned)).collect();
-    let reply = host.must("Container.List", json!({}));
-    ids.extend(
-        reply["containers"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()),
-    );
-    let mut found = Vec::new();
-    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if ids.iter().any(|id| name.contains(id.as_str())) {
-                found.push(entry.path());
-            } else {
-                directories.push(entry.path());
-            }
-        }
-    }
-    found
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The processes that name a directory in their command line: services, monitors, sessions.
-pub fn processes_of(directory: &Path) -> Vec<i32> {
-    let place = directory.to_string_lossy().into_owned();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let is_ours =
-            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == Path::new(super::BINARY));
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        is_ours && String::from_utf8_lossy(&words).contains(&place)
-    })
-    .collect()
+/// All cgroups of containers, in all hierarchies.
+fn cgroups() -> impl Iterator<Item = PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::iter::once(root.to_owned()).chain(entries(root));
+    let below: Vec<PathBuf> =
+        hierarchies.flat_map(|hierarchy| entries(&hierarchy.join("dormouse"))).collect();
+    below.into_iter().filter(|path| path.is_dir())
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    entries(Path::new("/proc")).filter_map(|path| name(&path).parse().ok())
+}
+
+fn command_line(pid: i32) -> String {
+    String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " ")
+}
+
+/// Processes of dormouse, of any build, that name this directory.
+fn processes_of(dir: &str) -> Vec<(i32, String)> {
+    let ours = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| name(&exe).contains("dormouse"))
+    };
+    let commands = processes().filter(ours).map(|pid| (pid, command_line(pid)));
+    let environment = |pid: i32| {
+        String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()).into_owned()
+    };
+    commands.filter(|(pid, command)| command.contains(dir) || environment(*pid).contains(dir)).collect()
+}
+
+/// The ids of containers that have a monitor or a directory elsewhere.
+fn foreign_ids(dir: &str) -> BTreeSet<String> {
+    let commands =
+        processes().map(command_line).filter(|command| command.contains("monitor") && !command.contains(dir));
+    let mut ids = BTreeSet::new();
+    for command in commands {
+        ids.extend(command.split(['/', ' ']).filter(|word| word.len() == 64).map(str::to_owned));
+    }
+    let hosts = entries(&std::env::temp_dir())
+        .filter(|path| name(path).starts_with("dormouse-") && *path != Path::new(dir));
+    ids.extend(hosts.flat_map(|host| entries(&host.join("run/containers"))).map(|path| name(&path)));
+    ids
+}
+
+fn zombies_of(parent: i32) -> Vec<i32> {
+    let is_zombie = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        fields.next() == Some("Z") && fields.next() == Some(&parent.to_string())
+    };
+    processes().filter(is_zombie).collect()
+}
+
+/// The service's process id, and how many descriptors it has.
+fn descriptors(host: &Host) -> (i32, usize) {
+    // The call lets the service notice that the connections of earlier calls are gone.
+    host.call("Manager.Version", json!({})).unwrap();
+    let serve = host.serve_pid();
+    (serve, entries(Path::new(&format!("/proc/{serve}/fd"))).count())
+}
+
+/// Kills whatever a failed test has left below a directory.
+pub fn clear(dir: &Path) {
+    let containers = dir.join("run/containers");
+    let ids: Vec<String> = entries(&containers).map(|path| name(&path)).collect();
+    for (pid, _) in processes_of(dir.to_str().unwrap()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    for cgroup in cgroups().filter(|cgroup| ids.contains(&name(cgroup))) {
+        let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = fs::remove_dir(cgroup);
+    }
 }

@@ -1,385 +1,428 @@
-//! What the tests of the whole service share: a service of their own, calls to it, and a look at what it leaves.
+//! A host for whole-system tests: a service of its own below a temporary directory, with verbs that make a test read
+//! as a sentence, and a look for leaks.
 //!
-//! ```ignore
-//! #[test]
-//! fn a_container_runs_and_is_removed() {
-//!     let host = host_or_skip!();
-//!     let id = host.run_busybox("web", &["sleep", "60"]);
-//!     assert_eq!(host.container("web")["state"], "running");
-//! }
-//! ```
+//! Everything here is real: the binary, its monitors, the kernel. It needs root and /bin/busybox (Debian:
+//! busybox-static); without them a test says SKIPPED on standard error and passes.
 
-#![allow(dead_code)] // each test file uses a part of it
-#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
+#![allow(clippy::unwrap_used, dead_code, missing_docs, missing_debug_implementations, unused_imports)]
+// The lint's exception for tests does not reach helpers, and each test binary uses a part of them.
 
+mod images;
 mod leaks;
 
-use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
+use std::io::{Read as _, Seek as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dormouse::varlink::client::{ClientError, Connection};
+use dormouse::varlink::client::{ClientError, Connection, Reply};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-#[allow(unused_imports)] // not every test file looks for leaks
-pub use leaks::LeakCheck;
+pub use images::{SYSTEMD_IMAGES, systemd_image};
+pub use leaks::Leaks;
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_dormouse");
-
-/// How long anything may take here before the test gives up on it.
+/// How long anything may take before a test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Says that the test cannot run here, and returns from it.
-#[macro_export]
-macro_rules! skip {
-    ($($reason:tt)*) => {{
-        eprintln!("SKIPPED: {}", format_args!($($reason)*));
-        return;
-    }};
-}
-
-/// A [`Host`] with the image `busybox`, and others named in the brackets; skips the test where it can't be had.
-#[macro_export]
-macro_rules! host_or_skip {
-    ($($image:expr),*) => {
-        match $crate::common::Host::with_images(&["busybox", $($image),*]) {
-            Ok(host) => host,
-            Err($crate::common::Skip(reason)) => $crate::skip!("{reason}"),
-        }
-    };
-}
-
-/// Why a test cannot run here.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-/// An error reply, or why there is no reply.
+/// An error reply: its full name and its parameters.
 #[derive(Debug, Clone, PartialEq)]
-pub struct VarlinkError {
-    /// The full name, as in `io.dormouse.Container.NotFound`; `transport` if there was no reply.
+pub struct Refusal {
     pub error: String,
     pub parameters: Value,
 }
 
-impl VarlinkError {
-    /// The name without its interface.
-    pub fn kind(&self) -> &str {
+impl Refusal {
+    /// The name without its interface, as in `NotFound`.
+    pub fn name(&self) -> &str {
         self.error.rsplit('.').next().unwrap()
     }
 
-    /// What it says to a person.
+    /// What it tells a person.
     pub fn reason(&self) -> &str {
         self.parameters["reason"].as_str().unwrap_or_default()
     }
+}
 
-    /// The service went away instead of replying.
-    pub fn is_transport(&self) -> bool {
-        self.error == "transport"
+pub type Answer = Result<Value, Refusal>;
+
+/// Turns a client's result into a reply or an error reply; anything else fails the test.
+pub fn answer(result: Result<Reply, ClientError>) -> Answer {
+    match result {
+        Ok(reply) => Ok(reply.parameters),
+        Err(ClientError::Service { error, parameters }) => Err(Refusal { error, parameters }),
+        Err(error) => panic!("no reply: {error:?}"),
     }
 }
 
-impl fmt::Display for VarlinkError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.error, self.parameters)
-    }
-}
-
-impl From<ClientError> for VarlinkError {
-    fn from(error: ClientError) -> Self {
-        match error {
-            ClientError::Service { error, parameters } => Self { error, parameters },
-            other => {
-                Self { error: "transport".to_owned(), parameters: json!({ "reason": other.to_string() }) }
-            }
-        }
-    }
-}
-
-/// A service with directories of its own. Dropped, it removes its containers and ends.
-#[derive(Debug)]
+/// A service of its own, with its own directories. Leaves nothing behind.
 pub struct Host {
-    dir: tempfile::TempDir,
-    serve: Mutex<Option<Child>>,
+    dir: TempDir,
+    serve: Option<Child>,
 }
 
 impl Host {
-    /// A service without images.
-    ///
-    /// # Errors
-    /// [`Skip`] for anybody but root.
-    pub fn start() -> Result<Self, Skip> {
+    /// Starts a service without images. `None`, said aloud, where such a test can't run.
+    pub fn empty() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            return Err(Skip("it needs root".to_owned()));
+            eprintln!("SKIPPED: containers with all their parts need root");
+            return None;
         }
-        // On a disk: overlayfs takes no upper directory on another overlayfs, which /tmp may lie on.
-        let dir = tempfile::Builder::new().prefix("dormouse-test-").tempdir_in("/var/tmp").unwrap();
-        let host = Self { dir, serve: Mutex::new(None) };
-        host.start_serve();
-        Ok(host)
+        let dir = tempfile::Builder::new().prefix("dormouse-test-").tempdir().unwrap();
+        let mut host = Self { dir, serve: None };
+        host.wake();
+        Some(host)
     }
 
-    /// A service with images that `cargo xtask images` has made: `busybox`, `bookworm-systemd`, `trixie-systemd`.
-    ///
-    /// # Errors
-    /// [`Skip`] for anybody but root, and where an image is not made.
-    pub fn with_images(images: &[&str]) -> Result<Self, Skip> {
-        let archives: Vec<PathBuf> = images.iter().map(|image| archive(image)).collect::<Result<_, _>>()?;
-        let host = Self::start()?;
-        for (image, archive) in images.iter().zip(archives) {
-            host.import(image, &archive);
+    /// Starts a service that has the image `busybox`. `None`, said aloud, where such a test can't run.
+    pub fn new() -> Option<Self> {
+        if !Path::new(images::BUSYBOX).exists() {
+            eprintln!("SKIPPED: {} is missing (apt install busybox-static)", images::BUSYBOX);
+            return None;
         }
-        Ok(host)
+        let host = Self::empty()?;
+        host.import_busybox();
+        Some(host)
     }
 
-    /// Starts the service, if none is running, and waits until it can be reached.
-    pub fn start_serve(&self) {
-        let mut serve = self.serve.lock().unwrap();
-        assert!(serve.is_none(), "a service is running");
-        let child = Command::new(BINARY)
-            .args(["serve", "--listen", &self.address(), "--idle-timeout", "0"])
-            .arg("--state-dir")
-            .arg(self.state_dir())
-            .arg("--run-dir")
-            .arg(self.run_dir())
-            .stdin(Stdio::null())
-            // Ctrl-C ends the test; the service is still needed to clean up.
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        *serve = Some(child);
-        drop(serve);
-        wait_for("the service listens", || Connection::connect(&self.address()).is_ok());
-    }
-
-    /// Kills the service, without a chance to do anything.
-    pub fn kill_serve(&self) {
-        if let Some(mut child) = self.serve.lock().unwrap().take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// Ends the service in good order, and gives its exit code.
-    pub fn end_serve(&self) -> Option<i32> {
-        let mut child = self.serve.lock().unwrap().take()?;
-        let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM);
-        let since = Instant::now();
-        while since.elapsed() < PATIENCE {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap().code()
-    }
-
-    pub fn serve_pid(&self) -> Option<i32> {
-        self.serve.lock().unwrap().as_ref().map(|child| i32::try_from(child.id()).unwrap())
-    }
-
-    /// For `--connect`, and for [`Connection::connect`].
-    pub fn address(&self) -> String {
-        format!("unix:{}", self.dir.path().join("socket").display())
-    }
-
-    pub fn socket_path(&self) -> PathBuf {
-        self.dir.path().join("socket")
-    }
-
-    pub fn state_dir(&self) -> PathBuf {
-        self.dir.path().join("state")
-    }
-
-    pub fn run_dir(&self) -> PathBuf {
-        self.dir.path().join("run")
-    }
-
-    /// A directory for the files of the test, which goes with the host.
+    /// The temporary directory that everything of this host lies below.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn connect(&self) -> Connection {
-        Connection::connect(&self.address()).unwrap()
+    pub fn state_dir(&self) -> PathBuf {
+        self.path().join("state")
     }
 
-    /// Calls a method over a connection of its own: `Container.Start`, or with the full name of the interface.
-    ///
-    /// # Errors
-    /// The error reply.
-    pub fn call(&self, method: &str, parameters: Value) -> Result<Value, VarlinkError> {
+    pub fn run_dir(&self) -> PathBuf {
+        self.path().join("run")
+    }
+
+    /// Where the service listens.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.path().join("sock").display())
+    }
+
+    /// Starts the service, and waits until it answers.
+    pub fn wake(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path().join("serve.log")).unwrap();
+        let serve = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+            .args(["serve", "--listen", &self.address(), "--idle-timeout", "0"])
+            .env("DORMOUSE_STATE_DIR", self.state_dir())
+            .env("DORMOUSE_RUN_DIR", self.run_dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.serve = Some(serve);
+        wait_until("the service answers", || Connection::connect(&self.address()).is_ok());
+    }
+
+    /// The process id of the service.
+    pub fn serve_pid(&self) -> i32 {
+        i32::try_from(self.serve.as_ref().unwrap().id()).unwrap()
+    }
+
+    /// Kills the service on the spot, as a crash would.
+    pub fn crash(&mut self) {
+        let mut serve = self.serve.take().unwrap();
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+    }
+
+    /// A new connection, on which a reply may take [`PATIENCE`].
+    pub fn connect(&self) -> Connection {
+        let mut connection = Connection::connect(&self.address()).unwrap();
+        connection.set_timeout(Some(PATIENCE)).unwrap();
+        connection
+    }
+
+    /// Calls `method` of `io.dormouse`, as in `Container.Start`, on a connection of its own.
+    pub fn call(&self, method: &str, parameters: Value) -> Answer {
         self.call_with_fds(method, parameters, &[])
     }
 
-    /// The same, with descriptors.
-    ///
-    /// # Errors
-    /// The error reply.
-    pub fn call_with_fds(
-        &self,
-        method: &str,
-        parameters: Value,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<Value, VarlinkError> {
-        let mut connection = Connection::connect(&self.address())?;
-        connection.set_timeout(Some(PATIENCE * 3))?;
-        Ok(connection.call(&full_name(method), parameters, fds)?.parameters)
+    pub fn call_with_fds(&self, method: &str, parameters: Value, fds: &[BorrowedFd<'_>]) -> Answer {
+        answer(self.connect().call(&full_name(method), parameters, fds))
     }
 
-    /// Calls a method that must succeed.
-    #[track_caller]
-    pub fn must(&self, method: &str, parameters: Value) -> Value {
-        match self.call(method, parameters.clone()) {
-            Ok(reply) => reply,
-            Err(error) => panic!("{method} {parameters} has failed: {error}"),
-        }
+    /// Calls with `more`, and collects all replies.
+    pub fn call_more(&self, method: &str, parameters: Value) -> Result<Vec<Value>, Refusal> {
+        let mut connection = self.connect();
+        connection.call_more(&full_name(method), parameters, &[]).unwrap().map(answer).collect()
     }
 
-    /// Calls a method that must be refused, with an error of this kind, as in `NotFound`.
-    #[track_caller]
-    pub fn must_fail(&self, kind: &str, method: &str, parameters: Value) -> VarlinkError {
-        match self.call(method, parameters.clone()) {
-            Ok(reply) => panic!("{method} {parameters} was not refused: {reply}"),
-            Err(error) => {
-                assert_eq!(error.kind(), kind, "{method} {parameters}: {error}");
-                error
-            }
-        }
+    pub fn import_busybox(&self) {
+        let tar = images::busybox_tar();
+        self.call_with_fds("Image.Import", json!({"name": "busybox", "archive": 0}), &[tar.as_fd()]).unwrap();
     }
 
-    /// Makes an image from a tar archive, passed as a descriptor, and gives its id.
-    #[track_caller]
-    pub fn import(&self, name: &str, archive: &Path) -> String {
-        let file = File::open(archive).unwrap();
-        let reply = self
-            .call_with_fds("Image.Import", json!({ "name": name, "archive": 0 }), &[file.as_fd()])
-            .unwrap_or_else(|error| panic!("cannot import {}: {error}", archive.display()));
-        reply["id"].as_str().unwrap().to_owned()
+    /// A container to be made of busybox that runs `script` in its shell.
+    pub fn sh(&self, script: &str) -> Plan<'_> {
+        self.command(&["sh", "-c", script])
     }
 
-    /// Creates and starts a container of busybox, and gives its id.
-    #[track_caller]
-    pub fn run_busybox(&self, name: &str, command: &[&str]) -> String {
-        self.run(json!({ "image": "busybox", "name": name, "command": command }))
+    /// A container to be made of busybox that runs `command`.
+    pub fn command(&self, command: &[&str]) -> Plan<'_> {
+        Plan { host: self, spec: json!({"image": "busybox", "command": command}) }
     }
 
-    /// Creates and starts a container, and gives its id.
-    #[track_caller]
-    pub fn run(&self, spec: Value) -> String {
-        self.must("Container.Run", json!({ "spec": spec }))["id"].as_str().unwrap().to_owned()
+    /// A container to be made that runs until it is stopped. Only `run_until_stoppable` and `until_stoppable` know when
+    /// it does so by itself: a process 1 does not hear a signal before it has said that it wants to.
+    pub fn sleeper(&self) -> Plan<'_> {
+        self.sh("trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
     }
 
-    /// Boots a systemd image, waits until the systemd inside is ready, and gives the container's id.
-    #[track_caller]
-    pub fn boot(&self, name: &str, image: &str) -> String {
-        let spec = json!({ "image": image, "name": name, "command": ["/sbin/init"] });
-        let reply =
-            self.must("Container.Run", json!({ "spec": spec, "wait": "ready", "timeoutUSec": 60_000_000 }));
-        reply["id"].as_str().unwrap().to_owned()
+    /// A container to be made from the image alone.
+    pub fn image(&self, image: &str) -> Plan<'_> {
+        Plan { host: self, spec: json!({"image": image}) }
     }
 
-    /// Runs a command in a container, which must succeed, and gives its output.
-    #[track_caller]
-    pub fn exec(&self, name: &str, command: &[&str]) -> String {
-        let reply = self.must("Container.Exec", json!({ "name": name, "command": command }));
-        assert_eq!(reply["exitCode"], 0, "{command:?} in {name}: {reply}");
-        reply["stdout"].as_str().unwrap_or_default().to_owned()
+    /// The names of all containers, oldest first.
+    pub fn names(&self) -> Vec<String> {
+        self.names_where(json!({}))
     }
 
-    /// The container as `List` tells of it.
-    #[track_caller]
-    pub fn container(&self, name: &str) -> Value {
-        let reply = self.must("Container.List", json!({ "names": [name] }));
-        reply["containers"][0].clone()
+    /// The names of the containers that fit a filter.
+    pub fn names_where(&self, filter: Value) -> Vec<String> {
+        let reply = self.call("Container.List", filter).unwrap();
+        let name = |container: &Value| container["name"].as_str().unwrap().to_owned();
+        reply["containers"].as_array().unwrap().iter().map(name).collect()
     }
 
-    /// All containers as `List` tells of them.
-    #[track_caller]
-    pub fn containers(&self) -> Vec<Value> {
-        self.must("Container.List", json!({}))["containers"].as_array().unwrap().clone()
-    }
-
-    /// Waits until a container is in a state.
-    #[track_caller]
-    pub fn wait_for_state(&self, name: &str, state: &str) {
-        wait_for(&format!("{name} is {state}"), || self.container(name)["state"] == state);
-    }
-
-    /// The lines that a container has written to a stream: `stdout` or `stderr`.
-    #[track_caller]
-    pub fn logged(&self, name: &str, stream: &str) -> Vec<String> {
-        let reply = self.must("Container.Logs", json!({ "name": name }));
-        let entries = reply["entries"].as_array().unwrap().iter();
-        let of_stream = entries.filter(|entry| entry["stream"] == stream);
-        of_stream.map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
-    }
-
-    /// The command line client, told where this service is.
-    pub fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        command.arg("--address").arg(self.address()).args(arguments);
-        command
+    /// What the service has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("serve.log")).unwrap_or_default()
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if self.serve_pid().is_none() {
-            self.start_serve();
+        if std::thread::panicking() {
+            eprintln!("the service has logged:\n{}", self.log());
         }
-        if let Ok(reply) = self.call("Container.List", json!({})) {
-            for container in reply["containers"].as_array().into_iter().flatten() {
-                let gone = self.call("Container.Remove", json!({ "name": container["id"], "force": true }));
-                if let Err(error) = gone {
-                    eprintln!("cannot remove {}: {error}", container["name"]);
+        if let Ok(mut connection) = Connection::connect(&self.address()) {
+            let _ = connection.set_timeout(Some(Duration::from_secs(10)));
+            if let Ok(reply) = connection.call("io.dormouse.Container.List", json!({}), &[]) {
+                for container in reply.parameters["containers"].as_array().into_iter().flatten() {
+                    let victim = json!({"name": container["id"], "force": true});
+                    let _ = connection.call("io.dormouse.Container.Remove", victim, &[]);
                 }
             }
         }
-        self.end_serve();
-        // A test that has failed may have left monitors that no service knows of.
-        for pid in leaks::processes_of(self.dir.path()) {
-            eprintln!("process {pid} was left; killing it");
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if let Some(mut serve) = self.serve.take() {
+            let _ = kill(Pid::from_raw(i32::try_from(serve.id()).unwrap()), Signal::SIGTERM);
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while matches!(serve.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = serve.kill();
+            let _ = serve.wait();
+        }
+        leaks::clear(self.path());
+    }
+}
+
+/// A container that is still only a specification.
+#[derive(Clone)]
+pub struct Plan<'a> {
+    host: &'a Host,
+    pub spec: Value,
+}
+
+impl<'a> Plan<'a> {
+    pub fn named(self, name: &str) -> Self {
+        self.with(json!({"name": name}))
+    }
+
+    /// Adds fields of the specification.
+    pub fn with(mut self, fields: Value) -> Self {
+        let spec = self.spec.as_object_mut().unwrap();
+        spec.extend(fields.as_object().unwrap().clone());
+        self
+    }
+
+    pub fn try_create(&self) -> Answer {
+        self.host.call("Container.Create", json!({"spec": self.spec}))
+    }
+
+    pub fn create(&self) -> Container<'a> {
+        let reply = self.try_create().unwrap();
+        Container { host: self.host, name: reply["name"].as_str().unwrap().to_owned(), reply }
+    }
+
+    /// Runs it, and waits until it has started.
+    pub fn try_run(&self) -> Answer {
+        self.host.call("Container.Run", json!({"spec": self.spec}))
+    }
+
+    pub fn run(&self) -> Container<'a> {
+        self.run_until("started")
+    }
+
+    /// Runs it, and waits until it handles SIGTERM.
+    pub fn run_until_stoppable(&self) -> Container<'a> {
+        let container = self.run();
+        container.until_stoppable();
+        container
+    }
+
+    /// Runs it, and waits for a condition.
+    pub fn run_until(&self, condition: &str) -> Container<'a> {
+        let reply = self.host.call("Container.Run", json!({"spec": self.spec, "wait": condition})).unwrap();
+        Container { host: self.host, name: reply["name"].as_str().unwrap().to_owned(), reply }
+    }
+
+    /// Runs it to its end and removes it; its exit code and both streams.
+    pub fn finish(&self) -> (i64, String) {
+        let mut output = tempfile::tempfile().unwrap();
+        let plan = self.clone().with(json!({"autoRemove": true}));
+        let parameters = json!({"spec": plan.spec, "wait": "exited", "stdout": 0, "stderr": 1});
+        let fds = [output.as_fd(), output.as_fd()];
+        let reply = self.host.call_with_fds("Container.Run", parameters, &fds).unwrap();
+        let mut text = String::new();
+        output.rewind().unwrap();
+        output.read_to_string(&mut text).unwrap();
+        (reply["exitCode"].as_i64().expect("the exit code is known"), text)
+    }
+
+    /// Runs it to its end, which must be a good one; what it has written.
+    pub fn output(&self) -> String {
+        let (code, text) = self.finish();
+        assert_eq!(code, 0, "{text}");
+        text
+    }
+}
+
+/// A container that exists, or has existed.
+pub struct Container<'a> {
+    pub host: &'a Host,
+    pub name: String,
+    /// The reply that made it.
+    pub reply: Value,
+}
+
+impl<'a> Container<'a> {
+    pub fn id(&self) -> &str {
+        self.reply["id"].as_str().unwrap()
+    }
+
+    /// Calls a method of `io.dormouse.Container` on it, with further parameters.
+    pub fn call(&self, method: &str, mut parameters: Value) -> Answer {
+        parameters["name"] = json!(self.name);
+        self.host.call(&format!("Container.{method}"), parameters)
+    }
+
+    /// Calls a method of `io.dormouse.Unit` on it, with further parameters.
+    pub fn unit(&self, method: &str, mut parameters: Value) -> Answer {
+        parameters["name"] = json!(self.name);
+        self.host.call(&format!("Unit.{method}"), parameters)
+    }
+
+    pub fn start(&self) -> Answer {
+        self.call("Start", json!({}))
+    }
+
+    pub fn stop(&self) -> Answer {
+        self.call("Stop", json!({}))
+    }
+
+    pub fn kill(&self, signal: &str) -> Answer {
+        self.call("Kill", json!({"signal": signal}))
+    }
+
+    pub fn remove(&self) -> Answer {
+        self.call("Remove", json!({}))
+    }
+
+    pub fn remove_by_force(&self) -> Answer {
+        self.call("Remove", json!({"force": true}))
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub fn exit_code(&self) -> Option<i64> {
+        self.call("Wait", json!({})).unwrap()["exitCode"].as_i64()
+    }
+
+    pub fn inspect(&self) -> Value {
+        self.call("Inspect", json!({})).unwrap()["container"].take()
+    }
+
+    pub fn summary(&self) -> Value {
+        self.inspect()["summary"].take()
+    }
+
+    pub fn state(&self) -> String {
+        self.summary()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// The process id of its first process on the host.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.summary()["pid"].as_i64().expect("it runs")).unwrap()
+    }
+
+    /// Waits until its first process handles SIGTERM.
+    pub fn until_stoppable(&self) {
+        let status = format!("/proc/{}/status", self.pid());
+        wait_until("SIGTERM is handled", || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+            u64::from_str_radix(caught, 16).unwrap() & (1 << (libc::SIGTERM - 1)) != 0
+        });
+    }
+
+    /// Its whole log, a line per line.
+    pub fn log(&self) -> Vec<String> {
+        messages(&self.call("Logs", json!({})).unwrap())
+    }
+
+    /// Runs a script in it; the whole reply.
+    pub fn exec(&self, script: &str) -> Value {
+        self.call("Exec", json!({"command": ["sh", "-c", script]})).unwrap()
+    }
+
+    /// Runs a script in it that must end well; what it has written.
+    pub fn exec_output(&self, script: &str) -> String {
+        let reply = self.exec(script);
+        assert_eq!(reply["exitCode"], 0, "{reply}");
+        reply["stdout"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The messages of a reply of `Logs`.
+pub fn messages(reply: &Value) -> Vec<String> {
+    let message = |entry: &Value| entry["message"].as_str().unwrap().to_owned();
+    reply["entries"].as_array().unwrap().iter().map(message).collect()
+}
+
+/// `io.dormouse.Container.Start` from `Container.Start`; names with more dots stay.
+pub fn full_name(method: &str) -> String {
+    if method.matches('.').count() == 1 { format!("io.dormouse.{method}") } else { method.to_owned() }
+}
+
+/// Waits for a condition that has no event to wait for.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asserts that an answer is the error of this short name, and gives it.
+#[track_caller]
+pub fn assert_refused(answer: Answer, name: &str) -> Refusal {
+    match answer {
+        Ok(reply) => panic!("{name} was expected, but the call succeeded: {reply}"),
+        Err(refusal) => {
+            assert_eq!(refusal.name(), name, "{refusal:?}");
+            refusal
         }
     }
-}
-
-/// The archive of an image that `cargo xtask images` has made.
-///
-/// # Errors
-/// [`Skip`] where it is not there.
-pub fn archive(image: &str) -> Result<PathBuf, Skip> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let archive = target.join("images").join(image).with_extension("tar");
-    if archive.exists() {
-        return Ok(archive);
-    }
-    Err(Skip(format!("there is no image {image}; cargo xtask images makes it")))
-}
-
-/// Waits until something is so.
-#[track_caller]
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(
-            since.elapsed() < PATIENCE,
-            "waited for {} s, and it is still not so: {what}",
-            PATIENCE.as_secs()
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn full_name(method: &str) -> String {
-    if method.split('.').count() > 2 { method.to_owned() } else { format!("io.dormouse.{method}") }
 }
