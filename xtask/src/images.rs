@@ -166,7 +166,7 @@ fn mmdebstrap_arguments(suite: &str) -> Vec<String> {
     }
     // An empty machine-id is filled at boot, from container_uuid.
     arguments.push(format!(
-        r#"--customize-hook=cd "$1" && rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* && : > etc/machine-id && echo {suite} > etc/hostname"#
+        r#"--customize-hook=cd "$1" && rm -rf var/lib/apt/lists/* var/cache/apt/* && find var/log -type f -delete && : > etc/machine-id && echo {suite} > etc/hostname"#
     ));
     arguments
 }

@@ -147,10 +147,15 @@ fn import(client: &mut Client, name: &str, archive: &Path) -> Result<()> {
 fn units(client: &mut Client) -> Result<()> {
     heading("Units: what runs inside, asked from outside");
     let status = client.call("io.dormouse.Unit.Status", json!({ "name": "machine" }))?;
+    let failed = failed_units(client)?;
     check(
-        status["systemState"] == "running" && status["failedUnits"] == 0,
-        format!("systemd {} inside is {}", text(&status["version"]), text(&status["systemState"])),
-        &status,
+        status["systemState"] == "running" && status["failedUnits"] == 0 && failed.is_empty(),
+        format!(
+            "systemd {} inside is {}, and no unit has failed",
+            text(&status["version"]),
+            text(&status["systemState"])
+        ),
+        (&status, &failed),
     )?;
     let call = json!({ "name": "machine", "kinds": ["service"], "activeStates": ["active"] });
     let reply = client.call("io.dormouse.Unit.List", call)?;
@@ -163,19 +168,12 @@ fn units(client: &mut Client) -> Result<()> {
     let both = ["nginx.service", "cron.service"].iter().all(|wanted| names.contains(wanted));
     check(both, "nginx and cron are among the running services", &names)?;
 
-    let listed_as_failed = |client: &mut Client| -> Result<Vec<String>> {
-        let call = json!({ "name": "machine", "activeStates": ["failed"] });
-        let reply = client.call("io.dormouse.Unit.List", call)?;
-        Ok(array(&reply["units"]).iter().map(|unit| text(&unit["name"]).to_owned()).collect())
-    };
-    let failed = listed_as_failed(client)?;
-    check(failed.is_empty(), "no unit has failed", &failed)?;
     exec(client, &["systemd-run", "--quiet", "--unit=broken", "/bin/false"])?;
     let since = Instant::now();
-    let mut failed = listed_as_failed(client)?;
+    let mut failed = failed_units(client)?;
     while failed.is_empty() && since.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(50));
-        failed = listed_as_failed(client)?;
+        failed = failed_units(client)?;
     }
     check(
         failed == ["broken.service"],
@@ -200,6 +198,12 @@ fn units(client: &mut Client) -> Result<()> {
         "systemctl is-active nginx.service cron.service says: active, active",
         &reply,
     )
+}
+
+fn failed_units(client: &mut Client) -> Result<Vec<String>> {
+    let call = json!({ "name": "machine", "activeStates": ["failed"] });
+    let reply = client.call("io.dormouse.Unit.List", call)?;
+    Ok(array(&reply["units"]).iter().map(|unit| text(&unit["name"]).to_owned()).collect())
 }
 
 /// Stops the machine, and shows that it had the time to shut down.
