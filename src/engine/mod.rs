@@ -30,6 +30,7 @@ mod sweep;
 mod units;
 mod wait;
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -63,6 +64,8 @@ struct Inner {
     paths: Paths,
     /// The program that plays `monitor`, `exec-session` and `cleanup`: this one.
     program: PathBuf,
+    /// What `program` leads to, as long as it is open.
+    _read_only_program: Option<OwnedFd>,
     /// Opened by the first call that needs it: a call for the version does not pay for it.
     store: OnceLock<Store>,
 }
@@ -74,9 +77,17 @@ impl Engine {
     /// [`EngineError::Io`] where a directory can't be made, or is not ours.
     pub fn new(paths: Paths) -> Result<Self, EngineError> {
         paths.prepare()?;
-        // The link itself, not what it points to now: it leads to the running binary also after an upgrade.
-        let program = PathBuf::from("/proc/self/exe");
-        Ok(Self { inner: Arc::new(Inner { paths, program, store: OnceLock::new() }) })
+        // Both lead to the running binary also after an upgrade. Without the right to mount there is no container of
+        // another user that could be kept from writing to it.
+        let (program, read_only_program) = match crate::runtime::read_only_program() {
+            Ok(fd) => (PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd)),
+            Err(errno) => {
+                tracing::debug!(%errno, "this program is run as it is, without a read-only copy of its mount");
+                (PathBuf::from("/proc/self/exe"), None)
+            }
+        };
+        let store = OnceLock::new();
+        Ok(Self { inner: Arc::new(Inner { paths, program, _read_only_program: read_only_program, store }) })
     }
 
     /// Where everything lies.

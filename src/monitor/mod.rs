@@ -66,6 +66,8 @@ use self::supervise::Supervisor;
 
 /// Runs the role; `args` are the words after its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // For people who look at a list of processes; the kernel would take the name from the path of the program.
+    let _ = rustix::thread::set_name(c"dormouse-mon");
     let (mut run_dir, mut attach) = (None, false);
     let mut adopt = false;
     let args = args.into_iter().filter(|argument| {

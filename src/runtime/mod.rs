@@ -44,7 +44,7 @@ pub mod seccomp;
 mod spec;
 mod syscall;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
@@ -187,6 +187,17 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RuntimeError> {
 /// A [`RuntimeError`] that names the step; no process is left behind.
 pub fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
     exec::exec(request)
+}
+
+/// This program, opened through a read-only copy of its mount that nobody else sees. Whatever runs by this descriptor has a
+/// `/proc/PID/exe` that can't be opened for writing (CVE-2019-5736).
+///
+/// # Errors
+/// EPERM without the right to mount.
+pub fn read_only_program() -> Result<OwnedFd, Errno> {
+    let program = mounts::copy_tree(rustix::fs::CWD, std::path::Path::new("/proc/self/exe"), false)?;
+    mounts::freeze(program.as_fd())?;
+    Ok(program)
 }
 
 /// `pidfd_send_signal(2)`, with any signal that the kernel has.

@@ -424,8 +424,12 @@ pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), MountFailure> {
 
 /// Makes the root itself read-only; what is mounted below stays as it is.
 pub(super) fn read_only_root(root: &Root) -> Result<(), MountFailure> {
-    let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
-    syscall::mount_setattr(root.as_fd(), false, &attr).map_err(failed("make the root read-only"))
+    freeze(root.as_fd()).map_err(failed("make the root read-only"))
+}
+
+/// Makes one mount read-only.
+pub(super) fn freeze(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    syscall::mount_setattr(mount, false, &MountAttr { set: RDONLY, ..MountAttr::default() })
 }
 
 #[cfg(test)]
