@@ -30,9 +30,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         }
     };
     let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-            EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
-        })?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+                EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
+            })?;
         runtime.block_on(engine.remove(&arguments.id, false))
     });
     match removed {

@@ -15,3 +15,4 @@ pub mod serve;
 pub mod store;
 pub mod systemd;
 pub mod varlink;
+pub mod wire;

@@ -1,15 +1,17 @@
-//! Waiting for a descriptor, the one place where tokio's reactor is given one.
+//! Waiting for a descriptor: the one place where tokio's reactor is given one.
+#![allow(unsafe_code)] // tokio asks for a promise that every `OwnedFd` keeps
 
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Watches `fd`, which must belong to `T` alone and stay the same as long as it lives, as an `OwnedFd`'s does.
+/// Watches `fd`.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).
-#[allow(deprecated)] // tokio's doubt is about types whose descriptor changes; the newer call is unsafe for all types
-pub fn watch<T: AsRawFd>(fd: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(fd, interest)
+pub fn watch(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same descriptor for as long as the `AsyncFd` holds it, and nobody but
+    // the `AsyncFd` can close it before it was taken out of the reactor.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(std::io::Error::from)
 }

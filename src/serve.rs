@@ -9,7 +9,9 @@ use clap::Parser;
 
 use crate::engine::Engine;
 use crate::store::Paths;
-use crate::varlink::{Listener, ServeOptions, activated_listeners};
+use crate::varlink::activation::{SERVE_NAMES, from_environment};
+use crate::varlink::listen::ListenAddress;
+use crate::varlink::{Listener, ServeOptions};
 
 /// Serves dormouse's varlink interfaces.
 ///
@@ -57,7 +59,11 @@ impl Directories {
                 .join("dormouse")
         });
         let run_dir = self.run_dir.unwrap_or_else(|| {
-            if root { PathBuf::from("/run/dormouse") } else { of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse") }
+            if root {
+                PathBuf::from("/run/dormouse")
+            } else {
+                of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse")
+            }
         });
         Paths { state_dir, run_dir }
     }
@@ -90,9 +96,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     log_to_stderr();
     // Before there are threads: it changes the environment.
-    let listeners = activated_listeners().map_err(|error| error.to_string()).and_then(|mut listeners| {
+    let listeners = passed_sockets().and_then(|mut listeners| {
         for address in &arguments.listen {
-            listeners.push(Listener::bind(address).map_err(|error| with_causes(&error))?);
+            let address: ListenAddress = address.parse().map_err(|error| with_causes(&error))?;
+            listeners.push(Listener::bind(&address).map_err(|error| with_causes(&error))?);
         }
         Ok(listeners)
     });
@@ -105,12 +112,24 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+fn passed_sockets() -> Result<Vec<Listener>, String> {
+    let passed = from_environment(SERVE_NAMES).map_err(|error| with_causes(&error))?;
+    for other in passed.others {
+        tracing::warn!(
+            name = other.name,
+            "a descriptor of this name was passed at the start and is not used"
+        );
+    }
+    Ok(passed.listeners)
+}
+
 fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
     let idle_timeout = (!arguments.idle_timeout.is_zero()).then_some(arguments.idle_timeout);
     let engine = Engine::new(arguments.directories.paths()).map_err(|error| error.full_text())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(Duration::from_secs(2))
+        .max_blocking_threads(32)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
     let service = crate::api::service(&engine, idle_timeout);
@@ -124,7 +143,9 @@ fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
                 tracing::warn!(error = error.full_text(), "cannot look for what interrupted changes left");
             }
         });
-        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout }).await.map_err(|error| with_causes(&error))
+        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout, ..ServeOptions::default() })
+            .await
+            .map_err(|error| with_causes(&error))
     })
 }
 

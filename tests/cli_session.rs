@@ -32,7 +32,7 @@ struct Toy {
 
 impl Toy {
     async fn answer(&self, call: &mut Call) -> Result<(), CallError> {
-        let parameters = call.raw_parameters().clone();
+        let parameters: Value = call.parameters()?;
         let method = call.method().to_owned();
         self.calls.lock().unwrap().send((method.clone(), parameters.clone())).unwrap();
         match method.as_str() {
@@ -130,11 +130,18 @@ fn host() -> Host {
     let (sender, calls) = channel();
     let toy =
         Arc::new(Toy { command: Mutex::default(), process: Mutex::default(), calls: Mutex::new(sender) });
-    let listener = Listener::bind(&format!("unix:{}/socket", directory.path().display())).unwrap();
-    let service = Service::new("test", "toy", "0", "none").with(Shared(toy.clone()));
+    let listener =
+        Listener::bind(&format!("unix:{}/socket", directory.path().display()).parse().unwrap()).unwrap();
+    let service = Service {
+        vendor: "test".into(),
+        product: "toy".into(),
+        version: "0".into(),
+        url: "none".into(),
+        interfaces: vec![Box::new(Shared(toy.clone()))],
+    };
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let options = ServeOptions { idle_timeout: None };
+        let options = ServeOptions { idle_timeout: None, ..ServeOptions::default() };
         runtime.block_on(serve(service, vec![listener], options)).unwrap();
     });
     Host { directory, calls, toy }

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::{
-    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, ExecRequest, LogEntry, LogFilter, LogStream, Phase,
-    Streams, signals,
+    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, ExecRequest, LogEntry, LogFilter,
+    LogStream, Phase, Streams, signals,
 };
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
-use super::wire::container as wire;
 use super::{Descriptors, looked_up, ordered};
+use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
 
@@ -50,7 +50,7 @@ impl Interface for ContainerInterface {
                 "Exec" => self.exec(call).await,
                 "Attach" => self.attach(call).await,
                 "Resize" => self.resize(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }
@@ -70,7 +70,8 @@ impl ContainerInterface {
         let spec = spec_from_wire(given.spec).map_err(failed)?;
         let engine = self.engine.clone();
         let created = ordered(call, async move { engine.create(spec).await }).await.map_err(failed)?;
-        call.reply(wire::Create_Reply { id: created.id, name: created.name, warnings: created.warnings }).await
+        call.reply(wire::Create_Reply { id: created.id, name: created.name, warnings: created.warnings })
+            .await
     }
 
     async fn run(&self, call: &mut Call) -> Result<(), CallError> {
@@ -86,7 +87,10 @@ impl ContainerInterface {
                     // Half of what was asked for is nothing.
                     match engine.remove(&created.id, true).await {
                         Ok(()) | Err(EngineError::NotFound { .. }) => {}
-                        Err(left) => tracing::warn!(error = left.full_text(), "cannot remove what could not be started"),
+                        Err(left) => tracing::warn!(
+                            error = left.full_text(),
+                            "cannot remove what could not be started"
+                        ),
                     }
                     Err(error)
                 }
@@ -96,7 +100,8 @@ impl ContainerInterface {
         .map_err(failed)?;
         let exit_code = self.wait_for(&created.id, given.wait, given.timeoutUSec).await?;
         let warnings = [created.warnings, launched.warnings].concat();
-        call.reply(wire::Run_Reply { id: created.id, name: created.name, exitCode: exit_code, warnings }).await
+        call.reply(wire::Run_Reply { id: created.id, name: created.name, exitCode: exit_code, warnings })
+            .await
     }
 
     async fn start(&self, call: &mut Call) -> Result<(), CallError> {
@@ -105,7 +110,8 @@ impl ContainerInterface {
         let (engine, name) = (self.engine.clone(), given.name);
         // By id from here on: it may be renamed, or be gone when it has ended.
         let id = self.engine.find_row(&name).map_err(failed)?.id;
-        let launched = ordered(call, async move { engine.start(&name, streams).await }).await.map_err(failed)?;
+        let launched =
+            ordered(call, async move { engine.start(&name, streams).await }).await.map_err(failed)?;
         let exit_code = self.wait_for(&id, given.wait, given.timeoutUSec).await?;
         call.reply(wire::Start_Reply { exitCode: exit_code, warnings: launched.warnings }).await
     }
@@ -130,15 +136,20 @@ impl ContainerInterface {
         let given: wire::Stop_Args = call.parameters()?;
         let timeout = timeout(given.timeoutUSec)?.map(usec);
         let engine = self.engine.clone();
-        let stopped = ordered(call, async move { engine.stop(&given.name, timeout).await }).await.map_err(failed)?;
-        call.reply(wire::Stop_Reply { exitCode: stopped.exit_code.map(Into::into), killed: stopped.killed }).await
+        let stopped =
+            ordered(call, async move { engine.stop(&given.name, timeout).await }).await.map_err(failed)?;
+        call.reply(wire::Stop_Reply { exitCode: stopped.exit_code.map(Into::into), killed: stopped.killed })
+            .await
     }
 
     async fn kill(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Kill_Args = call.parameters()?;
         let text = given.signal.as_deref().unwrap_or("KILL");
         let signal = signals::parse(text).ok_or_else(|| {
-            failed(EngineError::InvalidSpec { field: "signal".into(), reason: format!("{text:?} is no signal") })
+            failed(EngineError::InvalidSpec {
+                field: "signal".into(),
+                reason: format!("{text:?} is no signal"),
+            })
         })?;
         self.engine.kill(&given.name, signal).map_err(failed)?;
         call.reply(wire::Kill_Reply {}).await
@@ -177,7 +188,8 @@ impl ContainerInterface {
         };
         let ended =
             self.engine.wait(&given.name, condition, timeout(given.timeoutUSec)?).await.map_err(failed)?;
-        call.reply(wire::Wait_Reply { state: state(ended.phase), exitCode: ended.exit_code.map(Into::into) }).await
+        call.reply(wire::Wait_Reply { state: state(ended.phase), exitCode: ended.exit_code.map(Into::into) })
+            .await
     }
 
     async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
@@ -191,7 +203,9 @@ impl ContainerInterface {
     async fn rename(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Rename_Args = call.parameters()?;
         let engine = self.engine.clone();
-        ordered(call, async move { engine.rename(&given.name, &given.newName).await }).await.map_err(failed)?;
+        ordered(call, async move { engine.rename(&given.name, &given.newName).await })
+            .await
+            .map_err(failed)?;
         call.reply(wire::Rename_Reply {}).await
     }
 
@@ -203,7 +217,8 @@ impl ContainerInterface {
             labels: given.labels.unwrap_or_default().into_iter().collect(),
         };
         // The subscription begins before the first look, so that no change falls between the two.
-        let mut changes = if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes =
+            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {
@@ -427,7 +442,12 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
         oomKilled: told.is_some_and(|told| told.oom_killed),
         error: live.error(),
         logPath: engine.log_file(&container).map(|path| path.to_string_lossy().into_owned()),
-        upperDirectory: container.definition.spec.rootfs.is_none().then(|| upper.to_string_lossy().into_owned()),
+        upperDirectory: container
+            .definition
+            .spec
+            .rootfs
+            .is_none()
+            .then(|| upper.to_string_lossy().into_owned()),
         warnings: Vec::new(),
         spec: spec_to_wire(container.definition.spec),
     })

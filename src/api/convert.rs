@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::engine::EngineError;
 use crate::engine::spec as engine;
 
-use super::wire::container as wire;
+use crate::wire::container as wire;
 
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
@@ -14,7 +14,10 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
 /// A number that must not be negative, or must fit a narrower type.
 fn number<T: TryFrom<i64>>(field: &str, value: Option<i64>) -> Result<Option<T>, EngineError> {
     value
-        .map(|value| T::try_from(value).map_err(|_| invalid(format!("spec.{field}"), format!("{value} is out of range"))))
+        .map(|value| {
+            T::try_from(value)
+                .map_err(|_| invalid(format!("spec.{field}"), format!("{value} is out of range")))
+        })
         .transpose()
 }
 
@@ -42,7 +45,11 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         umask: number("umask", spec.umask)?,
         hostname: spec.hostname,
         domainname: spec.domainname,
-        mounts: mounts.into_iter().enumerate().map(|(index, mount)| mount_from_wire(index, mount)).collect::<Result<_, _>>()?,
+        mounts: mounts
+            .into_iter()
+            .enumerate()
+            .map(|(index, mount)| mount_from_wire(index, mount))
+            .collect::<Result<_, _>>()?,
         devices: spec.devices.unwrap_or_default().into_iter().map(device_from_wire).collect(),
         capabilities_add: spec.capabilitiesAdd.unwrap_or_default(),
         capabilities_drop: spec.capabilitiesDrop.unwrap_or_default(),
@@ -91,13 +98,19 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
 fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine::Mount, EngineError> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     let refuse = |name: &str, given: bool, kind: &str| {
-        if given { Err(invalid(format!("spec.{}", field(name)), format!("it has no meaning for {kind}"))) } else { Ok(()) }
+        if given {
+            Err(invalid(format!("spec.{}", field(name)), format!("it has no meaning for {kind}")))
+        } else {
+            Ok(())
+        }
     };
     let kind = match mount.kind {
         wire::Mount_kind::bind => {
             refuse("sizeBytes", mount.sizeBytes.is_some(), "bind")?;
             refuse("mode", mount.mode.is_some(), "bind")?;
-            let source = mount.source.ok_or_else(|| invalid(format!("spec.{}", field("source")), "what to bind is missing"))?;
+            let source = mount
+                .source
+                .ok_or_else(|| invalid(format!("spec.{}", field("source")), "what to bind is missing"))?;
             let propagation = match mount.propagation {
                 None | Some(wire::Mount_propagation::rprivate) => "rprivate",
                 Some(wire::Mount_propagation::private) => "private",
@@ -118,7 +131,10 @@ fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine::Mount, En
             refuse("nonRecursive", mount.nonRecursive.is_some(), "tmpfs")?;
             let mode: Option<u32> = number(&field("mode"), mount.mode)?;
             if mode.is_some_and(|mode| mode > 0o7777) {
-                return Err(invalid(format!("spec.{}", field("mode")), "permission bits lie between 0 and 07777 (4095)"));
+                return Err(invalid(
+                    format!("spec.{}", field("mode")),
+                    "permission bits lie between 0 and 07777 (4095)",
+                ));
             }
             engine::MountKind::Tmpfs { size_bytes: number(&field("sizeBytes"), mount.sizeBytes)?, mode }
         }
@@ -155,17 +171,28 @@ fn limit_from_wire(index: usize, limit: wire::ResourceLimit) -> Result<engine::R
         -1 => Ok(None),
         value => number(&format!("resourceLimits[{index}].{name}"), Some(value)),
     };
-    Ok(engine::ResourceLimit { soft: value("soft", limit.soft)?, hard: value("hard", limit.hard)?, name: limit.name })
+    Ok(engine::ResourceLimit {
+        soft: value("soft", limit.soft)?,
+        hard: value("hard", limit.hard)?,
+        name: limit.name,
+    })
 }
 
-fn namespace_from_wire(field: &str, namespace: Option<wire::Namespace>) -> Result<engine::Namespace, EngineError> {
+fn namespace_from_wire(
+    field: &str,
+    namespace: Option<wire::Namespace>,
+) -> Result<engine::Namespace, EngineError> {
     let Some(namespace) = namespace else { return Ok(engine::Namespace::Private) };
     match (namespace.kind, namespace.container) {
         (wire::Namespace_kind::private, None) => Ok(engine::Namespace::Private),
         (wire::Namespace_kind::host, None) => Ok(engine::Namespace::Host),
         (wire::Namespace_kind::container, Some(name)) => Ok(engine::Namespace::Container(name)),
-        (wire::Namespace_kind::container, None) => Err(invalid(format!("spec.{field}.container"), "it is missing")),
-        (_, Some(_)) => Err(invalid(format!("spec.{field}.container"), "it has a meaning only for kind container")),
+        (wire::Namespace_kind::container, None) => {
+            Err(invalid(format!("spec.{field}.container"), "it is missing"))
+        }
+        (_, Some(_)) => {
+            Err(invalid(format!("spec.{field}.container"), "it has a meaning only for kind container"))
+        }
     }
 }
 
@@ -173,10 +200,14 @@ fn resources_from_wire(resources: wire::Resources) -> Result<engine::Resources, 
     let weight: Option<u64> = number("resources.cpuWeight", resources.cpuWeight)?;
     let shares: Option<u64> = number("resources.cpuShares", resources.cpuShares)?;
     let cpu_shares = match (shares, weight) {
-        (Some(_), Some(_)) => return Err(invalid("spec.resources.cpuWeight", "cpuShares is given too; give one of them")),
+        (Some(_), Some(_)) => {
+            return Err(invalid("spec.resources.cpuWeight", "cpuShares is given too; give one of them"));
+        }
         (shares, None) => shares,
         (None, Some(weight @ 1..=10_000)) => Some(shares_of_weight(weight)),
-        (None, Some(_)) => return Err(invalid("spec.resources.cpuWeight", "it must lie between 1 and 10000")),
+        (None, Some(_)) => {
+            return Err(invalid("spec.resources.cpuWeight", "it must lie between 1 and 10000"));
+        }
     };
     let mut io_limits = Vec::new();
     for (index, limit) in resources.ioLimits.unwrap_or_default().into_iter().enumerate() {
@@ -226,8 +257,11 @@ fn restart_from_wire(restart: Option<wire::RestartPolicy>) -> Result<engine::Res
 
 fn log_from_wire(log: Option<wire::LogConfig>) -> Result<engine::Log, EngineError> {
     let Some(log) = log else { return Ok(engine::Log::default()) };
-    let engine::Log::K8sFile { size_max_bytes, files_max } = engine::Log::default() else { return Ok(engine::Log::None) };
-    if log.driver != wire::LogConfig_driver::k8sFile && (log.sizeMaxBytes.is_some() || log.filesMax.is_some()) {
+    let engine::Log::K8sFile { size_max_bytes, files_max } = engine::Log::default() else {
+        return Ok(engine::Log::None);
+    };
+    if log.driver != wire::LogConfig_driver::k8sFile && (log.sizeMaxBytes.is_some() || log.filesMax.is_some())
+    {
         return Err(invalid("spec.log", "sizes and numbers of files have a meaning only for k8sFile"));
     }
     Ok(match log.driver {
@@ -247,7 +281,8 @@ fn log_from_wire(log: Option<wire::LogConfig>) -> Result<engine::Log, EngineErro
 /// The specification as a client gave it.
 pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
     let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
-    let map = |map: BTreeMap<String, String>| if map.is_empty() { None } else { Some(map.into_iter().collect()) };
+    let map =
+        |map: BTreeMap<String, String>| if map.is_empty() { None } else { Some(map.into_iter().collect()) };
     let yes = |value: bool| value.then_some(true);
     let wide = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
     wire::Spec {
@@ -263,7 +298,11 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         umask: spec.umask.map(Into::into),
         hostname: spec.hostname,
         domainname: spec.domainname,
-        mounts: if spec.mounts.is_empty() { None } else { Some(spec.mounts.into_iter().map(mount_to_wire).collect()) },
+        mounts: if spec.mounts.is_empty() {
+            None
+        } else {
+            Some(spec.mounts.into_iter().map(mount_to_wire).collect())
+        },
         devices: if spec.devices.is_empty() {
             None
         } else {
@@ -280,7 +319,9 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         noNewPrivileges: yes(spec.no_new_privileges),
         seccomp: match spec.seccomp {
             engine::Seccomp::Default => None,
-            engine::Seccomp::Unconfined => Some(wire::Seccomp { kind: wire::Seccomp_kind::unconfined, profile: None }),
+            engine::Seccomp::Unconfined => {
+                Some(wire::Seccomp { kind: wire::Seccomp_kind::unconfined, profile: None })
+            }
             engine::Seccomp::Profile(profile) => {
                 Some(wire::Seccomp { kind: wire::Seccomp_kind::profile, profile: Some(profile) })
             }
@@ -303,7 +344,8 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         ipcNamespace: namespace_to_wire(spec.ipc_namespace),
         utsNamespace: namespace_to_wire(spec.uts_namespace),
         networkNamespace: namespace_to_wire(spec.network_namespace),
-        resources: (spec.resources != engine::Resources::default()).then(|| resources_to_wire(spec.resources)),
+        resources: (spec.resources != engine::Resources::default())
+            .then(|| resources_to_wire(spec.resources)),
         shmSizeBytes: wide(spec.shm_size_bytes),
         oomScoreAdjust: spec.oom_score_adjust.map(Into::into),
         stopSignal: spec.stop_signal,
@@ -374,7 +416,9 @@ fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
 fn namespace_to_wire(namespace: engine::Namespace) -> Option<wire::Namespace> {
     match namespace {
         engine::Namespace::Private => None,
-        engine::Namespace::Host => Some(wire::Namespace { kind: wire::Namespace_kind::host, container: None }),
+        engine::Namespace::Host => {
+            Some(wire::Namespace { kind: wire::Namespace_kind::host, container: None })
+        }
         engine::Namespace::Container(name) => {
             Some(wire::Namespace { kind: wire::Namespace_kind::container, container: Some(name) })
         }
@@ -412,7 +456,9 @@ fn resources_to_wire(resources: engine::Resources) -> wire::Resources {
 
 fn log_to_wire(log: engine::Log) -> wire::LogConfig {
     let (driver, sizes) = match log {
-        engine::Log::K8sFile { size_max_bytes, files_max } => (wire::LogConfig_driver::k8sFile, Some((size_max_bytes, files_max))),
+        engine::Log::K8sFile { size_max_bytes, files_max } => {
+            (wire::LogConfig_driver::k8sFile, Some((size_max_bytes, files_max)))
+        }
         engine::Log::Journald => (wire::LogConfig_driver::journald, None),
         engine::Log::None => (wire::LogConfig_driver::none, None),
     };
@@ -439,7 +485,11 @@ mod tests {
 
     fn drop_nulls(value: Value) -> Value {
         match value {
-            Value::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, drop_nulls(value))).collect(),
+            Value::Object(map) => map
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key, drop_nulls(value)))
+                .collect(),
             Value::Array(list) => list.into_iter().map(drop_nulls).collect(),
             other => other,
         }
@@ -478,8 +528,14 @@ mod tests {
     #[test]
     fn what_has_no_meaning_is_refused_instead_of_passed_over() {
         refused(json!({"mounts": [{"kind": "bind", "target": "/t"}]}), "spec.mounts[0].source");
-        refused(json!({"mounts": [{"kind": "tmpfs", "target": "/t", "source": "/s"}]}), "spec.mounts[0].source");
-        refused(json!({"mounts": [{"kind": "tmpfs", "target": "/t", "sizeBytes": -1}]}), "spec.mounts[0].sizeBytes");
+        refused(
+            json!({"mounts": [{"kind": "tmpfs", "target": "/t", "source": "/s"}]}),
+            "spec.mounts[0].source",
+        );
+        refused(
+            json!({"mounts": [{"kind": "tmpfs", "target": "/t", "sizeBytes": -1}]}),
+            "spec.mounts[0].sizeBytes",
+        );
         refused(json!({"resources": {"cpuShares": 2, "cpuWeight": 2}}), "spec.resources.cpuWeight");
         refused(json!({"resources": {"cpuWeight": 10001}}), "spec.resources.cpuWeight");
         refused(json!({"restart": {"mode": "always", "retriesMax": 1}}), "spec.restart.retriesMax");

@@ -35,9 +35,10 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::WrongState { name, state, wanted, .. } => {
             ("WrongState", json!({"name": name, "state": state.as_str(), "wanted": wanted, "reason": reason}))
         }
-        EngineError::StillRunning { name, state } => {
-            ("WrongState", json!({"name": name, "state": state.as_str(), "wanted": "not running", "reason": reason}))
-        }
+        EngineError::StillRunning { name, state } => (
+            "WrongState",
+            json!({"name": name, "state": state.as_str(), "wanted": "not running", "reason": reason}),
+        ),
         EngineError::InvalidSpec { field, .. } => ("InvalidSpec", json!({"field": field, "reason": reason})),
         EngineError::CommandNotFound { name, command } => {
             ("CommandNotFound", json!({"name": name, "command": command, "reason": reason}))
@@ -48,7 +49,9 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::LaunchFailed { name, step, errno, .. } => {
             ("LaunchFailed", json!({"name": name, "step": step, "errno": errno, "reason": reason}))
         }
-        EngineError::Unsupported { feature, .. } => ("Unsupported", json!({"feature": feature, "reason": reason})),
+        EngineError::Unsupported { feature, .. } => {
+            ("Unsupported", json!({"feature": feature, "reason": reason}))
+        }
         EngineError::Timeout { name, .. } => ("Timeout", json!({"name": name, "reason": reason})),
         EngineError::ImageInUse { image, containers } => {
             ("InUse", json!({"name": image, "containers": containers, "reason": reason}))
@@ -56,13 +59,16 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::InvalidArchive { .. } => ("InvalidArchive", json!({"reason": reason})),
         EngineError::StorageFull { .. } => ("StorageFull", json!({"reason": reason})),
         EngineError::NotSystemd { name, .. } => ("NotSystemd", json!({"name": name, "reason": reason})),
-        EngineError::NoSuchUnit { name, unit } => ("NoSuchUnit", json!({"name": name, "unit": unit, "reason": reason})),
+        EngineError::NoSuchUnit { name, unit } => {
+            ("NoSuchUnit", json!({"name": name, "unit": unit, "reason": reason}))
+        }
         EngineError::JobFailed { name, unit, result } => {
             ("JobFailed", json!({"name": name, "unit": unit, "result": result, "reason": reason}))
         }
         EngineError::Unreachable { name, .. } => ("Unreachable", json!({"name": name, "reason": reason})),
-        EngineError::Io { .. } | EngineError::Failed { .. } | EngineError::Cancelled | EngineError::Store(_) => {
-            ("Failed", json!({"reason": reason}))
-        }
+        EngineError::Io { .. }
+        | EngineError::Failed { .. }
+        | EngineError::Cancelled
+        | EngineError::Store(_) => ("Failed", json!({"reason": reason})),
     }
 }

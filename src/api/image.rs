@@ -11,8 +11,8 @@ use crate::image::Process;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::wire::image as wire;
 use super::{Descriptors, looked_up, ordered};
+use crate::wire::image as wire;
 
 const NAME: &str = "io.dormouse.Image";
 
@@ -37,7 +37,7 @@ impl Interface for ImageInterface {
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
                 "Remove" => self.remove(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }
@@ -97,7 +97,8 @@ impl ImageInterface {
     }
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
-        let mut changes = if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes =
+            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {
@@ -141,7 +142,8 @@ impl ImageInterface {
     async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Remove_Args = call.parameters()?;
         let engine = self.engine.clone();
-        let removed = ordered(call, looked_up(move || engine.remove_image(&given.name))).await.map_err(failed)?;
+        let removed =
+            ordered(call, looked_up(move || engine.remove_image(&given.name))).await.map_err(failed)?;
         call.reply(wire::Remove_Reply { removed }).await
     }
 }
@@ -169,7 +171,8 @@ fn config_from_wire(config: wire::Config) -> Process {
 
 /// In the order of their names, so that the same configuration has the same digest.
 fn sorted_pairs(env: Option<HashMap<String, String>>) -> Vec<String> {
-    let mut pairs: Vec<String> = env.unwrap_or_default().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut pairs: Vec<String> =
+        env.unwrap_or_default().iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.sort();
     pairs
 }

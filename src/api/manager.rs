@@ -9,7 +9,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
 use super::looked_up;
-use super::wire::manager as wire;
+use crate::wire::manager as wire;
 
 const NAME: &str = "io.dormouse.Manager";
 
@@ -41,7 +41,7 @@ impl Interface for ManagerInterface {
                 }
                 "Info" => self.info(call).await,
                 "Events" => self.events(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }
@@ -67,8 +67,11 @@ impl ManagerInterface {
         let given: wire::Events_Args = call.parameters()?;
         let (names, actions) = (given.names.unwrap_or_default(), given.actions.unwrap_or_default());
         let wanted = |event: &Event| {
-            let named = |name: &String| event.name == *name || (!name.is_empty() && event.id.starts_with(name.as_str()));
-            (names.is_empty() || names.iter().any(named)) && (actions.is_empty() || actions.contains(&event.action))
+            let named = |name: &String| {
+                event.name == *name || (!name.is_empty() && event.id.starts_with(name.as_str()))
+            };
+            (names.is_empty() || names.iter().any(named))
+                && (actions.is_empty() || actions.contains(&event.action))
         };
         if !call.wants_more() {
             let engine = self.engine.clone();
@@ -78,7 +81,8 @@ impl ManagerInterface {
         }
         let mut follower = self.engine.follow_events(given.sinceUSec).map_err(failed)?;
         loop {
-            let events: Vec<_> = follower.next().await.map_err(failed)?.into_iter().filter(wanted).map(event).collect();
+            let events: Vec<_> =
+                follower.next().await.map_err(failed)?.into_iter().filter(wanted).map(event).collect();
             if !events.is_empty() {
                 call.reply_continues(wire::Events_Reply { events }).await?;
             }
@@ -121,7 +125,9 @@ fn info(engine: &Engine, idle_timeout: Option<Duration>) -> Result<wire::Info_Re
         uid: rustix::process::geteuid().as_raw().into(),
         stateDirectory: engine.paths().state_dir.to_string_lossy().into_owned(),
         runDirectory: engine.paths().run_dir.to_string_lossy().into_owned(),
-        containersRunning: count(containers.iter().filter(|container| container.live.phase.is_alive()).count()),
+        containersRunning: count(
+            containers.iter().filter(|container| container.live.phase.is_alive()).count(),
+        ),
         containers: count(containers.len()),
         images: count(engine.images()?.len()),
         runtimes: Engine::runtimes().into_iter().map(str::to_owned).collect(),

@@ -7,23 +7,6 @@ mod image;
 mod manager;
 mod unit;
 
-#[allow(missing_docs, missing_debug_implementations, non_snake_case, non_camel_case_types, unused_imports, dead_code, unused_variables, clippy::all, clippy::unwrap_used, clippy::cast_possible_truncation)] // generated
-pub mod wire {
-    //! The types of `interfaces/*.varlink`, as the build script generates them.
-    pub mod container {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Container.rs"));
-    }
-    pub mod image {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Image.rs"));
-    }
-    pub mod manager {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Manager.rs"));
-    }
-    pub mod unit {
-        include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
-    }
-}
-
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -37,11 +20,18 @@ const URL: &str = "https://varlink.org/";
 
 /// The service with all its interfaces.
 pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
-    Service::new(VENDOR, PRODUCT, env!("CARGO_PKG_VERSION"), URL)
-        .with(container::ContainerInterface::new(engine.clone()))
-        .with(unit::UnitInterface::new(engine.clone()))
-        .with(image::ImageInterface::new(engine.clone()))
-        .with(manager::ManagerInterface::new(engine.clone(), idle_timeout))
+    Service {
+        vendor: VENDOR.into(),
+        product: PRODUCT.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        url: URL.into(),
+        interfaces: vec![
+            Box::new(container::ContainerInterface::new(engine.clone())),
+            Box::new(unit::UnitInterface::new(engine.clone())),
+            Box::new(image::ImageInterface::new(engine.clone())),
+            Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
+        ],
+    }
 }
 
 /// Has something done to its end, whether or not the client waits for it.
@@ -99,6 +89,14 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];
+
+    #[test]
+    fn every_description_is_sound_and_of_its_interface() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state_dir, run_dir) = (dir.path().join("state"), dir.path().join("run"));
+        let engine = crate::engine::Engine::new(crate::store::Paths { state_dir, run_dir }).unwrap();
+        super::service(&engine, None).check_definitions().unwrap();
+    }
 
     #[test]
     fn every_method_and_error_is_explained() {

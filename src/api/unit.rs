@@ -9,7 +9,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
 use super::ordered;
-use super::wire::unit as wire;
+use crate::wire::unit as wire;
 
 const NAME: &str = "io.dormouse.Unit";
 /// What systemd itself gives a job by default (DefaultTimeoutStartSec=).
@@ -39,7 +39,7 @@ impl Interface for UnitInterface {
                 "Restart" => self.job(call, JobKind::Restart).await,
                 "Reload" => self.job(call, JobKind::Reload).await,
                 "Journal" => self.journal(call).await,
-                _ => Err(CallError::MethodNotImplemented { method: call.full_method().to_owned() }),
+                _ => Err(CallError::MethodNotImplemented),
             }
         })
     }
@@ -92,9 +92,12 @@ impl UnitInterface {
                 .map_err(|_| CallError::InvalidParameter { parameter: "timeoutUSec".to_owned() })?,
         };
         let engine = self.engine.clone();
-        ordered(call, async move { engine.units(&given.name).await?.run_job(kind, &given.unit, timeout).await })
-            .await
-            .map_err(failed)?;
+        ordered(
+            call,
+            async move { engine.units(&given.name).await?.run_job(kind, &given.unit, timeout).await },
+        )
+        .await
+        .map_err(failed)?;
         call.reply(wire::Start_Reply {}).await
     }
 
@@ -106,7 +109,7 @@ impl UnitInterface {
         }
         let unsigned = |field: &str, value: Option<i64>| {
             value
-                .map(|value| u64::try_from(value))
+                .map(u64::try_from)
                 .transpose()
                 .map_err(|_| CallError::InvalidParameter { parameter: field.to_owned() })
         };
@@ -124,7 +127,8 @@ impl UnitInterface {
             follow,
             ..JournalFilter::default()
         };
-        let mut journal = self.engine.journal(&given.name, filter, given.afterCursor).await.map_err(failed)?;
+        let mut journal =
+            self.engine.journal(&given.name, filter, given.afterCursor).await.map_err(failed)?;
         let mut all = Vec::new();
         loop {
             let entries = journal.next().await.map_err(failed)?;

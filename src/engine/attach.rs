@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 use tokio::io::Interest;
 
@@ -69,9 +70,11 @@ impl Engine {
     /// [`EngineError::NotFound`], [`EngineError::WrongState`].
     pub async fn attach(&self, name: &str, streams: Streams) -> Result<Option<i32>, EngineError> {
         let (row_name, socket) = self.connect_monitor(name, "attach to")?;
-        let failed = |reason: String| EngineError::Failed { attempted: format!("attach to {row_name:?}"), reason };
+        let failed =
+            |reason: String| EngineError::Failed { attempted: format!("attach to {row_name:?}"), reason };
         streams.send(socket.as_fd()).map_err(|errno| failed(errno.to_string()))?;
-        let socket = crate::readiness::watch(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
+        let socket =
+            crate::readiness::watch(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
         loop {
             let mut guard = socket.readable().await.map_err(|error| failed(error.to_string()))?;
             let mut packet = [0; 16];
@@ -124,7 +127,12 @@ impl Engine {
         }
         let path = self.paths().run_container(&row.id).join(ATTACH_SOCKET);
         let connect = || -> Result<OwnedFd, rustix::io::Errno> {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            let socket = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
             // A path may be longer than an address has room for; the way through the directory's descriptor never is.
             let dir = rustix::fs::open(
                 path.parent().unwrap_or(&path),
@@ -137,9 +145,12 @@ impl Engine {
         };
         match connect() {
             Ok(socket) => Ok((row.name, socket)),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => {
-                Err(EngineError::WrongState { attempted, name: row.name, state: Phase::Starting, wanted: "running" })
-            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Err(EngineError::WrongState {
+                attempted,
+                name: row.name,
+                state: Phase::Starting,
+                wanted: "running",
+            }),
             Err(errno) => Err(EngineError::io("connect to", path, errno.into())),
         }
     }

@@ -12,8 +12,8 @@
 
 use std::fmt;
 
-use crate::monitor::state::{Phase as Told, RunState};
 use crate::monitor::config::STOP_REQUESTED;
+use crate::monitor::state::{Phase as Told, RunState};
 use crate::runtime::cgroup::Cgroup;
 use crate::store::ContainerRow;
 
@@ -125,7 +125,8 @@ impl Engine {
     /// Those of [`Self::find_row`]; a damaged record.
     pub fn find(&self, name: &str) -> Result<Container, EngineError> {
         let row = self.find_row(name)?;
-        let definition = serde_json::from_str(&row.definition).map_err(|source| damaged(&row.name, source))?;
+        let definition =
+            serde_json::from_str(&row.definition).map_err(|source| damaged(&row.name, source))?;
         Ok(Container { row, definition })
     }
 

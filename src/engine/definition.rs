@@ -77,20 +77,30 @@ impl Definition {
             SystemdMode::Auto => mode::is_systemd_command(&command),
         };
         if systemd && spec.init {
-            return Err(invalid("spec.init", "systemd is PID 1 in systemd mode; leave init out or set systemd to off"));
+            return Err(invalid(
+                "spec.init",
+                "systemd is PID 1 in systemd mode; leave init out or set systemd to off",
+            ));
         }
         let pid_is_private = spec.pid_namespace == Namespace::Private;
         if systemd && !pid_is_private {
-            return Err(invalid("spec.pidNamespace", "systemd mode needs a private pid namespace: systemd must be PID 1"));
+            return Err(invalid(
+                "spec.pidNamespace",
+                "systemd mode needs a private pid namespace: systemd must be PID 1",
+            ));
         }
         let stop_signal = match spec.stop_signal.as_deref().or(image.stop_signal.as_deref()) {
-            Some(text) => signals::parse(text)
-                .ok_or_else(|| invalid("spec.stopSignal", &format!("{text:?} is no signal; SIGTERM or RTMIN+3 are")))?,
+            Some(text) => signals::parse(text).ok_or_else(|| {
+                invalid("spec.stopSignal", &format!("{text:?} is no signal; SIGTERM or RTMIN+3 are"))
+            })?,
             None if systemd => SIGRTMIN_3,
             None => libc::SIGTERM,
         };
-        let stop_timeout_usec =
-            spec.stop_timeout_usec.unwrap_or(if systemd { STOP_TIMEOUT_SYSTEMD_USEC } else { STOP_TIMEOUT_USEC });
+        let stop_timeout_usec = spec.stop_timeout_usec.unwrap_or(if systemd {
+            STOP_TIMEOUT_SYSTEMD_USEC
+        } else {
+            STOP_TIMEOUT_USEC
+        });
         let mut env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
         if spec.terminal {
             env.insert("TERM".into(), "xterm".into());
@@ -101,7 +111,8 @@ impl Definition {
         env.extend(spec.env.clone());
         let mut labels = image.labels.clone();
         labels.extend(spec.labels.clone());
-        let workdir = non_empty(spec.workdir.as_deref()).or(non_empty(Some(&image.working_dir))).unwrap_or("/");
+        let workdir =
+            non_empty(spec.workdir.as_deref()).or(non_empty(Some(&image.working_dir))).unwrap_or("/");
         let user = non_empty(spec.user.as_deref()).or(non_empty(Some(&image.user))).unwrap_or("0");
         if !workdir.starts_with('/') {
             return Err(invalid("spec.workdir", &format!("{workdir:?} is not absolute")));
@@ -139,7 +150,9 @@ fn command_of(spec: &ContainerSpec, image: &Process) -> Result<Vec<String>, Engi
     };
     let command: Vec<String> = entrypoint.into_iter().chain(arguments).collect();
     match command.first() {
-        None => Err(invalid("spec.command", "neither the call nor the image says what to run; give a command")),
+        None => {
+            Err(invalid("spec.command", "neither the call nor the image says what to run; give a command"))
+        }
         Some(program) if program.is_empty() => Err(invalid("spec.command", "the program's name is empty")),
         Some(_) => Ok(command),
     }
@@ -149,14 +162,20 @@ fn command_of(spec: &ContainerSpec, image: &Process) -> Result<Vec<String>, Engi
 fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
     match (&spec.image, &spec.rootfs) {
         (None, None) => return Err(invalid("spec.image", "neither an image nor a rootfs is given")),
-        (Some(_), Some(_)) => return Err(invalid("spec.rootfs", "an image is given too; only one can be the root")),
+        (Some(_), Some(_)) => {
+            return Err(invalid("spec.rootfs", "an image is given too; only one can be the root"));
+        }
         (None, Some(rootfs)) if !rootfs.is_absolute() => {
             return Err(invalid("spec.rootfs", &format!("{rootfs:?} is not absolute")));
         }
         _ => {}
     }
     let nul = |field: String, text: &str| {
-        if text.contains('\0') { Err(invalid(&field, "a NUL byte can't be passed to a program")) } else { Ok(()) }
+        if text.contains('\0') {
+            Err(invalid(&field, "a NUL byte can't be passed to a program"))
+        } else {
+            Ok(())
+        }
     };
     for (index, argument) in spec.command.iter().flatten().enumerate() {
         nul(format!("spec.command[{index}]"), argument)?;
@@ -183,11 +202,17 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
             return Err(invalid(&field("permissions"), "a combination of r, w and m is wanted"));
         }
     }
-    for (name, namespace) in
-        [("pid", &spec.pid_namespace), ("ipc", &spec.ipc_namespace), ("uts", &spec.uts_namespace), ("network", &spec.network_namespace)]
-    {
+    for (name, namespace) in [
+        ("pid", &spec.pid_namespace),
+        ("ipc", &spec.ipc_namespace),
+        ("uts", &spec.uts_namespace),
+        ("network", &spec.network_namespace),
+    ] {
         if matches!(namespace, Namespace::Container(other) if other.is_empty()) {
-            return Err(invalid(&format!("spec.{name}Namespace.container"), "the other container's name is missing"));
+            return Err(invalid(
+                &format!("spec.{name}Namespace.container"),
+                "the other container's name is missing",
+            ));
         }
     }
     for name in spec.sysctls.keys() {
@@ -204,7 +229,10 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
         }
         let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         if hostname.is_empty() || hostname.len() > 64 || !hostname.bytes().all(good) {
-            return Err(invalid("spec.hostname", &format!("{hostname:?} is no host name of at most 64 characters")));
+            return Err(invalid(
+                "spec.hostname",
+                &format!("{hostname:?} is no host name of at most 64 characters"),
+            ));
         }
     }
     if spec.oom_score_adjust.is_some_and(|score| !(-1000..=1000).contains(&score)) {
@@ -225,8 +253,10 @@ fn check_mount(index: usize, mount: &super::spec::Mount) -> Result<(), EngineErr
     if !mount.target.starts_with('/') {
         return Err(invalid(&field("target"), &format!("{:?} is not absolute", mount.target)));
     }
-    let normal: std::path::PathBuf =
-        std::path::Path::new(&mount.target).components().filter(|part| *part != std::path::Component::CurDir).collect();
+    let normal: std::path::PathBuf = std::path::Path::new(&mount.target)
+        .components()
+        .filter(|part| *part != std::path::Component::CurDir)
+        .collect();
     if normal.components().any(|part| part == std::path::Component::ParentDir) {
         return Err(invalid(&field("target"), "a target with '..' is refused; write the path without it"));
     }
@@ -246,7 +276,9 @@ fn check_mount(index: usize, mount: &super::spec::Mount) -> Result<(), EngineErr
         return Err(invalid(&field("source"), &format!("{source:?} is no absolute path of the host")));
     }
     match mount.flags.iter().find(|flag| !["nosuid", "nodev", "noexec", "noatime"].contains(&flag.as_str())) {
-        Some(flag) => Err(invalid(&field("flags"), &format!("{flag:?} is none of nosuid, nodev, noexec, noatime"))),
+        Some(flag) => {
+            Err(invalid(&field("flags"), &format!("{flag:?} is none of nosuid, nodev, noexec, noatime")))
+        }
         None => Ok(()),
     }
 }
@@ -257,13 +289,25 @@ fn check_sysctl(spec: &ContainerSpec, name: &str) -> Result<(), EngineError> {
     if name.contains(['/', '\0']) || name.contains("..") {
         return Err(invalid(&field, "a name of a kernel parameter is made of words and dots"));
     }
-    let ipc = ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"];
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
     let namespace = if name.starts_with("net.") {
         &spec.network_namespace
     } else if ipc.contains(&name) || name.starts_with("fs.mqueue.") {
         &spec.ipc_namespace
     } else {
-        return Err(invalid(&field, "this parameter belongs to the whole host; only net.*, IPC and fs.mqueue.* can be set"));
+        return Err(invalid(
+            &field,
+            "this parameter belongs to the whole host; only net.*, IPC and fs.mqueue.* can be set",
+        ));
     };
     if *namespace == Namespace::Private {
         Ok(())
@@ -282,7 +326,10 @@ fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
         && both != -1
         && both < memory
     {
-        return Err(invalid(&field("memorySwapBytes"), "memory and swap together can't be less than memory alone"));
+        return Err(invalid(
+            &field("memorySwapBytes"),
+            "memory and swap together can't be less than memory alone",
+        ));
     }
     if resources.memory_swap_bytes.is_some() && resources.memory_bytes.is_none() {
         return Err(invalid(&field("memorySwapBytes"), "a limit on memory and swap needs one on memory"));
@@ -303,7 +350,9 @@ fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
         return Err(invalid(&field("ioWeight"), "it must lie between 10 and 1000"));
     }
     for (name, set) in [("cpusetCpus", &resources.cpuset_cpus), ("cpusetMems", &resources.cpuset_mems)] {
-        if set.as_ref().is_some_and(|set| set.is_empty() || !set.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-'))) {
+        if set.as_ref().is_some_and(|set| {
+            set.is_empty() || !set.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-'))
+        }) {
             return Err(invalid(&field(name), "a list of numbers and ranges is wanted, as in 0-3,7"));
         }
     }
@@ -340,7 +389,8 @@ mod tests {
     #[test]
     fn an_entrypoint_of_the_caller_sets_the_images_command_aside() {
         let image = image(&["/entry"], &["default"]);
-        let command = |spec: ContainerSpec| Definition::new(spec, Some(&image), Vec::new()).map(|d| d.command);
+        let command =
+            |spec: ContainerSpec| Definition::new(spec, Some(&image), Vec::new()).map(|d| d.command);
         assert_eq!(command(spec(&["a"])).unwrap(), ["/entry", "a"]);
         assert_eq!(command(ContainerSpec { command: None, ..spec(&[]) }).unwrap(), ["/entry", "default"]);
         let own = ContainerSpec { entrypoint: Some(vec!["/own".into()]), command: None, ..spec(&[]) };
@@ -372,7 +422,11 @@ mod tests {
     fn what_could_reach_the_host_is_refused_by_field() {
         let bind = |target: &str, source: &str| ContainerSpec {
             mounts: vec![Mount {
-                kind: MountKind::Bind { source: source.into(), propagation: "rprivate".into(), recursive: true },
+                kind: MountKind::Bind {
+                    source: source.into(),
+                    propagation: "rprivate".into(),
+                    recursive: true,
+                },
                 target: target.into(),
                 read_only: false,
                 flags: Vec::new(),
@@ -386,7 +440,10 @@ mod tests {
         refused(bind("relative", "/tmp"), "spec.mounts[0].target");
         refused(bind("/", "/tmp"), "spec.mounts[0].target");
         refused(bind("/data", "tmp"), "spec.mounts[0].source");
-        let sysctl = |name: &str| ContainerSpec { sysctls: BTreeMap::from([(name.into(), "1".into())]), ..spec(&["sh"]) };
+        let sysctl = |name: &str| ContainerSpec {
+            sysctls: BTreeMap::from([(name.into(), "1".into())]),
+            ..spec(&["sh"])
+        };
         refused(sysctl("kernel.core_pattern"), "spec.sysctls.kernel.core_pattern");
         refused(sysctl("net/../kernel.core_pattern"), "spec.sysctls.net/../kernel.core_pattern");
         assert!(Definition::new(sysctl("net.ipv4.ip_forward"), None, Vec::new()).is_ok());

@@ -26,7 +26,9 @@ pub enum EngineError {
     StillRunning { name: String, state: Phase },
     #[error("{field}: {reason}")]
     InvalidSpec { field: String, reason: String },
-    #[error("cannot run {command:?} in {name:?}: there is no such program in the container; check the path and the PATH")]
+    #[error(
+        "cannot run {command:?} in {name:?}: there is no such program in the container; check the path and the PATH"
+    )]
     CommandNotFound { name: String, command: String },
     #[error("cannot run {command:?} in {name:?}: {reason}")]
     CommandNotExecutable { name: String, command: String, reason: String },
@@ -46,7 +48,9 @@ pub enum EngineError {
     NotSystemd { name: String, reason: String },
     #[error("the systemd in {name:?} has no unit {unit:?}")]
     NoSuchUnit { name: String, unit: String },
-    #[error("the systemd in {name:?} did not get {unit:?} done: the job ended as {result}; its journal tells more")]
+    #[error(
+        "the systemd in {name:?} did not get {unit:?} done: the job ended as {result}; its journal tells more"
+    )]
     JobFailed { name: String, unit: String, result: String },
     #[error("the systemd in {name:?} does not answer as it should: {reason}")]
     Unreachable { name: String, reason: String },

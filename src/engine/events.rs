@@ -68,8 +68,12 @@ impl Engine {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         let path = self.paths().events();
-        let mut file =
-            File::options().create(true).append(true).mode(0o600).custom_flags(libc::O_CLOEXEC).open(&path)?;
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(&path)?;
         file.write_all(&line)?;
         if file.metadata()?.len() > LOG_MAX_BYTES {
             self.shorten_events()?;
@@ -92,7 +96,13 @@ impl Engine {
         let mut kept = Vec::new();
         reader.read_to_end(&mut kept)?;
         let shorter = path.with_extension("new");
-        File::options().create(true).truncate(true).write(true).mode(0o600).open(&shorter)?.write_all(&kept)?;
+        File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&shorter)?
+            .write_all(&kept)?;
         std::fs::rename(shorter, path)
     }
 
@@ -133,7 +143,11 @@ impl Engine {
     /// The exit code of the last end of a container, for one that may be gone already. `None` if it never ended.
     pub(super) fn last_exit(&self, id: &str) -> Result<Option<Option<i32>>, EngineError> {
         let events = self.events(None)?;
-        Ok(events.into_iter().rev().find(|event| event.id == id && event.action == "exit").map(|event| event.exit_code))
+        Ok(events
+            .into_iter()
+            .rev()
+            .find(|event| event.id == id && event.action == "exit")
+            .map(|event| event.exit_code))
     }
 }
 
@@ -182,7 +196,8 @@ impl EventReader {
 
     fn was_replaced(&self) -> bool {
         let inode = std::fs::metadata(&self.path).map(|metadata| metadata.ino()).ok();
-        let ours = self.file.as_ref().and_then(|(file, _)| file.metadata().ok()).map(|metadata| metadata.ino());
+        let ours =
+            self.file.as_ref().and_then(|(file, _)| file.metadata().ok()).map(|metadata| metadata.ino());
         inode != ours
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
 use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
@@ -118,7 +120,8 @@ impl Engine {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let request_file = request_file(&message).map_err(|error| failed("describe", error.to_string()))?;
-        let [stdin, stdout, stderr] = streams.filled().map_err(|error| failed("open /dev/null for", error.to_string()))?;
+        let [stdin, stdout, stderr] =
+            streams.filled().map_err(|error| failed("open /dev/null for", error.to_string()))?;
         let passed = [&request_file, &stdin, &stdout, &stderr].map(AsFd::as_fd);
         super::attach::send_packet(ours.as_fd(), b"Q", &passed)
             .map_err(|errno| failed("pass descriptors to", errno.to_string()))?;
@@ -134,8 +137,8 @@ impl Engine {
         drop((request_file, stdin, stdout, stderr));
         // It must be reaped, and ends by itself with its command.
         tokio::task::spawn_blocking(move || child.wait());
-        let socket =
-            crate::readiness::watch(ours, Interest::READABLE).map_err(|error| failed("hear from", error.to_string()))?;
+        let socket = crate::readiness::watch(ours, Interest::READABLE)
+            .map_err(|error| failed("hear from", error.to_string()))?;
         let command = request.command.first().cloned().unwrap_or_default();
         let mut terminal = None;
         loop {
@@ -159,14 +162,21 @@ impl Engine {
         request: &ExecRequest,
     ) -> Result<(serde_json::Value, Option<serde_json::Value>), EngineError> {
         let definition = &container.definition;
-        let invalid = |field: &str, reason: &str| EngineError::InvalidSpec { field: field.into(), reason: reason.into() };
+        let invalid = |field: &str, reason: &str| EngineError::InvalidSpec {
+            field: field.into(),
+            reason: reason.into(),
+        };
         if request.command.first().is_none_or(String::is_empty) {
             return Err(invalid("command", "nothing to run is given"));
         }
         if request.command.iter().any(|argument| argument.contains('\0')) {
             return Err(invalid("command", "a NUL byte can't be passed to a program"));
         }
-        if request.env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+        if request
+            .env
+            .iter()
+            .any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+        {
             return Err(invalid("env", "a variable has a name without '=', and no NUL byte"));
         }
         let workdir = request.workdir.as_deref().unwrap_or(&definition.workdir);
@@ -202,7 +212,9 @@ impl Engine {
         }
         let filter = match &definition.spec.seccomp {
             _ if request.privileged => None,
-            Seccomp::Default => serde_json::to_value(seccomp::default_profile(&capabilities::typed(&capabilities))).ok(),
+            Seccomp::Default => {
+                serde_json::to_value(seccomp::default_profile(&capabilities::typed(&capabilities))).ok()
+            }
             _ => oci::seccomp_profile(definition, &capabilities)?,
         };
         Ok((process, filter))
@@ -215,11 +227,14 @@ impl ExecSession {
     /// # Errors
     /// [`EngineError::Failed`] where the session was killed.
     pub async fn wait(self) -> Result<i32, EngineError> {
-        let failed = |reason: String| EngineError::Failed { attempted: "wait for the command".to_owned(), reason };
+        let failed =
+            |reason: String| EngineError::Failed { attempted: "wait for the command".to_owned(), reason };
         loop {
             match receive(&self.socket).await.map_err(|errno| failed(errno.to_string()))? {
                 Packet::Exited(code) => return Ok(code),
-                Packet::End => return Err(failed("its session was killed, and how it ended is unknown".to_owned())),
+                Packet::End => {
+                    return Err(failed("its session was killed, and how it ended is unknown".to_owned()));
+                }
                 _ => {}
             }
         }
@@ -237,8 +252,10 @@ enum Packet {
 async fn receive(socket: &AsyncFd<OwnedFd>) -> Result<Packet, rustix::io::Errno> {
     let mut buffer = vec![0; PACKET_MAX_BYTES];
     loop {
-        let mut guard =
-            socket.readable().await.map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
+        let mut guard = socket
+            .readable()
+            .await
+            .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::net::recvmsg(

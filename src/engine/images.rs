@@ -12,7 +12,9 @@ use std::sync::atomic::AtomicBool;
 
 use rustix::fs::FlockOperation;
 
-use crate::image::{DescriptorReader, Digest, ImageConfig, ImageError, Limits, Process, Reference, Whiteouts};
+use crate::image::{
+    DescriptorReader, Digest, ImageConfig, ImageError, Limits, Process, Reference, Whiteouts,
+};
 use crate::store::{ImageRow, StoreError};
 
 use super::{Engine, EngineError, EventKind, now_usec};
@@ -101,7 +103,8 @@ impl Engine {
             )
             .map_err(from_image_error)?;
         let created_usec = now_usec();
-        let mut image = ImageConfig::for_tree(layer.diff_id.clone(), u64::try_from(created_usec).unwrap_or_default());
+        let mut image =
+            ImageConfig::for_tree(layer.diff_id.clone(), u64::try_from(created_usec).unwrap_or_default());
         image.config = config;
         let id = image.id().to_string();
         self.store()?.insert_image(&ImageRow {
@@ -190,7 +193,9 @@ impl Engine {
         match self.layers()?.sweep(is_known) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "removed layers that no image has"),
-            Err(error) => tracing::warn!(%error, "cannot remove a layer that no image has, left for the next wake"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove a layer that no image has, left for the next wake")
+            }
         }
         Ok(())
     }
@@ -212,7 +217,10 @@ impl Engine {
 }
 
 fn reference(name: &str) -> Result<Reference, EngineError> {
-    name.parse().map_err(|error: ImageError| EngineError::InvalidSpec { field: "name".into(), reason: error.to_string() })
+    name.parse().map_err(|error: ImageError| EngineError::InvalidSpec {
+        field: "name".into(),
+        reason: error.to_string(),
+    })
 }
 
 fn read_config(row: ImageRow) -> Result<Image, EngineError> {
@@ -236,9 +244,11 @@ pub(super) fn from_image_error(error: ImageError) -> EngineError {
                 None => error.to_string(),
             },
         },
-        other => EngineError::InvalidArchive { reason: match other.source() {
-            Some(source) => format!("{other}: {source}"),
-            None => other.to_string(),
-        } },
+        other => EngineError::InvalidArchive {
+            reason: match other.source() {
+                Some(source) => format!("{other}: {source}"),
+                None => other.to_string(),
+            },
+        },
     }
 }

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use crate::monitor::config::{LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME, STOP_REQUESTED};
+use crate::monitor::config::{
+    LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME, STOP_REQUESTED,
+};
 use crate::runtime::Rootfs;
 
 use super::spec::{Log, Restart, Runtime};
@@ -167,18 +169,19 @@ impl Engine {
 
     /// Executes the monitor and takes its answer. It gets one socket, as its standard input: nothing else of ours can
     /// leak into it, and posix_spawn(3) suffices.
-    fn spawn_monitor(&self, container: &Container, run_dir: &Path, streams: Streams) -> Result<(), EngineError> {
+    fn spawn_monitor(
+        &self,
+        container: &Container,
+        run_dir: &Path,
+        streams: Streams,
+    ) -> Result<(), EngineError> {
         let failed = |attempted: &str, reason: String| EngineError::Failed {
             attempted: format!("{attempted} the monitor of {:?}", container.row.name),
             reason,
         };
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|errno| failed("connect to", errno.to_string()))?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| failed("connect to", errno.to_string()))?;
         let mut command = Command::new(self.program());
         command.arg("monitor").arg("--run-dir").arg(run_dir);
         if !streams.is_empty() {
@@ -205,7 +208,9 @@ impl Engine {
         match outcome {
             Answer::Started => Ok(()),
             Answer::Failed { step, errno, message } => Err(launch_error(container, step, errno, message)),
-            Answer::None => Err(failed("start", "it ended without an answer; the host's journal may tell why".into())),
+            Answer::None => {
+                Err(failed("start", "it ended without an answer; the host's journal may tell why".into()))
+            }
         }
     }
 }
@@ -218,7 +223,8 @@ enum Answer {
 
 fn read_answer(socket: &OwnedFd) -> Result<Vec<u8>, rustix::io::Errno> {
     let mut buffer = vec![0; ANSWER_MAX_BYTES];
-    let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()))?;
+    let (length, _) =
+        rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()))?;
     buffer.truncate(length);
     Ok(buffer)
 }
@@ -244,7 +250,13 @@ pub(super) fn launch_error(container: &Container, step: String, errno: i32, mess
     command_error(name, command, step, errno, message)
 }
 
-pub(super) fn command_error(name: String, command: String, step: String, errno: i32, message: String) -> EngineError {
+pub(super) fn command_error(
+    name: String,
+    command: String,
+    step: String,
+    errno: i32,
+    message: String,
+) -> EngineError {
     if step == crate::runtime::Step::Exec.as_str() {
         return match errno {
             libc::ENOENT | libc::ENOTDIR => EngineError::CommandNotFound { name, command },

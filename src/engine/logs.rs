@@ -73,7 +73,11 @@ impl Engine {
             true => Some(StateWatch::written(path.parent().unwrap_or(&path))?),
             false => None,
         };
-        let state = if follow { Some(StateWatch::new(&self.paths().run_container(&container.row.id))?) } else { None };
+        let state = if follow {
+            Some(StateWatch::new(&self.paths().run_container(&container.row.id))?)
+        } else {
+            None
+        };
         let mut follower = LogFollower {
             engine: self.clone(),
             id: container.row.id,
@@ -216,7 +220,9 @@ impl LogReader {
         let Some(file) = self.older.last_mut().or(self.current.as_mut()) else { return Ok(None) };
         let read = file.by_ref().take(LINE_MAX_BYTES).read_until(b'\n', &mut self.pending);
         let length = read.map_err(|source| EngineError::io("read", &self.path, source))?;
-        if self.pending.last() != Some(&b'\n') && self.pending.len() < usize::try_from(LINE_MAX_BYTES).unwrap_or(usize::MAX) {
+        if self.pending.last() != Some(&b'\n')
+            && self.pending.len() < usize::try_from(LINE_MAX_BYTES).unwrap_or(usize::MAX)
+        {
             return Ok(None);
         }
         let line = std::mem::take(&mut self.pending);
@@ -230,7 +236,11 @@ impl LogReader {
             return Ok(true);
         }
         let named = std::fs::metadata(&self.path).map(|metadata| metadata.ino()).ok();
-        let ours = self.current.as_ref().and_then(|file| file.get_ref().metadata().ok()).map(|metadata| metadata.ino());
+        let ours = self
+            .current
+            .as_ref()
+            .and_then(|file| file.get_ref().metadata().ok())
+            .map(|metadata| metadata.ino());
         if named.is_none() || named == ours {
             return Ok(false);
         }
@@ -239,7 +249,9 @@ impl LogReader {
         if ours.is_some() {
             for number in 1.. {
                 match Self::open(&rotated(&self.path, number))? {
-                    Some(file) if file.get_ref().metadata().map(|metadata| metadata.ino()).ok() != ours => between.push(file),
+                    Some(file) if file.get_ref().metadata().map(|metadata| metadata.ino()).ok() != ours => {
+                        between.push(file)
+                    }
                     _ => break,
                 }
             }

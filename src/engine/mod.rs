@@ -118,7 +118,9 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, EngineError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() }),
+        Err(error) => {
+            Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() })
+        }
     }
 }
 

@@ -13,7 +13,10 @@ const NAME_MAX_BYTES: usize = 64;
 /// [`EngineError::InvalidSpec`] for `field`.
 pub fn check(field: &str, name: &str) -> Result<(), EngineError> {
     let invalid = |reason: &str| {
-        Err(EngineError::InvalidSpec { field: field.to_owned(), reason: format!("{name:?} is no container name: {reason}") })
+        Err(EngineError::InvalidSpec {
+            field: field.to_owned(),
+            reason: format!("{name:?} is no container name: {reason}"),
+        })
     };
     if name.len() > NAME_MAX_BYTES {
         return invalid("it is longer than 64 characters");
@@ -57,21 +60,52 @@ fn random_bytes() -> Result<[u8; 32], EngineError> {
     // Up to 256 bytes come at once, getrandom(2).
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
         Ok(32) => Ok(bytes),
-        Ok(_) => Err(EngineError::Failed { attempted: "make an id".into(), reason: "too few random bytes".into() }),
+        Ok(_) => {
+            Err(EngineError::Failed { attempted: "make an id".into(), reason: "too few random bytes".into() })
+        }
         Err(errno) => Err(EngineError::Failed { attempted: "make an id".into(), reason: errno.to_string() }),
     }
 }
 
 const MANNERS: &[&str] = &[
-    "calm", "cosy", "curled", "deep", "drowsy", "dreamy", "furry", "gentle", "golden", "lazy", "light", "mellow", "mild",
-    "nocturnal", "peaceful", "quiet", "resting", "round", "shy", "silent", "sleepy", "slow", "small", "snug", "soft",
-    "sound", "still", "tiny", "tranquil", "warm", "woolly", "yawning",
+    "calm",
+    "cosy",
+    "curled",
+    "deep",
+    "drowsy",
+    "dreamy",
+    "furry",
+    "gentle",
+    "golden",
+    "lazy",
+    "light",
+    "mellow",
+    "mild",
+    "nocturnal",
+    "peaceful",
+    "quiet",
+    "resting",
+    "round",
+    "shy",
+    "silent",
+    "sleepy",
+    "slow",
+    "small",
+    "snug",
+    "soft",
+    "sound",
+    "still",
+    "tiny",
+    "tranquil",
+    "warm",
+    "woolly",
+    "yawning",
 ];
 
 const PLANTS: &[&str] = &[
-    "acorn", "alder", "ash", "aspen", "beech", "birch", "bramble", "bracken", "briar", "chestnut", "clover", "cherry",
-    "elder", "elm", "fern", "hawthorn", "hazel", "heather", "holly", "hornbeam", "ivy", "juniper", "larch", "linden",
-    "maple", "moss", "oak", "pine", "rowan", "sorrel", "thistle", "willow",
+    "acorn", "alder", "ash", "aspen", "beech", "birch", "bramble", "bracken", "briar", "chestnut", "clover",
+    "cherry", "elder", "elm", "fern", "hawthorn", "hazel", "heather", "holly", "hornbeam", "ivy", "juniper",
+    "larch", "linden", "maple", "moss", "oak", "pine", "rowan", "sorrel", "thistle", "willow",
 ];
 
 #[cfg(test)]

@@ -305,7 +305,10 @@ fn namespaces(engine: &Engine, container: &Container) -> Result<Vec<Value>, Engi
                 let row = engine.find_row(other)?;
                 let live = engine.live(&row.id)?;
                 let pid = live.pid().ok_or_else(|| {
-                    invalid(field, format!("{other:?} is {}, and has no namespace to join; start it first", live.phase))
+                    invalid(
+                        field,
+                        format!("{other:?} is {}, and has no namespace to join; start it first", live.phase),
+                    )
                 })?;
                 namespaces.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
             }
@@ -318,7 +321,11 @@ fn namespaces(engine: &Engine, container: &Container) -> Result<Vec<Value>, Engi
 fn hidden_paths(definition: &Definition) -> (Vec<String>, Vec<String>) {
     let spec = &definition.spec;
     let open = |path: &str| {
-        spec.privileged || spec.unmasked.iter().any(|given| given.eq_ignore_ascii_case("ALL") || given.trim_end_matches('/') == path)
+        spec.privileged
+            || spec
+                .unmasked
+                .iter()
+                .any(|given| given.eq_ignore_ascii_case("ALL") || given.trim_end_matches('/') == path)
     };
     let kept = |paths: Vec<String>| paths.into_iter().filter(|path| !open(path)).collect::<Vec<_>>();
     let mut masked = kept(defaults::masked_paths());
@@ -352,8 +359,10 @@ fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineEr
     }
     for device in &wanted {
         let (kind, major, minor, mode, uid, gid) = device_node(device)?;
-        nodes.push(json!({"path": device.container_path, "type": kind.to_string(), "major": major, "minor": minor,
-                          "fileMode": mode, "uid": uid, "gid": gid}));
+        nodes.push(
+            json!({"path": device.container_path, "type": kind.to_string(), "major": major, "minor": minor,
+                          "fileMode": mode, "uid": uid, "gid": gid}),
+        );
         if !spec.privileged {
             rules.push(json!({"allow": true, "type": kind.to_string(), "major": major, "minor": minor,
                               "access": device.permissions}));
@@ -364,7 +373,9 @@ fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineEr
 
 /// The devices of the host that a privileged container sees: all but terminals and what every container has of its own.
 fn host_devices() -> Vec<Device> {
-    const OWN: &[&str] = &["pts", "shm", "mqueue", "fd", "console", "ptmx", "tty", "null", "zero", "full", "random", "urandom"];
+    const OWN: &[&str] = &[
+        "pts", "shm", "mqueue", "fd", "console", "ptmx", "tty", "null", "zero", "full", "random", "urandom",
+    ];
     let mut found = Vec::new();
     let mut pending = vec![PathBuf::from("/dev")];
     while let Some(dir) = pending.pop() {
@@ -377,7 +388,11 @@ fn host_devices() -> Vec<Device> {
                 Ok(kind) if kind.is_dir() => pending.push(entry.path()),
                 Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
                     if let Ok(path) = entry.path().into_os_string().into_string() {
-                        found.push(Device { container_path: path.clone(), path, permissions: "rwm".to_owned() });
+                        found.push(Device {
+                            container_path: path.clone(),
+                            path,
+                            permissions: "rwm".to_owned(),
+                        });
                     }
                 }
                 _ => {}
@@ -396,10 +411,16 @@ fn block_io(resources: &Resources) -> Result<Value, EngineError> {
         let mut list = Vec::new();
         for (index, limit) in resources.io_limits.iter().enumerate() {
             let Some(rate) = rate(limit) else { continue };
-            let device = Device { path: limit.path.clone(), container_path: String::new(), permissions: String::new() };
+            let device = Device {
+                path: limit.path.clone(),
+                container_path: String::new(),
+                permissions: String::new(),
+            };
             let field = format!("spec.resources.ioLimits[{index}].path");
             match device_node(&device) {
-                Ok(('b', major, minor, ..)) => list.push(json!({"major": major, "minor": minor, "rate": rate})),
+                Ok(('b', major, minor, ..)) => {
+                    list.push(json!({"major": major, "minor": minor, "rate": rate}))
+                }
                 _ => return Err(invalid(field, format!("{:?} is no block device", limit.path))),
             }
         }
@@ -433,7 +454,8 @@ fn resources(resources: &Resources, device_rules: Vec<Value>) -> Result<Value, E
         ("cpus", resources.cpuset_cpus.clone().map(Value::from)),
         ("mems", resources.cpuset_mems.clone().map(Value::from)),
     ]);
-    let block_io = Some(block_io(resources)?).filter(|limits| limits.as_object().is_some_and(|map| !map.is_empty()));
+    let block_io =
+        Some(block_io(resources)?).filter(|limits| limits.as_object().is_some_and(|map| !map.is_empty()));
     Ok(given(vec![
         ("devices", Some(Value::Array(device_rules))),
         ("memory", memory),
@@ -446,10 +468,25 @@ fn resources(resources: &Resources, device_rules: Vec<Value>) -> Result<Value, E
 
 fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Value>, EngineError> {
     const NAMES: &[&str] = &[
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
-    let hard_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE_MAX);
+    let hard_nofile =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE_MAX);
     let mut limits = Vec::new();
     if !definition.spec.resource_limits.iter().any(|limit| limit.name == "nofile") {
         let nofile = NOFILE_MAX.min(hard_nofile);
@@ -465,14 +502,18 @@ fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Va
             return Err(invalid(field("soft"), "it is above the hard limit"));
         }
         if limit.name == "nofile" && hard > hard_nofile {
-            warnings.push(format!("nofile may not be raised above {hard_nofile} on this host, lowered to it"));
+            warnings
+                .push(format!("nofile may not be raised above {hard_nofile} on this host, lowered to it"));
         }
         limits.push(json!({"type": format!("RLIMIT_{}", limit.name.to_ascii_uppercase()), "soft": soft, "hard": hard}));
     }
     Ok(limits)
 }
 
-pub(super) fn seccomp_profile(definition: &Definition, capabilities: &[String]) -> Result<Option<Value>, EngineError> {
+pub(super) fn seccomp_profile(
+    definition: &Definition,
+    capabilities: &[String],
+) -> Result<Option<Value>, EngineError> {
     let spec = &definition.spec;
     let capabilities = capabilities::typed(capabilities);
     let profile = match &spec.seccomp {

@@ -43,7 +43,9 @@ impl RootView {
     /// 0:0 is a whiteout).
     fn read(&self, path: &str) -> Option<String> {
         for dir in &self.directories {
-            let Ok(dir) = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+            let Ok(dir) =
+                rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            else {
                 continue;
             };
             let file = rustix::fs::openat2(
@@ -91,13 +93,22 @@ fn resolve(passwd: &str, group: &str, wanted: &str, extra_groups: &[String]) -> 
     });
     let (name, uid, mut gid, home) = match &entry {
         Some(fields) => {
-            let id = |index: usize| fields[index].parse::<u32>().map_err(|_| invalid("spec.user", format!("the entry of {user:?} in /etc/passwd is damaged")));
+            let id = |index: usize| {
+                fields[index].parse::<u32>().map_err(|_| {
+                    invalid("spec.user", format!("the entry of {user:?} in /etc/passwd is damaged"))
+                })
+            };
             (Some(fields[0]), id(2)?, id(3)?, fields.get(5).copied().unwrap_or("/"))
         }
         None => match number {
             Some(uid) => (None, uid, 0, "/"),
             None if user == "root" => (Some("root"), 0, 0, "/root"),
-            None => return Err(invalid("spec.user", format!("there is no user {user:?} in the container's /etc/passwd"))),
+            None => {
+                return Err(invalid(
+                    "spec.user",
+                    format!("there is no user {user:?} in the container's /etc/passwd"),
+                ));
+            }
         },
     };
     // name:password:gid:members, group(5)
@@ -143,7 +154,10 @@ mod tests {
     fn check(wanted: &str, extra: &[&str], uid: u32, gid: u32, groups: &[u32], home: &str) {
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
         let found = resolve(PASSWD, GROUP, wanted, &extra).unwrap();
-        assert_eq!((found.uid, found.gid, found.groups.as_slice(), found.home.as_str()), (uid, gid, groups, home));
+        assert_eq!(
+            (found.uid, found.gid, found.groups.as_slice(), found.home.as_str()),
+            (uid, gid, groups, home)
+        );
     }
 
     #[test]
@@ -162,7 +176,10 @@ mod tests {
     fn who_is_not_there_is_named() {
         for wanted in ["nobody", "www:nogroup", "bad", "-1", ""] {
             let error = resolve(PASSWD, GROUP, wanted, &[]).unwrap_err();
-            assert!(matches!(error, EngineError::InvalidSpec { ref field, .. } if field == "spec.user"), "{wanted}");
+            assert!(
+                matches!(error, EngineError::InvalidSpec { ref field, .. } if field == "spec.user"),
+                "{wanted}"
+            );
         }
         assert!(resolve(PASSWD, GROUP, "root", &["nogroup".into()]).is_err());
     }

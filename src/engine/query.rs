@@ -58,7 +58,8 @@ impl Engine {
     }
 
     fn summarise(&self, row: ContainerRow) -> Result<ContainerSummary, EngineError> {
-        let head: DefinitionHead = serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
+        let head: DefinitionHead =
+            serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
         let live = self.live(&row.id)?;
         Ok(ContainerSummary {
             id: row.id,
@@ -85,7 +86,8 @@ impl Engine {
 
     /// The log file of a container whose driver writes one.
     pub fn log_file(&self, container: &Container) -> Option<std::path::PathBuf> {
-        matches!(container.definition.spec.log, super::spec::Log::K8sFile { .. }).then(|| self.log_path(&container.row.id))
+        matches!(container.definition.spec.log, super::spec::Log::K8sFile { .. })
+            .then(|| self.log_path(&container.row.id))
     }
 
     /// The cgroup controllers of this host: those with a hierarchy of their own, and those of the unified one.
@@ -95,8 +97,12 @@ impl Engine {
             .iter()
             .find_map(|path| std::fs::read_to_string(path).ok())
             .unwrap_or_default();
-        let mut names: Vec<String> =
-            legacy.lines().flat_map(controllers_of).chain(unified.split_whitespace()).map(str::to_owned).collect();
+        let mut names: Vec<String> = legacy
+            .lines()
+            .flat_map(controllers_of)
+            .chain(unified.split_whitespace())
+            .map(str::to_owned)
+            .collect();
         names.sort();
         names.dedup();
         names
@@ -104,14 +110,19 @@ impl Engine {
 
     /// The runtimes that can be asked for on this host.
     pub fn runtimes() -> Vec<&'static str> {
-        let external = ["crun", "runc"].into_iter().filter(|name| super::launch::find_program(name).is_some());
+        let external =
+            ["crun", "runc"].into_iter().filter(|name| super::launch::find_program(name).is_some());
         std::iter::once("native").chain(external).collect()
     }
 }
 
 /// The controllers that a line of /proc/self/cgroup names (cgroups(7)).
 fn controllers_of(line: &str) -> impl Iterator<Item = &str> {
-    line.split(':').nth(1).unwrap_or_default().split(',').filter(|name| !name.is_empty() && !name.contains('='))
+    line.split(':')
+        .nth(1)
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty() && !name.contains('='))
 }
 
 fn is_named(row: &ContainerRow, name: &str) -> bool {

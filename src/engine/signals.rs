@@ -62,7 +62,11 @@ pub fn parse(text: &str) -> Option<i32> {
 }
 
 fn offset_of(text: &str, sign: char) -> Option<i32> {
-    if text.is_empty() { Some(0) } else { text.strip_prefix(sign)?.parse().ok().filter(|offset| *offset >= 0) }
+    if text.is_empty() {
+        Some(0)
+    } else {
+        text.strip_prefix(sign)?.parse().ok().filter(|offset| *offset >= 0)
+    }
 }
 
 /// The name with SIG, or the number where there is none.

@@ -67,7 +67,8 @@ impl Engine {
         {
             // A frozen process gets its signal only when it goes on.
             thaw(&live);
-            if let Ok(ended) = tokio::time::timeout(timeout, self.wait_id(id, name, Condition::Exited)).await {
+            if let Ok(ended) = tokio::time::timeout(timeout, self.wait_id(id, name, Condition::Exited)).await
+            {
                 return Ok(Stopped { exit_code: ended?.exit_code, killed: false });
             }
         }
@@ -107,13 +108,22 @@ impl Engine {
         let row = self.find_row(name)?;
         let _lock = self.lock(&row.id).await?;
         let live = self.live(&row.id)?;
-        let (attempted, action, wanted, wanted_text) =
-            if frozen { ("pause", "pause", Phase::Running, "running") } else { ("resume", "resume", Phase::Paused, "paused") };
+        let (attempted, action, wanted, wanted_text) = if frozen {
+            ("pause", "pause", Phase::Running, "running")
+        } else {
+            ("resume", "resume", Phase::Paused, "paused")
+        };
         if live.phase != wanted {
-            return Err(EngineError::WrongState { attempted, name: row.name, state: live.phase, wanted: wanted_text });
+            return Err(EngineError::WrongState {
+                attempted,
+                name: row.name,
+                state: live.phase,
+                wanted: wanted_text,
+            });
         }
         let cgroup = live.told.as_ref().map_or("", |told| told.cgroup.as_str());
-        let failed = |reason: String| EngineError::Failed { attempted: format!("{attempted} {name:?}"), reason };
+        let failed =
+            |reason: String| EngineError::Failed { attempted: format!("{attempted} {name:?}"), reason };
         let cgroup = Cgroup::open(cgroup).map_err(|error| failed(error.to_string()))?;
         if frozen { cgroup.freeze() } else { cgroup.thaw() }.map_err(|error| failed(error.to_string()))?;
         self.record_event(EventKind::Container, action, &row.id, &row.name);
@@ -142,7 +152,9 @@ impl Engine {
     fn request_stop(&self, id: &str) -> Result<(), EngineError> {
         let path = self.paths().run_container(id).join(STOP_REQUESTED);
         match std::fs::write(&path, b"") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::io("write", path, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EngineError::io("write", path, error))
+            }
             _ => Ok(()),
         }
     }

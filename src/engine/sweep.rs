@@ -57,4 +57,3 @@ fn entries(dir: &Path) -> Vec<String> {
         }
     }
 }
-

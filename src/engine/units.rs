@@ -70,7 +70,12 @@ impl Engine {
         let (lines, out) = pipe_pair().map_err(failed)?;
         let (complaints, err) = pipe_pair().map_err(failed)?;
         // Whoever the payload runs as, its journal is root's.
-        let request = ExecRequest { command, user: Some("0:0".to_owned()), workdir: Some("/".to_owned()), ..ExecRequest::default() };
+        let request = ExecRequest {
+            command,
+            user: Some("0:0".to_owned()),
+            workdir: Some("/".to_owned()),
+            ..ExecRequest::default()
+        };
         let streams = Streams { stdin: None, stdout: Some(out), stderr: Some(err) };
         let session = self.exec(name, request, streams).await.map_err(|error| match error {
             EngineError::CommandNotFound { name, .. } => {
@@ -79,7 +84,13 @@ impl Engine {
             other => other,
         })?;
         let name = name.to_owned();
-        Ok(JournalReader { name, lines: BufReader::new(lines), complaints, session: Some(session), line: Vec::new() })
+        Ok(JournalReader {
+            name,
+            lines: BufReader::new(lines),
+            complaints,
+            session: Some(session),
+            line: Vec::new(),
+        })
     }
 }
 
@@ -187,9 +198,12 @@ fn inside_error(name: &str, error: InsideError) -> EngineError {
         reason = format!("{reason}: {source}");
     }
     match error {
-        InsideError::NotRunning => {
-            EngineError::WrongState { attempted: "reach the systemd in", name, state: super::Phase::Exited, wanted: "running" }
-        }
+        InsideError::NotRunning => EngineError::WrongState {
+            attempted: "reach the systemd in",
+            name,
+            state: super::Phase::Exited,
+            wanted: "running",
+        },
         InsideError::NotSystemd { .. } => EngineError::NotSystemd { name, reason },
         InsideError::UserNamespace => {
             EngineError::Unsupported { feature: format!("reaching the systemd in {name:?}"), reason }
@@ -197,7 +211,9 @@ fn inside_error(name: &str, error: InsideError) -> EngineError {
         InsideError::BadUnitName { .. } => EngineError::InvalidSpec { field: "unit".to_owned(), reason },
         InsideError::NoSuchUnit { unit } => EngineError::NoSuchUnit { name, unit },
         InsideError::JobFailed { unit, result } => EngineError::JobFailed { name, unit, result },
-        InsideError::JobTimeout { unit, .. } => EngineError::Timeout { name, what: format!("to get the job for {unit:?} done") },
+        InsideError::JobTimeout { unit, .. } => {
+            EngineError::Timeout { name, what: format!("to get the job for {unit:?} done") }
+        }
         InsideError::Refused { unit, .. } => EngineError::JobFailed { name, unit, result: reason },
         InsideError::Unreachable { .. } | InsideError::Timeout { .. } | InsideError::Protocol { .. } => {
             EngineError::Unreachable { name, reason }

@@ -58,7 +58,12 @@ impl Engine {
         }
     }
 
-    pub(super) async fn wait_id(&self, id: &str, name: &str, condition: Condition) -> Result<Ended, EngineError> {
+    pub(super) async fn wait_id(
+        &self,
+        id: &str,
+        name: &str,
+        condition: Condition,
+    ) -> Result<Ended, EngineError> {
         let run_dir = self.paths().run_container(id);
         // Watched before the first look, so that nothing happens unseen in between.
         let watch = StateWatch::new(&run_dir)?;
@@ -89,7 +94,8 @@ impl Engine {
                 return Ok(ended);
             }
             let monitor = live.told.filter(|_| live.supervised).map(|told| told.monitor);
-            let lone_init = if live.supervised { None } else { self.live(id)?.told.and_then(|told| told.init) };
+            let lone_init =
+                if live.supervised { None } else { self.live(id)?.told.and_then(|told| told.init) };
             watch.changed(monitor.or(lone_init).and_then(|process| pidfd(process.pid))).await?;
         }
     }
@@ -118,7 +124,8 @@ impl StateWatch {
     /// [`EngineError::Failed`] where the host has no more watches.
     pub(super) fn new(run_dir: &Path) -> Result<Self, EngineError> {
         let failed = |source: std::io::Error| EngineError::io("watch", run_dir, source);
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let inotify =
+            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
         // A container that was made before the host booted has no run directory yet.
         let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
         if let Err(errno) = inotify.add_watch(run_dir, flags) {
@@ -137,7 +144,8 @@ impl StateWatch {
     /// [`EngineError::Io`] where it can't be watched.
     pub(super) fn appended(file: &Path) -> Result<Self, EngineError> {
         let failed = |source: std::io::Error| EngineError::io("watch", file, source);
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let inotify =
+            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
         let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ATTRIB;
         inotify.add_watch(file, flags).map_err(|e| failed(e.into()))?;
         Self::over(inotify).map_err(failed)
@@ -149,7 +157,8 @@ impl StateWatch {
     /// [`EngineError::Io`] where it can't be watched.
     pub(super) fn written(dir: &Path) -> Result<Self, EngineError> {
         let failed = |source: std::io::Error| EngineError::io("watch", dir, source);
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
+        let inotify =
+            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
         let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
         inotify.add_watch(dir, flags).map_err(|e| failed(e.into()))?;
         Self::over(inotify).map_err(failed)

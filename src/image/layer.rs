@@ -229,12 +229,14 @@ impl LayerStore {
         self.directory.join(format!("{TMP_PREFIX}{}-{number}", std::process::id()))
     }
 
-    /// Opens and locks a directory of the store; `None` if it is gone, or another process has the lock.
+    /// Opens and locks a directory of the store; `None` if it is gone or none, or another process has the lock.
     fn lock(&self, path: &Path) -> Result<Option<File>, ImageError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(descriptor) => File::from(descriptor),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                return Ok(None);
+            }
             Err(errno) => return Err(self.failed("open", path, errno.into())),
         };
         match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {

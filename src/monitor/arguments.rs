@@ -46,5 +46,4 @@ mod tests {
         assert_eq!(parse(&["--a", "1", "--bad", "2"]), ("--a:1".into(), Err("--bad".into())));
         assert_eq!(parse(&["--a"]), (String::new(), Err("--a".into())));
     }
-
 }

@@ -88,7 +88,9 @@ fn receive_request(socket: &OwnedFd) -> io::Result<Passed> {
     let mut packet = [0; 16];
     let (length, fds) = socket::receive_with_fds(socket, &mut packet, RecvFlags::empty())?;
     match (packet.get(..length), <[OwnedFd; 4]>::try_from(fds)) {
-        (Some(b"Q"), Ok([request, stdin, stdout, stderr])) => Ok(Passed { request, streams: [stdin, stdout, stderr] }),
+        (Some(b"Q"), Ok([request, stdin, stdout, stderr])) => {
+            Ok(Passed { request, streams: [stdin, stdout, stderr] })
+        }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

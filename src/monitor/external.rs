@@ -196,6 +196,10 @@ pub fn clean_up(program: &Path, run_dir: &Path, id: &str) {
 
 fn command(program: &Path, run_dir: &Path) -> Command {
     let mut command = Command::new(program);
+    // crun waits for the payload's readiness itself if it sees this one, and passes the others' descriptors on.
+    for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        command.env_remove(name);
+    }
     command.arg("--root").arg(run_dir.join(STATE));
     command.arg("--log").arg(run_dir.join(LOG)).arg("--log-format").arg("json");
     command

@@ -59,7 +59,9 @@ fn reap(child: Pid) -> Option<u8> {
     let mut code = None;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) if pid == child => code = Some(u8::try_from(status & 0xff).unwrap_or(255)),
+            Ok(WaitStatus::Exited(pid, status)) if pid == child => {
+                code = Some(u8::try_from(status & 0xff).unwrap_or(255))
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
                 code = Some(u8::try_from(128 + signal as i32).unwrap_or(255));
             }

@@ -3,7 +3,8 @@
 //! When the last master of a pty is closed, the kernel hangs the terminal up: the payload gets SIGHUP and ends. A pipe
 //! can be its own reader (see [`super::launch`]), a terminal cannot be its own master. So a container with a terminal has a
 //! second process: a bare fork of the monitor that sleeps on the payload's pidfd with the master in its hand, and
-//! ends with the payload. It reads nothing, so output that nobody takes waits in the terminal.
+//! ends with the payload. It reads nothing, so output that nobody takes waits in the terminal. A new monitor finds the
+//! master as its descriptor 0.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -21,7 +22,10 @@ pub fn start(master: BorrowedFd<'_>, payload: BorrowedFd<'_>) -> io::Result<Opti
     match sys::fork()? {
         Fork::Parent(pid) => Ok(ProcessRef::of(pid)),
         Fork::Child => {
-            sys::close_all_but(&[master.as_raw_fd(), payload.as_raw_fd()]);
+            if sys::become_standard_fd(master, 0).is_err() {
+                sys::exit_now(1);
+            }
+            sys::close_all_but(&[payload.as_raw_fd()]);
             // The name is for people only.
             let _ = rustix::thread::set_name(c"dormouse-keeper");
             let mut poll = [PollFd::from_borrowed_fd(payload, PollFlags::IN)];

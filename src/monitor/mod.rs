@@ -16,11 +16,14 @@
 //!                     └─ config.rs ──►  state.rs, events.rs  what comes in, what goes out
 //! ```
 //!
+//! With `--adopt` in place of a start it takes over a container that runs although its monitor has died (adopt.rs).
+//!
 //! # The sync protocol
 //!
 //! The socket is of type SOCK_SEQPACKET. With `--attach passed`, the engine has sent an attach packet over it (see
-//! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was executed and the state says so, or
-//! `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed.
+//! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was
+//! executed and the state says so, or `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed. After
+//! `--adopt`, `started` means taken over.
 //!
 //! # Invariants that a change must keep
 //!
@@ -31,6 +34,7 @@
 //! - The monitor's death takes nothing with it but supervision: no descriptor whose closing would end the payload is
 //!   held by the monitor alone (see [`launch`] and [`keeper`]).
 
+mod adopt;
 mod arguments;
 mod attach;
 pub mod config;
@@ -51,7 +55,7 @@ mod sys;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,6 +67,12 @@ use self::supervise::Supervisor;
 /// Runs the role; `args` are the words after its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (mut run_dir, mut attach) = (None, false);
+    let mut adopt = false;
+    let args = args.into_iter().filter(|argument| {
+        let is_adopt = argument == "--adopt";
+        adopt |= is_adopt;
+        !is_adopt
+    });
     let parsed = arguments::parse(args, |name, value| match name {
         "--run-dir" => {
             run_dir = Some(PathBuf::from(value));
@@ -75,7 +85,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => None,
     });
     let (Ok(()), Some(run_dir)) = (parsed, run_dir) else {
-        eprintln!("usage: dormouse monitor --run-dir DIR [--attach passed], with a socket as standard input");
+        eprintln!(
+            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt], with a socket as standard input"
+        );
         return ExitCode::from(2);
     };
     sys::close_all_but(&[]);
@@ -90,18 +102,26 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match supervise(&run_dir, sync, first_client) {
+    match supervise(&run_dir, sync, first_client, adopt) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
 /// Starts the payload, tells the engine, and supervises it to its end.
-fn supervise(run_dir: &Path, sync: OwnedFd, first_client: Option<attach::Streams>) -> io::Result<()> {
+fn supervise(
+    run_dir: &Path,
+    sync: OwnedFd,
+    first_client: Option<attach::Streams>,
+    adopt: bool,
+) -> io::Result<()> {
     let started = detach(run_dir)
         .map_err(|error| Failure::io("monitor", "leave the session that it was started from", &error))
         .and_then(|run_dir| {
             let config = MonitorConfig::load(&run_dir)?;
+            if adopt {
+                return Supervisor::adopt(&run_dir, config);
+            }
             let mut supervisor = Supervisor::new(&run_dir, config, first_client)?;
             supervisor.start()?;
             Ok(supervisor)
@@ -127,9 +147,9 @@ fn detach(run_dir: &Path) -> io::Result<PathBuf> {
     rustix::process::chdir("/")?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     sys::ignore_signals();
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for target in 0..3 {
-        sys::become_standard_fd(&null, target)?;
+        sys::become_standard_fd(null.as_fd(), target)?;
     }
     Ok(run_dir)
 }

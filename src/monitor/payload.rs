@@ -123,6 +123,12 @@ impl Payload {
         })
     }
 
+    /// The inode numbers of the pipes for stdout and stderr; `None` with a terminal.
+    pub fn pipes(&self) -> Option<[u64; 2]> {
+        let inode = |fd: &Option<OwnedFd>| rustix::fs::fstat(fd.as_ref()?).ok().map(|stat| stat.st_ino);
+        Some([inode(&self.stdout)?, inode(&self.stderr)?])
+    }
+
     /// Starts the process that keeps the payload's terminal open should this one die; `None` without a terminal.
     ///
     /// # Errors

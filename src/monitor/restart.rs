@@ -28,6 +28,11 @@ impl Outcome {
         Self { code: Some(code), signal: None, reboot: false }
     }
 
+    /// An end that nobody could observe.
+    pub fn unknown() -> Self {
+        Self { code: None, signal: None, reboot: false }
+    }
+
     /// An end by a signal.
     ///
     /// With `systemd_mode`, SIGHUP and SIGINT are what the kernel makes of reboot(2) in a pid namespace: a restart,
@@ -47,7 +52,7 @@ impl Outcome {
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Self::exited(code),
             (None, Some(signal)) => Self::signaled(signal, systemd_mode),
-            (None, None) => Self { code: None, signal: None, reboot: false },
+            (None, None) => Self::unknown(),
         }
     }
 }

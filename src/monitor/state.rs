@@ -77,6 +77,17 @@ impl ProcessRef {
     }
 }
 
+/// Reads how a process ended that nobody has reaped yet, as wait(2) would tell; `None` if it is no zombie.
+///
+/// Source: proc_pid_stat(5), field 52.
+pub(super) fn read_exit_status(process: ProcessRef) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
+    if parse_stat(&stat)? != (b'Z', process.start_time) {
+        return None;
+    }
+    std::str::from_utf8(stat.trim_ascii_end()).ok()?.rsplit(' ').next()?.parse().ok()
+}
+
 /// Reads the state letter and the start time of a process; `None` if it does not exist.
 fn read_stat(pid: i32) -> Option<(u8, u64)> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
@@ -100,6 +111,8 @@ pub struct RunState {
     pub monitor: ProcessRef,
     /// The process that keeps the console open should the monitor die; only with a terminal.
     pub keeper: Option<ProcessRef>,
+    /// The inode numbers of the payload's stdout and stderr pipes; only without a terminal.
+    pub pipes: Option<[u64; 2]>,
     /// The payload's first process, from its start until its end.
     pub init: Option<ProcessRef>,
     /// The container's cgroup as in the spec.
@@ -173,6 +186,7 @@ impl RunState {
             phase: Phase::Starting,
             monitor,
             keeper: None,
+            pipes: None,
             init: None,
             cgroup,
             started_at_usec: None,
@@ -233,6 +247,7 @@ impl RunState {
         line("phase", Some(&self.phase.as_str()));
         line("monitor", Some(&Reference(self.monitor)));
         line("keeper", self.keeper.map(Reference).as_ref().map(|v| v as _));
+        line("pipes", self.pipes.map(|[a, b]| format!("{a} {b}")).as_ref().map(|v| v as _));
         line("init", self.init.map(Reference).as_ref().map(|v| v as _));
         line("cgroup", Some(&Escaped(&self.cgroup)));
         line("started_at_usec", self.started_at_usec.as_ref().map(|v| v as _));
@@ -273,6 +288,10 @@ impl RunState {
             phase: value("phase").and_then(Phase::parse).ok_or("phase")?,
             monitor: process("monitor")?.ok_or("monitor")?,
             keeper: process("keeper")?,
+            pipes: optional(value("pipes"), "pipes", |v| {
+                let (stdout, stderr) = v.split_once(' ')?;
+                Some([stdout.parse().ok()?, stderr.parse().ok()?])
+            })?,
             init: process("init")?,
             cgroup: string("cgroup").ok_or("cgroup")?,
             started_at_usec: number("started_at_usec")?,
@@ -343,6 +362,7 @@ mod tests {
             phase: Phase::Running,
             monitor: ProcessRef { pid: 10, start_time: 11 },
             keeper: Some(ProcessRef { pid: 14, start_time: 15 }),
+            pipes: Some([16, 17]),
             init: Some(ProcessRef { pid: 12, start_time: 13 }),
             cgroup: "/dormouse/x".into(),
             started_at_usec: Some(1),

@@ -33,12 +33,16 @@ pub(super) fn populate(root: &Root, devices: &[LinuxDevice], bind: bool) -> Resu
         node(root, &path, FileType::CharacterDevice, (major, minor), 0o666, (0, 0), bind)?;
     }
     for device in devices {
-        let number = |number: i64| u32::try_from(number).map_err(|_| (format!("make device {:?}", device.path()), Errno::INVAL));
+        let number = |number: i64| {
+            u32::try_from(number).map_err(|_| (format!("make device {:?}", device.path()), Errno::INVAL))
+        };
         let kind = match device.typ() {
             LinuxDeviceType::B => FileType::BlockDevice,
             LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
             LinuxDeviceType::P => FileType::Fifo,
-            LinuxDeviceType::A => return Err((format!("make device {:?} of every kind", device.path()), Errno::INVAL)),
+            LinuxDeviceType::A => {
+                return Err((format!("make device {:?} of every kind", device.path()), Errno::INVAL));
+            }
         };
         let numbers = (number(device.major())?, number(device.minor())?);
         let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
@@ -80,8 +84,14 @@ fn node(
     }
     // The umask took some of the mode.
     rustix::fs::chmodat(&parent, &name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed)?;
-    rustix::fs::chownat(&parent, &name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed)
+    rustix::fs::chownat(
+        &parent,
+        &name,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(failed)
 }
 
 /// Opens the container's own /dev/null, and makes sure that it is one.
@@ -90,7 +100,9 @@ pub(super) fn open_null(root: &Root) -> Result<OwnedFd, Failure> {
     let null = root.open(Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW).map_err(failed)?;
     let found = rustix::fs::fstat(&null).map_err(failed)?;
     // An image that has put something else there would have that shown in place of what is to be hidden (CVE-2025-31133).
-    if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice || found.st_rdev != rustix::fs::makedev(1, 3) {
+    if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice
+        || found.st_rdev != rustix::fs::makedev(1, 3)
+    {
         return Err(failed(Errno::NODEV));
     }
     Ok(null)
@@ -103,28 +115,39 @@ pub(super) struct Console {
 }
 
 /// Makes a terminal, and binds it to /dev/console if `console`.
-pub(super) fn console(root: &Root, size: Option<(u16, u16)>, owner: u32, console: bool) -> Result<Console, Failure> {
+pub(super) fn console(
+    root: &Root,
+    size: Option<(u16, u16)>,
+    owner: u32,
+    console: bool,
+) -> Result<Console, Failure> {
     const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
     let failed = |what: &'static str| move |errno| (what.to_owned(), errno);
     let master = root
         .open(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW)
         .map_err(failed("open a terminal of the container's devpts"))?;
     let found = rustix::fs::fstatfs(&master).map_err(failed("look at the terminal"))?;
-    if i64::from(found.f_type) != DEVPTS_SUPER_MAGIC {
+    if found.f_type != DEVPTS_SUPER_MAGIC {
         return Err(("open a terminal: /dev/pts is no devpts".to_owned(), Errno::NODEV));
     }
     rustix::pty::unlockpt(&master).map_err(failed("unlock the terminal"))?;
     // By ioctl, not by name: the name is the container's to change.
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC)
-        .map_err(failed("open the other side of the terminal"))?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(
+        &master,
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC,
+    )
+    .map_err(failed("open the other side of the terminal"))?;
     if let Some((rows, columns)) = size {
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&slave, size).map_err(failed("set the terminal's size"))?;
     }
-    rustix::fs::fchown(&slave, Some(Uid::from_raw(owner)), None).map_err(failed("give the terminal to the user"))?;
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(owner)), None)
+        .map_err(failed("give the terminal to the user"))?;
     if console {
-        let copy = mounts::copy_tree(slave.as_fd(), Path::new(""), false).map_err(failed("bind the console"))?;
-        let place = root.place(Path::new("/dev/console"), Missing::File).map_err(failed("make /dev/console"))?;
+        let copy =
+            mounts::copy_tree(slave.as_fd(), Path::new(""), false).map_err(failed("bind the console"))?;
+        let place =
+            root.place(Path::new("/dev/console"), Missing::File).map_err(failed("make /dev/console"))?;
         mounts::attach(copy.as_fd(), place.as_fd()).map_err(failed("bind the console"))?;
     }
     Ok(Console { master, slave })

@@ -15,7 +15,7 @@ use super::process::{Failure, Prepared};
 use super::report::{Message, Report, to_error};
 use super::root::Root;
 use super::syscall::{self, Cloned};
-use super::{Cgroup, ExecRequest, Running, RuntimeError, Step, Stdio, devices};
+use super::{Cgroup, ExecRequest, Running, RuntimeError, Stdio, Step, devices};
 
 const ALL: [(&str, libc::c_int); 7] = [
     ("user", libc::CLONE_NEWUSER),
@@ -38,18 +38,20 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
     let prepared = Prepared::new(request.process, request.seccomp)?;
     let cgroup = Cgroup::open(request.cgroup)?;
     let entrance = cgroup.entrance_beside(request.leader)?;
-    let namespaces = foreign_namespaces(request.leader).map_err(host(Step::Namespaces, "look at the namespaces"))?;
+    let namespaces =
+        foreign_namespaces(request.leader).map_err(host(Step::Namespaces, "look at the namespaces"))?;
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
     syscall::setns(leader.as_fd(), namespaces).map_err(host(Step::Namespaces, "enter the container"))?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
-    let child = match syscall::clone3(0, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
-        Cloned::Child => {
-            drop(ours);
-            run(&request, &prepared, &entrance.tasks, &theirs, namespaces)
-        }
-        Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
-    };
+    let child =
+        match syscall::clone3(0, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
+            Cloned::Child => {
+                drop(ours);
+                run(&request, &prepared, &entrance.tasks, &theirs, namespaces)
+            }
+            Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
+        };
     drop((theirs, entrance));
     let mut console = None;
     let mut warnings = Vec::new();
@@ -57,7 +59,9 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
         match ours.receive().map_err(host(Step::Clone, "hear from the new process"))? {
             Message::Warning(text) => warnings.push(text),
             Message::Console(master) => console = Some(master),
-            Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, &prepared.program)),
+            Message::Failed { step, errno, what } => {
+                return Err(to_error(step, errno, what, &prepared.program));
+            }
             Message::End => break,
             Message::Ready | Message::Go => {}
         }
@@ -115,28 +119,38 @@ fn become_program(
         let _ = report.send(&Message::Warning(text));
     })?;
     if namespaces & libc::CLONE_NEWUSER != 0 {
-        syscall::change_user(0, 0, Some(&[])).map_err(failed(Step::Credentials, "become root of the user namespace"))?;
+        syscall::change_user(0, 0, Some(&[]))
+            .map_err(failed(Step::Credentials, "become root of the user namespace"))?;
         syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed(Step::Process, "hide this process"))?;
     }
     rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
     let stdio = match &request.stdio {
         Stdio::Terminal { size } => {
-            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+            let flags =
+                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
             let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())
                 .map_err(failed(Step::Console, "open the container's root"))?;
             let console = devices::console(&Root::new(root), *size, prepared.uid, false)
                 .map_err(|(what, errno)| (Step::Console, what, errno))?;
-            report.send(&Message::Console(console.master)).map_err(failed(Step::Console, "pass the terminal on"))?;
+            report
+                .send(&Message::Console(console.master))
+                .map_err(failed(Step::Console, "pass the terminal on"))?;
             syscall::set_controlling_terminal(console.slave.as_fd())
                 .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
-            let copy = || console.slave.try_clone().map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE));
+            let copy = || {
+                console
+                    .slave
+                    .try_clone()
+                    .map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE))
+            };
             [copy()?, copy()?, copy()?]
         }
-        Stdio::Pipes { .. } => pipes(&request.stdio)
+        Stdio::Pipes { .. } => pipes(&request.stdio, prepared.uid)
             .map_err(failed(Step::Descriptors, "take the standard streams"))?
             .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
     };
-    let descriptors = descriptors(stdio, &[]).map_err(failed(Step::Descriptors, "take the standard streams"))?;
+    let descriptors =
+        descriptors(stdio, &[]).map_err(failed(Step::Descriptors, "take the standard streams"))?;
     let report = Report::moved(report).map_err(failed(Step::Descriptors, "keep the report"))?;
     prepared.place(descriptors)?;
     let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges()) {

@@ -14,7 +14,7 @@ use super::mounts::{self, MountFailure};
 use super::process::{Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
-use super::{CreateRequest, Step, Stdio, devices, syscall};
+use super::{CreateRequest, Stdio, Step, devices, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -71,12 +71,15 @@ impl Init<'_> {
                 Ok(Message::Go) => {}
                 _ => return Err((Step::UserMapping, "wait for the user mapping".to_owned(), Errno::PIPE)),
             }
-            syscall::change_user(0, 0, Some(&[])).map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
+            syscall::change_user(0, 0, Some(&[]))
+                .map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
             // Changing the user made it dumpable again.
-            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed(Step::Process, "hide this process"))?;
+            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+                .map_err(failed(Step::Process, "hide this process"))?;
         }
         if new(libc::CLONE_NEWCGROUP) {
-            syscall::unshare(libc::CLONE_NEWCGROUP).map_err(failed(Step::Namespaces, "make the cgroup namespace"))?;
+            syscall::unshare(libc::CLONE_NEWCGROUP)
+                .map_err(failed(Step::Namespaces, "make the cgroup namespace"))?;
         }
         rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
         // A keyring of its own, named after the container; some kernels have none.
@@ -104,10 +107,14 @@ impl Init<'_> {
             Some(slave) => {
                 syscall::set_controlling_terminal(slave.as_fd())
                     .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
-                let copy = || slave.try_clone().map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE));
+                let copy = || {
+                    slave
+                        .try_clone()
+                        .map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE))
+                };
                 [copy()?, copy()?, slave]
             }
-            None => pipes(&self.request.stdio)
+            None => pipes(&self.request.stdio, self.prepared.uid)
                 .map_err(failed(Step::Descriptors, "take the standard streams"))?
                 .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
         };
@@ -148,7 +155,9 @@ impl Init<'_> {
         match std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                warn(&self.report)(format!("the out-of-memory score may not be lowered to {score} on this host, left as it is"));
+                warn(&self.report)(format!(
+                    "the out-of-memory score may not be lowered to {score} on this host, left as it is"
+                ));
                 Ok(())
             }
             Err(error) => {
@@ -160,10 +169,12 @@ impl Init<'_> {
 
     fn set_names(&self) -> Result<(), Failure> {
         if let Some(hostname) = self.request.spec.hostname() {
-            rustix::system::sethostname(hostname.as_bytes()).map_err(failed(Step::Hostname, "set the host name"))?;
+            rustix::system::sethostname(hostname.as_bytes())
+                .map_err(failed(Step::Hostname, "set the host name"))?;
         }
         if let Some(domainname) = self.request.spec.domainname() {
-            rustix::system::setdomainname(domainname.as_bytes()).map_err(failed(Step::Hostname, "set the domain name"))?;
+            rustix::system::setdomainname(domainname.as_bytes())
+                .map_err(failed(Step::Hostname, "set the domain name"))?;
         }
         Ok(())
     }
@@ -181,12 +192,15 @@ impl Init<'_> {
         }
         let in_user_namespace = self.namespaces.new & libc::CLONE_NEWUSER != 0;
         let wanted = linux.devices().as_deref().unwrap_or_default();
-        devices::populate(&root, wanted, in_user_namespace).map_err(|(what, errno)| (Step::Devices, what, errno))?;
+        devices::populate(&root, wanted, in_user_namespace)
+            .map_err(|(what, errno)| (Step::Devices, what, errno))?;
         let console = match &self.request.stdio {
             Stdio::Terminal { size } => {
                 let console = devices::console(&root, *size, self.prepared.uid, true)
                     .map_err(|(what, errno)| (Step::Console, what, errno))?;
-                self.report.send(&Message::Console(console.master)).map_err(failed(Step::Console, "pass the terminal on"))?;
+                self.report
+                    .send(&Message::Console(console.master))
+                    .map_err(failed(Step::Console, "pass the terminal on"))?;
                 Some(console.slave)
             }
             Stdio::Pipes { .. } => None,
@@ -209,7 +223,7 @@ impl Init<'_> {
             let file = root.open(&path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(&failed)?;
             // A procfs, and nothing that was put in its place (CVE-2019-19921, CVE-2025-52881).
             let found = rustix::fs::fstatfs(&file).map_err(&failed)?;
-            if i64::from(found.f_type) != PROC_SUPER_MAGIC {
+            if found.f_type != PROC_SUPER_MAGIC {
                 return Err(failed(Errno::PERM));
             }
             rustix::io::write(&file, value.as_bytes()).map_err(&failed)?;
@@ -243,6 +257,7 @@ fn pivot(root: &Root) -> Result<(), Failure> {
     rustix::process::fchdir(&inside).map_err(step("enter the root"))?;
     // The old root lands on top of the new one, and is taken off there: no directory is needed for it.
     rustix::process::pivot_root(".", ".").map_err(step("change the root"))?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).map_err(step("let go of the host's root"))?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)
+        .map_err(step("let go of the host's root"))?;
     rustix::process::chdir("/").map_err(step("enter the root"))
 }

@@ -18,7 +18,7 @@ use super::cgroup::{Cgroup, PendingCgroup};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
 use super::syscall::{self, Cloned};
-use super::{CreateRequest, Running, RuntimeError, SpecError, Step, Stdio, init};
+use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init};
 
 /// The namespaces of a container: those to be made, and those to be joined.
 #[derive(Debug, Default)]
@@ -85,20 +85,27 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
     if namespaces.new & libc::CLONE_NEWNS == 0 {
         return Err(missing("linux.namespaces with a new mount namespace"));
     }
-    let path = linux.cgroups_path().as_ref().and_then(|path| path.to_str()).ok_or_else(|| missing("linux.cgroupsPath"))?;
+    let path = linux
+        .cgroups_path()
+        .as_ref()
+        .and_then(|path| path.to_str())
+        .ok_or_else(|| missing("linux.cgroupsPath"))?;
     let cgroup = Cgroup::open(path)?.create(linux.resources().as_ref())?;
     let entrance = cgroup.cgroup().entrance()?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
     if let Some(namespace) = &namespaces.joined_pid {
         // Of the children only; this process stays where it is.
-        syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID).map_err(host(Step::Namespaces, "join the pid namespace"))?;
+        syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID)
+            .map_err(host(Step::Namespaces, "join the pid namespace"))?;
     }
     // Nobody looks into the new process before it is another program.
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
     // The cgroup namespace is made later, inside: its root is the cgroup that the process is in at that moment.
     let flags = u64::from((namespaces.new & !libc::CLONE_NEWCGROUP).cast_unsigned());
-    let child = match syscall::clone3(flags, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
+    let child = match syscall::clone3(flags, libc::SIGCHLD, unified)
+        .map_err(host(Step::Clone, "make the process"))?
+    {
         Cloned::Child => {
             drop(ours);
             init::run(init::Init {
@@ -138,7 +145,8 @@ impl Waiting {
         self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
         self.until(Message::End)?;
         let child = self.child.take().expect("it is taken only here, and this consumes the container");
-        let cgroup = self.cgroup.take().expect("it is taken only here, and this consumes the container").keep();
+        let cgroup =
+            self.cgroup.take().expect("it is taken only here, and this consumes the container").keep();
         let (pid, pidfd) = child.keep();
         let start_time = start_time(pid).ok_or(RuntimeError::Died { step: Step::Exec })?;
         Ok(Running {
@@ -160,7 +168,9 @@ impl Waiting {
                 Message::Console(master) => self.console = Some(master),
                 Message::Ready if !wait_for_end => return Ok(()),
                 Message::End if wait_for_end => return Ok(()),
-                Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, &self.program)),
+                Message::Failed { step, errno, what } => {
+                    return Err(to_error(step, errno, what, &self.program));
+                }
                 Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
                 Message::Ready | Message::Go => {}
             }
@@ -197,7 +207,9 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, RuntimeError> {
             LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
             LinuxNamespaceType::Network => libc::CLONE_NEWNET,
             LinuxNamespaceType::Time => {
-                return Err(RuntimeError::Spec { source: SpecError::Unsupported { field: "linux.namespaces of type time" } });
+                return Err(RuntimeError::Spec {
+                    source: SpecError::Unsupported { field: "linux.namespaces of type time" },
+                });
             }
         };
         match namespace.path() {
@@ -223,11 +235,18 @@ pub(super) fn start_time(pid: i32) -> Option<u64> {
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// The descriptors of a payload without a terminal.
-pub(super) fn pipes(stdio: &Stdio) -> Result<Option<[OwnedFd; 3]>, Errno> {
+/// The descriptors of a payload without a terminal. Pipes are given to its user, who could not open them by name
+/// (`/dev/stdout`) otherwise.
+pub(super) fn pipes(stdio: &Stdio, uid: u32) -> Result<Option<[OwnedFd; 3]>, Errno> {
     match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => {
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(|_| Errno::MFILE);
+            for fd in [stdin, stdout, stderr] {
+                if uid != 0 && super::root::file_type(fd.as_fd())? == rustix::fs::FileType::Fifo {
+                    // One that belongs to somebody else in a user namespace can't be given away; it works all the same.
+                    let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+                }
+            }
             Ok(Some([copy(stdin)?, copy(stdout)?, copy(stderr)?]))
         }
         Stdio::Terminal { .. } => Ok(None),
@@ -236,7 +255,8 @@ pub(super) fn pipes(stdio: &Stdio) -> Result<Option<[OwnedFd; 3]>, Errno> {
 
 /// What the payload gets beside its streams.
 pub(super) fn descriptors(stdio: [OwnedFd; 3], preserved: &[OwnedFd]) -> Result<Descriptors, Errno> {
-    let preserved = preserved.iter().map(|fd| fd.try_clone().map_err(|_| Errno::MFILE)).collect::<Result<_, _>>()?;
+    let preserved =
+        preserved.iter().map(|fd| fd.try_clone().map_err(|_| Errno::MFILE)).collect::<Result<_, _>>()?;
     Ok(Descriptors { stdio, preserved })
 }
 

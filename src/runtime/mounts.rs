@@ -8,8 +8,8 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::Rootfs;
@@ -117,12 +117,16 @@ pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
 pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
     let (mount, place) = match rootfs {
         Rootfs::Directory { path } => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-            let tree = open_tree(CWD, path, flags).map_err(failed(format!("open the root directory {path:?}")))?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree =
+                open_tree(CWD, path, flags).map_err(failed(format!("open the root directory {path:?}")))?;
             (tree, path)
         }
         Rootfs::Overlay { lower, upper, work } => {
-            let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
+            let overlay =
+                fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
             let set = |key: &str, path: &Path| {
                 fsconfig_set_string(overlay.as_fd(), key, path)
                     .map_err(failed(format!("use {path:?} as {key} of the overlay")))
@@ -159,7 +163,11 @@ pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(),
 }
 
 /// A new file system, mounted detached.
-pub(super) fn detached(kind: &str, data: &[(String, Option<String>)], attributes: u64) -> Result<OwnedFd, Errno> {
+pub(super) fn detached(
+    kind: &str,
+    data: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in data {
         match value {
@@ -190,7 +198,10 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
     if !target.is_absolute() {
-        return Err(MountFailure { what: format!("mount on {target:?}, which is not absolute"), errno: Errno::INVAL });
+        return Err(MountFailure {
+            what: format!("mount on {target:?}, which is not absolute"),
+            errno: Errno::INVAL,
+        });
     }
     let describe = |source: &str| format!("mount {source} on {target:?} in the container");
     let detached_mount = if options.bind || kind == "bind" {
@@ -201,7 +212,8 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
         let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
         syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
-        let attr = MountAttr { set: options.set, clear: options.clear & !options.set, ..MountAttr::default() };
+        let attr =
+            MountAttr { set: options.set, clear: options.clear & !options.set, ..MountAttr::default() };
         if attr != MountAttr::default() {
             syscall::mount_setattr(tree.as_fd(), options.recursive_read_only, &attr).map_err(failed(what))?;
         }
@@ -211,9 +223,16 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
     } else {
         let what = describe(&format!("a {kind}"));
         let mounted = detached(kind, &options.data, options.set & !RDONLY).map_err(failed(what.clone()))?;
-        if options.copy_up && let Ok(below) = root.open(target, OFlags::RDONLY | OFlags::DIRECTORY) {
-            let into = rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(failed(what.clone()))?;
+        if options.copy_up
+            && let Ok(below) = root.open(target, OFlags::RDONLY | OFlags::DIRECTORY)
+        {
+            let into = rustix::fs::openat(
+                &mounted,
+                ".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(failed(what.clone()))?;
             copy_content(below.as_fd(), into.as_fd(), 0)
                 .map_err(failed(format!("copy the image's content of {target:?} up to the tmpfs on it")))?;
         }
@@ -228,7 +247,9 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         Ok(_) => Missing::File,
         Err(errno) => return Err(MountFailure { what: describe("it"), errno }),
     };
-    let place = root.place(target, missing).map_err(failed(format!("make the mount point {target:?} in the container")))?;
+    let place = root
+        .place(target, missing)
+        .map_err(failed(format!("make the mount point {target:?} in the container")))?;
     refuse_proc(place.as_fd(), kind, target)?;
     attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
 }
@@ -237,8 +258,11 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
 fn refuse_proc(place: BorrowedFd<'_>, kind: &str, target: &Path) -> Result<(), MountFailure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let found = rustix::fs::fstatfs(place).map_err(failed(format!("look at {target:?}")))?;
-    if i64::from(found.f_type) == PROC_SUPER_MAGIC && kind != "proc" {
-        return Err(MountFailure { what: format!("mount on {target:?}, which lies in a procfs"), errno: Errno::PERM });
+    if found.f_type == PROC_SUPER_MAGIC && kind != "proc" {
+        return Err(MountFailure {
+            what: format!("mount on {target:?}, which lies in a procfs"),
+            errno: Errno::PERM,
+        });
     }
     Ok(())
 }
@@ -258,7 +282,8 @@ fn cgroups(
         let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
         syscall::mount_setattr(mount.as_fd(), false, &attr).map_err(failed(what))
     };
-    let place = root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
+    let place =
+        root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
     if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
         let mount = detached("cgroup2", &[], attributes).map_err(failed(what("v2")))?;
         if !writable {
@@ -267,15 +292,18 @@ fn cgroups(
         return attach(mount.as_fd(), place.as_fd()).map_err(failed(what("v2")));
     }
     let mode = [("mode".to_owned(), Some("755".to_owned()))];
-    let parent = detached("tmpfs", &mode, attributes).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
+    let parent =
+        detached("tmpfs", &mode, attributes).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
     attach(parent.as_fd(), place.as_fd()).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
     for hierarchy in hierarchies {
         let name = hierarchy.directory_name();
-        rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o755)).map_err(failed(what(&name)))?;
+        rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o755))
+            .map_err(failed(what(&name)))?;
         let (kind, data) = match hierarchy.version {
             Version::V2 => ("cgroup2", Vec::new()),
             Version::V1 => {
-                let mut data: Vec<_> = hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
+                let mut data: Vec<_> =
+                    hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
                 if let Some(name) = &hierarchy.name {
                     data.push(("none".to_owned(), None));
                     data.push(("name".to_owned(), Some(name.clone())));
@@ -311,7 +339,11 @@ fn copy_content(from: BorrowedFd<'_>, into: BorrowedFd<'_>, depth: usize) -> Res
         return Err(Errno::NAMETOOLONG);
     }
     let own = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(into, Some(rustix::fs::Uid::from_raw(own.st_uid)), Some(rustix::fs::Gid::from_raw(own.st_gid)))?;
+    rustix::fs::fchown(
+        into,
+        Some(rustix::fs::Uid::from_raw(own.st_uid)),
+        Some(rustix::fs::Gid::from_raw(own.st_gid)),
+    )?;
     rustix::fs::fchmod(into, Mode::from_raw_mode(own.st_mode & 0o7777))?;
     for entry in Dir::read_from(from)? {
         let entry = entry?;
@@ -333,10 +365,14 @@ fn copy_content(from: BorrowedFd<'_>, into: BorrowedFd<'_>, depth: usize) -> Res
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let copy = rustix::fs::openat(into, name, flags, mode)?;
-                std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(copy.try_clone().map_err(|_| Errno::MFILE)?))
-                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                std::io::copy(
+                    &mut std::fs::File::from(source),
+                    &mut std::fs::File::from(copy.try_clone().map_err(|_| Errno::MFILE)?),
+                )
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 rustix::fs::fchown(&copy, Some(uid), Some(gid))?;
                 rustix::fs::fchmod(&copy, mode)?;
             }

@@ -18,7 +18,6 @@ use super::{RuntimeError, SpecError, Step, seccomp};
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub program: String,
-    pub terminal: bool,
     pub uid: u32,
     arguments: StringArray,
     environment: StringArray,
@@ -52,7 +51,11 @@ pub(super) type Failure = (Step, String, Errno);
 impl Prepared {
     pub fn new(process: &Process, filter: Option<&LinuxSeccomp>) -> Result<Self, RuntimeError> {
         let missing = |field| RuntimeError::Spec { source: SpecError::Missing { field } };
-        let args = process.args().as_deref().filter(|args| !args.is_empty()).ok_or_else(|| missing("process.args"))?;
+        let args = process
+            .args()
+            .as_deref()
+            .filter(|args| !args.is_empty())
+            .ok_or_else(|| missing("process.args"))?;
         let env = process.env().as_deref().unwrap_or_default();
         let strings = |strings: &[String], field| {
             strings
@@ -62,17 +65,20 @@ impl Prepared {
                 .map(StringArray::new)
         };
         let program = args[0].clone();
-        let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or("/usr/sbin:/usr/bin:/sbin:/bin");
+        let path = env
+            .iter()
+            .find_map(|variable| variable.strip_prefix("PATH="))
+            .unwrap_or("/usr/sbin:/usr/bin:/sbin:/bin");
         let candidates = candidates(&program, path);
         let capabilities = process.capabilities().as_ref();
         let mask = |set: Option<&Option<std::collections::HashSet<Capability>>>| {
-            set.and_then(Option::as_ref).map_or(0, |set| set.iter().fold(0, |mask, capability| mask | 1 << number(*capability)))
+            set.and_then(Option::as_ref)
+                .map_or(0, |set| set.iter().fold(0, |mask, capability| mask | 1 << number(*capability)))
         };
         let user = process.user();
         let rlimits = process.rlimits().as_deref().unwrap_or_default();
         Ok(Self {
             program,
-            terminal: process.terminal().unwrap_or(false),
             uid: user.uid(),
             arguments: strings(args, "process.args without a NUL byte")?,
             environment: strings(env, "process.env without a NUL byte")?,
@@ -86,13 +92,23 @@ impl Prepared {
             permitted: mask(capabilities.map(|sets| sets.permitted())),
             inheritable: mask(capabilities.map(|sets| sets.inheritable())),
             ambient: mask(capabilities.map(|sets| sets.ambient())),
-            rlimits: rlimits.iter().map(|limit| {
-                let bound = |value: u64| (value != u64::MAX).then_some(value);
-                (limit.typ(), resource(limit.typ()), Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) })
-            }).collect(),
+            rlimits: rlimits
+                .iter()
+                .map(|limit| {
+                    let bound = |value: u64| (value != u64::MAX).then_some(value);
+                    (
+                        limit.typ(),
+                        resource(limit.typ()),
+                        Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) },
+                    )
+                })
+                .collect(),
             oom_score_adjust: process.oom_score_adj(),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
-            filter: filter.map(seccomp::compile).transpose().map_err(|source| RuntimeError::Seccomp { source })?,
+            filter: filter
+                .map(seccomp::compile)
+                .transpose()
+                .map_err(|source| RuntimeError::Seccomp { source })?,
         })
     }
 
@@ -111,7 +127,8 @@ impl Prepared {
                     let lowered = Rlimit { current: lesser(wanted.current), maximum: lesser(wanted.maximum) };
                     rustix::process::setrlimit(*resource, lowered)
                         .map_err(|errno| (Step::Rlimits, format!("set {kind:?}"), errno))?;
-                    let limit = lowered.maximum.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+                    let limit =
+                        lowered.maximum.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
                     warn(format!("{kind:?} may not be raised on this host, lowered to {limit}"));
                 }
                 Err(errno) => return Err((Step::Rlimits, format!("set {kind:?}"), errno)),
@@ -123,13 +140,21 @@ impl Prepared {
     /// Opens the working directory, made if it is missing. Below the root by whatever path: no magic link, which could
     /// lead to a directory of the host through a descriptor (CVE-2024-21626), is followed.
     pub fn enter_cwd(&self) -> Result<(), Failure> {
-        let failed = |errno| (Step::WorkingDirectory, format!("use {:?} as the working directory", self.cwd), errno);
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let failed =
+            |errno| (Step::WorkingDirectory, format!("use {:?} as the working directory", self.cwd), errno);
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
         let relative = self.cwd.strip_prefix("/").map_err(|_| failed(Errno::INVAL))?;
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let open = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::openat2(&root, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+            rustix::fs::openat2(
+                &root,
+                relative,
+                flags,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
         };
         let dir = match open() {
             Err(Errno::NOENT) => {
@@ -163,7 +188,8 @@ impl Prepared {
         // They are in the copies now; closing the originals first would free their numbers for nobody.
         std::mem::forget(all);
         for (target, fd) in above.iter().enumerate() {
-            syscall::duplicate_onto(fd.as_raw_fd(), i32::try_from(target).unwrap_or(i32::MAX)).map_err(failed)?;
+            syscall::duplicate_onto(fd.as_raw_fd(), i32::try_from(target).unwrap_or(i32::MAX))
+                .map_err(failed)?;
         }
         std::mem::forget(above);
         syscall::close_on_exec_from(u32::try_from(count).unwrap_or(u32::MAX)).map_err(failed)
@@ -188,12 +214,15 @@ impl Prepared {
             }
         }
         syscall::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(failed("keep capabilities"))?;
-        syscall::change_user(self.uid, self.gid, Some(&self.groups)).map_err(failed("change the user and groups"))?;
+        syscall::change_user(self.uid, self.gid, Some(&self.groups))
+            .map_err(failed("change the user and groups"))?;
         syscall::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(failed("keep capabilities"))?;
-        syscall::capset(self.effective, self.permitted, self.inheritable).map_err(failed("set the capabilities"))?;
+        syscall::capset(self.effective, self.permitted, self.inheritable)
+            .map_err(failed("set the capabilities"))?;
         for capability in (0..64).filter(|capability| self.ambient & (1 << capability) != 0) {
             let raise = libc::PR_CAP_AMBIENT_RAISE.cast_unsigned();
-            syscall::prctl(libc::PR_CAP_AMBIENT, raise.into(), capability).map_err(failed("raise ambient capabilities"))?;
+            syscall::prctl(libc::PR_CAP_AMBIENT, raise.into(), capability)
+                .map_err(failed("raise ambient capabilities"))?;
         }
         if self.no_new_privileges {
             syscall::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(failed("give up gaining privileges"))?;

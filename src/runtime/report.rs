@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 use super::{RuntimeError, Step};
@@ -22,7 +22,11 @@ pub(super) enum Message {
     Ready,
     /// To the child: users are mapped, or the program may run.
     Go,
-    Failed { step: Step, errno: i32, what: String },
+    Failed {
+        step: Step,
+        errno: i32,
+        what: String,
+    },
     End,
 }
 
@@ -72,7 +76,12 @@ impl Report {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(Errno::INVAL);
         }
-        rustix::net::sendmsg(&self.socket, &[std::io::IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        rustix::net::sendmsg(
+            &self.socket,
+            &[std::io::IoSlice::new(&bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
         Ok(())
     }
 

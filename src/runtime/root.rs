@@ -60,7 +60,8 @@ impl Root {
             Missing::Directory => self.make_directories(path),
             Missing::File => {
                 let parent = self.make_directories(&parent)?;
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 match rustix::fs::openat(&parent, &name, flags, Mode::from_raw_mode(0o644)) {
                     Ok(_) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno),

@@ -77,7 +77,10 @@ pub fn clone3(flags: u64, exit_signal: c_int, cgroup: Option<BorrowedFd<'_>>) ->
     if result == 0 {
         return Ok(Cloned::Child);
     }
-    Ok(Cloned::Parent { pid: i32::try_from(result).map_err(|_| Errno::OVERFLOW)?, pidfd: owned(pidfd.into())? })
+    Ok(Cloned::Parent {
+        pid: i32::try_from(result).map_err(|_| Errno::OVERFLOW)?,
+        pidfd: owned(pidfd.into())?,
+    })
 }
 
 /// `unshare(2)` for namespaces of the calling process.
@@ -126,7 +129,8 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -
 /// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed at the next exec.
 pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no pointers; it closes nothing now, so no descriptor owner is deceived.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 /// `dup3(2)` onto a number that the caller owns (a standard stream or a preserved descriptor, right before exec).
@@ -159,12 +163,7 @@ pub fn install_seccomp(filter: &Filter, flags: u32) -> Result<(), Errno> {
     };
     // SAFETY: the program points to `len` instructions that outlive the call; the kernel only reads them.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            std::ptr::from_ref(&program),
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&program))
     })
     .map(drop)
 }
@@ -190,7 +189,7 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Er
         permitted: u32,
         inheritable: u32,
     }
-    let half = |set: u64, index: u32| ((set >> (32 * index)) & u64::from(u32::MAX)) as u32;
+    let half = |set: u64, index: u32| u32::try_from((set >> (32 * index)) & u64::from(u32::MAX)).unwrap_or(0);
     // _LINUX_CAPABILITY_VERSION_3 wants two halves.
     let header = Header { version: 0x2008_0522, pid: 0 };
     let data = [0, 1].map(|index| Data {
@@ -224,11 +223,6 @@ impl StringArray {
     /// Of these strings.
     pub fn new(strings: Vec<CString>) -> Self {
         Self { strings }
-    }
-
-    /// The strings.
-    pub fn strings(&self) -> &[CString] {
-        &self.strings
     }
 
     fn pointers(&self) -> Vec<*const c_char> {
@@ -272,25 +266,19 @@ pub fn personality(persona: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_personality, persona) }).map(drop)
 }
 
-/// `ioprio_set(2)` for this process.
-pub fn ioprio_set(class: u16, priority: u16) -> Result<(), Errno> {
-    const IOPRIO_WHO_PROCESS: c_int = 1;
-    let value = (c_int::from(class) << 13) | c_int::from(priority);
-    // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }).map(drop)
-}
-
 /// Brings the interface `lo` of the current network namespace up.
 pub fn loopback_up() -> Result<(), Errno> {
     // SAFETY: no pointers; the result is a new descriptor.
-    let socket =
-        owned(check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?)?;
+    let socket = owned(check(
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
+    )?)?;
     // SAFETY: `ifreq` is plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (target, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *target = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::OVERFLOW)?;
     // SAFETY: the request is initialised, names an interface with a NUL after it, and outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, std::ptr::from_ref(&request)) }.into())
         .map(drop)
@@ -440,7 +428,13 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> Result<(c_int, c_int), Errno> {
 pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
     // SAFETY: the descriptor is open by its lifetime; no siginfo is passed.
     check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     })
     .map(drop)
 }

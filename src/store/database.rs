@@ -188,7 +188,8 @@ impl Store {
     pub fn insert_image(&self, row: &ImageRow) -> Result<(), StoreError> {
         let wrap = self.wrap("record the image");
         let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
         let run = || -> rusqlite::Result<()> {
             let new = transaction.execute(
                 "INSERT OR IGNORE INTO images (id, config, created_usec, size_bytes) VALUES (?1, ?2, ?3, ?4)",
@@ -241,7 +242,9 @@ impl Store {
         let wrap = self.wrap("look up the image");
         let connection = self.connection();
         let id: Option<String> = connection
-            .prepare_cached("SELECT image_id FROM image_names WHERE name = ?1 UNION SELECT id FROM images WHERE id = ?1")
+            .prepare_cached(
+                "SELECT image_id FROM image_names WHERE name = ?1 UNION SELECT id FROM images WHERE id = ?1",
+            )
             .and_then(|mut statement| statement.query_row([name_or_id], |row| row.get(0)).optional())
             .map_err(&wrap)?;
         id.map_or(Ok(None), |id| image_row(&connection, &id).map_err(&wrap))
@@ -311,7 +314,9 @@ impl Store {
     /// The database's refusal.
     pub fn has_layer(&self, diff_id: &str) -> Result<bool, StoreError> {
         self.connection()
-            .query_row("SELECT count(*) FROM image_layers WHERE diff_id = ?1", [diff_id], |row| row.get::<_, i64>(0))
+            .query_row("SELECT count(*) FROM image_layers WHERE diff_id = ?1", [diff_id], |row| {
+                row.get::<_, i64>(0)
+            })
             .map(|count| count > 0)
             .map_err(self.wrap("look up the layer"))
     }
@@ -363,7 +368,11 @@ fn is_constraint(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
 }
 
-fn name_taken(error: rusqlite::Error, name: &str, wrap: impl Fn(rusqlite::Error) -> StoreError) -> StoreError {
+fn name_taken(
+    error: rusqlite::Error,
+    name: &str,
+    wrap: impl Fn(rusqlite::Error) -> StoreError,
+) -> StoreError {
     match error.sqlite_error() {
         Some(inner) if inner.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE => {
             StoreError::NameTaken { name: name.to_owned() }

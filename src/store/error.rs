@@ -15,7 +15,9 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// A directory of ours belongs to another user, or is a link.
-    #[error("{path:?} is not a directory of this user; remove it, or choose another with --state-dir or --run-dir")]
+    #[error(
+        "{path:?} is not a directory of this user; remove it, or choose another with --state-dir or --run-dir"
+    )]
     NotOurs {
         /// Which one.
         path: PathBuf,
@@ -48,7 +50,9 @@ pub enum StoreError {
         what: String,
     },
     /// The database was written by a newer version.
-    #[error("{path:?} has schema {found}, this version knows up to {known}; use the newer version of dormouse")]
+    #[error(
+        "{path:?} has schema {found}, this version knows up to {known}; use the newer version of dormouse"
+    )]
     TooNew {
         /// The database.
         path: PathBuf,

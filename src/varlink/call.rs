@@ -1,291 +1,267 @@
-//! One call, as a method of an interface sees it.
+//! One call, as its interface sees it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicUsize;
 
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::activity::{Activity, BusyGuard};
-use super::decoder::Request;
-use super::socket::Socket;
-use super::{MESSAGE_MAX_BYTES, Peer, UpgradedStream};
+use super::activity::Activity;
+use super::connection::Link;
+use super::schema::Schema;
+use super::socket::Outgoing;
+use super::wire::{MESSAGE_FDS_MAX, MESSAGE_SIZE_MAX, Request};
+use super::{BusyGuard, CallError, Peer, UpgradedStream};
 
-/// Why a method did not reply as it would like to. All but `Disconnected` are sent to the client.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum CallError {
-    /// An error of the interface, with its full name.
-    #[error("{name}")]
-    Reply {
-        /// `io.dormouse.Container.NotFound`
-        name: String,
-        /// What the IDL says.
-        parameters: Value,
+/// How far the reply has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// No final reply yet; `streamed` once a reply with `continues` has left.
+    Open {
+        /// Whether there has been a reply already.
+        streamed: bool,
     },
-    /// org.varlink.service.InvalidParameter
-    #[error("parameter {parameter} can't be used")]
-    InvalidParameter {
-        /// The path of the parameter, as in `spec.mounts[2].target`.
-        parameter: String,
-    },
-    /// org.varlink.service.MethodNotFound
-    #[error("method {method} is not known")]
-    MethodNotFound {
-        /// With its interface.
-        method: String,
-    },
-    /// org.varlink.service.MethodNotImplemented
-    #[error("method {method} is not implemented")]
-    MethodNotImplemented {
-        /// With its interface.
-        method: String,
-    },
-    /// org.varlink.service.InterfaceNotFound
-    #[error("interface {interface} is not known")]
-    InterfaceNotFound {
-        /// Its name.
-        interface: String,
-    },
-    /// org.varlink.service.ExpectedMore
-    #[error("this can only be called with more")]
-    ExpectedMore,
-    /// org.varlink.service.PermissionDenied
-    #[error("permission denied")]
-    PermissionDenied,
-    /// The client is not there any more.
-    #[error("the client has left")]
-    Disconnected,
+    /// The final reply has left.
+    Replied,
+    /// The final reply has left, and the connection is no varlink connection any more.
+    Upgraded,
 }
 
-impl CallError {
-    /// An error that the interface defines.
-    pub fn reply(name: impl Into<String>, parameters: impl Serialize) -> Self {
-        let parameters = serde_json::to_value(parameters).unwrap_or(Value::Null);
-        Self::Reply { name: name.into(), parameters }
-    }
-
-    /// As it goes over the wire; `None` if there is nobody to hear it.
-    fn into_wire(self) -> Option<varlink::Reply> {
-        let (name, parameters) = match self {
-            Self::Reply { name, parameters } => (name, Some(parameters)),
-            Self::InvalidParameter { parameter } => standard("InvalidParameter", "parameter", parameter),
-            Self::MethodNotFound { method } => standard("MethodNotFound", "method", method),
-            Self::MethodNotImplemented { method } => standard("MethodNotImplemented", "method", method),
-            Self::InterfaceNotFound { interface } => standard("InterfaceNotFound", "interface", interface),
-            Self::ExpectedMore => ("org.varlink.service.ExpectedMore".to_owned(), None),
-            Self::PermissionDenied => ("org.varlink.service.PermissionDenied".to_owned(), None),
-            Self::Disconnected => return None,
-        };
-        Some(varlink::Reply::error(name, parameters))
-    }
-}
-
-fn standard(error: &str, field: &str, value: String) -> (String, Option<Value>) {
-    let parameters = serde_json::Map::from_iter([(field.to_owned(), Value::String(value))]);
-    (format!("org.varlink.service.{error}"), Some(Value::Object(parameters)))
-}
-
-impl From<Errno> for CallError {
-    /// Whatever keeps a reply from going out, there is nobody to tell.
-    fn from(_: Errno) -> Self {
-        Self::Disconnected
-    }
-}
-
-/// One call. It ends with one of `reply`, `reply_with_fds` and `upgrade`, or with an error.
+/// One decoded call, and the way to answer it.
+///
+/// A reply is on the socket before the method that sends it returns, so a slow reader slows its own call down and
+/// nothing else. Dropping the future of a reply halfway loses nothing: the rest leaves before the next reply.
 #[derive(Debug)]
 pub struct Call {
-    request: Request,
-    descriptors: Vec<OwnedFd>,
-    peer: Arc<Peer>,
-    socket: Arc<Socket>,
-    activity: Activity,
-    ordered: Arc<AtomicBool>,
-    replied: bool,
-    upgraded: bool,
-    /// What came behind the call; taken by an upgrade.
-    rest: Option<tokio::sync::oneshot::Sender<tokio::sync::oneshot::Sender<Vec<u8>>>>,
+    link: Arc<Link>,
+    activity: Arc<Activity>,
+    /// How many [`BusyGuard`]s of this call are alive.
+    guards: Arc<AtomicUsize>,
+    request: Request<'static>,
+    fds: Vec<OwnedFd>,
+    progress: Progress,
+    schema: Option<Arc<Schema>>,
 }
 
 impl Call {
     pub(super) fn new(
-        request: Request,
-        descriptors: Vec<OwnedFd>,
-        peer: Arc<Peer>,
-        socket: Arc<Socket>,
-        activity: Activity,
-        rest: tokio::sync::oneshot::Sender<tokio::sync::oneshot::Sender<Vec<u8>>>,
+        link: &Arc<Link>,
+        activity: &Arc<Activity>,
+        request: Request<'static>,
+        fds: Vec<OwnedFd>,
     ) -> Self {
-        let rest = Some(rest);
-        Self { request, descriptors, peer, socket, activity, ordered: Arc::default(), replied: false, upgraded: false, rest }
+        Self {
+            link: Arc::clone(link),
+            activity: Arc::clone(activity),
+            guards: Arc::new(AtomicUsize::new(0)),
+            request,
+            fds,
+            progress: Progress::Open { streamed: false },
+            schema: None,
+        }
     }
 
-    /// The method with its interface.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    pub(super) fn guards(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.guards)
+    }
+
+    pub(super) fn raw_parameters(&self) -> Option<&Value> {
+        self.request.parameters.as_ref()
+    }
+
+    /// Lets replies be held against the IDL, in debug builds.
+    pub(super) fn check_replies(&mut self, schema: &Arc<Schema>) {
+        self.schema = Some(Arc::clone(schema));
+    }
+
+    /// The interface and the method, `io.dormouse.Container.Start`.
     pub fn full_method(&self) -> &str {
         &self.request.method
     }
 
-    /// The method alone.
+    /// The method alone, `Start`.
     pub fn method(&self) -> &str {
-        self.request.method.rsplit('.').next().unwrap_or_default()
+        self.request.method.rsplit_once('.').map_or(&*self.request.method, |(_, member)| member)
     }
 
-    /// The parameters as they came: an object.
-    pub fn raw_parameters(&self) -> &Value {
-        &self.request.parameters
+    /// The interface alone, `io.dormouse.Container`; empty if the client named none.
+    pub fn interface(&self) -> &str {
+        self.request.method.rsplit_once('.').map_or("", |(interface, _)| interface)
     }
 
-    /// The parameters as the interface has them. Their form has been checked against the IDL before.
+    /// The parameters; a call without any counts as one with an empty object.
     ///
     /// # Errors
-    /// [`CallError::InvalidParameter`].
+    /// [`CallError::InvalidParameter`] with the path of the first that does not fit `T`.
     pub fn parameters<T: DeserializeOwned>(&self) -> Result<T, CallError> {
-        T::deserialize(&self.request.parameters)
-            .map_err(|error| CallError::InvalidParameter { parameter: error.to_string() })
+        let empty = Value::Object(serde_json::Map::new());
+        let parameters = self.request.parameters.as_ref().unwrap_or(&empty);
+        serde_path_to_error::deserialize(parameters).map_err(|error| {
+            let path = error.path().to_string();
+            // An error about the whole, as a missing field is, has the path ".".
+            CallError::invalid_parameter(if path == "." { "parameters".to_owned() } else { path })
+        })
     }
 
-    /// The client welcomes several replies.
+    /// Whether the client asked for a stream of replies.
     pub fn wants_more(&self) -> bool {
-        self.request.more
+        self.request.more == Some(true) && !self.is_oneway()
     }
 
-    /// The client wants no reply.
+    /// Whether the client wants no reply; replies are accepted, and go nowhere.
     pub fn is_oneway(&self) -> bool {
-        self.request.oneway
+        self.request.oneway == Some(true)
     }
 
-    /// The client wants the connection handed over.
+    /// Whether the client wants the connection for itself after the reply.
     pub fn wants_upgrade(&self) -> bool {
-        self.request.upgrade
+        self.request.upgrade == Some(true) && !self.is_oneway()
     }
 
-    /// Who is calling.
+    /// Who calls.
     pub fn peer(&self) -> &Peer {
-        &self.peer
+        self.link.peer()
     }
 
-    /// The descriptors that came with the call, in their order.
+    /// The descriptors that came with the call, in order; empty the second time. What is not taken is closed.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
+        std::mem::take(&mut self.fds)
     }
 
-    /// Marks what this call orders as to be finished: the service neither sleeps nor ends while the guard lives, and this
-    /// call is not cut off when the service is stopped.
-    pub fn busy(&mut self) -> BusyGuard {
-        self.ordered.store(true, Ordering::Relaxed);
-        self.activity.busy()
+    /// A guard for work that must be finished even if the client leaves or the service is told to stop.
+    pub fn busy(&self) -> BusyGuard {
+        BusyGuard::new(&self.activity, &self.guards)
     }
 
-    /// Becomes true when the call has ordered something.
-    pub(super) fn order_flag(&self) -> Arc<AtomicBool> {
-        self.ordered.clone()
-    }
-
-    pub(super) fn is_upgraded(&self) -> bool {
-        self.upgraded
-    }
-
-    /// Sends the only, or the last, reply.
+    /// Sends the final reply.
     ///
     /// # Errors
-    /// [`CallError::Disconnected`].
+    /// [`CallError::Disconnected`]; [`CallError::Encode`] and [`CallError::TooLarge`] for what is no message.
     pub async fn reply(&mut self, parameters: impl Serialize) -> Result<(), CallError> {
-        self.reply_with_fds(parameters, Vec::new()).await
+        self.send(parameters, None, Vec::new()).await
     }
 
-    /// As [`Self::reply`], with descriptors, which are closed here when they are sent.
+    /// Sends the final reply with descriptors (at most 253), which are closed here once they are sent.
     ///
     /// # Errors
-    /// [`CallError::Disconnected`].
-    pub async fn reply_with_fds(&mut self, parameters: impl Serialize, fds: Vec<OwnedFd>) -> Result<(), CallError> {
-        let reply = varlink::Reply::parameters(Some(to_value(parameters)));
-        self.replied = true;
-        self.send(&reply, &fds).await
+    /// As [`Call::reply`].
+    pub async fn reply_with_fds(
+        &mut self,
+        parameters: impl Serialize,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), CallError> {
+        self.send(parameters, None, fds).await
     }
 
-    /// Sends one of several replies; returns when it is on the socket, which takes as long as the client takes to read
-    /// what came before.
+    /// Sends a reply that others follow; returns when it is on the socket, which may take as long as the client
+    /// does not read.
     ///
     /// # Errors
-    /// [`CallError::ExpectedMore`] unless the client has asked for several; [`CallError::Disconnected`].
+    /// As [`Call::reply`]; [`CallError::ExpectedMore`] if the client did not ask for a stream.
     pub async fn reply_continues(&mut self, parameters: impl Serialize) -> Result<(), CallError> {
         self.reply_continues_with_fds(parameters, Vec::new()).await
     }
 
-    /// As [`Self::reply_continues`], with descriptors, which are closed here when they are sent.
+    /// As [`Call::reply_continues`], with descriptors (at most 253).
     ///
     /// # Errors
-    /// As [`Self::reply_continues`].
+    /// As [`Call::reply_continues`].
     pub async fn reply_continues_with_fds(
         &mut self,
         parameters: impl Serialize,
         fds: Vec<OwnedFd>,
     ) -> Result<(), CallError> {
-        if !self.request.more {
+        if !self.wants_more() {
             return Err(CallError::ExpectedMore);
         }
-        let mut reply = varlink::Reply::parameters(Some(to_value(parameters)));
-        reply.continues = Some(true);
-        self.send(&reply, &fds).await
+        self.send(parameters, Some(true), fds).await
     }
 
-    /// Replies, and takes the connection over: what the client has sent behind the call comes first.
+    /// Sends the final reply and hands the connection over as a stream of bytes, beginning with the first byte
+    /// after the call. The call goes on until the future of the interface ends, and the connection with it.
+    ///
+    /// Once upgraded, a client that leaves no longer cancels the call: what it sent before is still to be read.
     ///
     /// # Errors
-    /// [`CallError::InvalidParameter`] unless the client has asked for it; [`CallError::Disconnected`].
+    /// As [`Call::reply`]; [`CallError::InvalidParameter`] for `upgrade` if the client did not ask for it.
     pub async fn upgrade(&mut self, parameters: impl Serialize) -> Result<UpgradedStream, CallError> {
-        if !self.request.upgrade {
-            return Err(CallError::InvalidParameter { parameter: "upgrade".to_owned() });
+        if !self.wants_upgrade() {
+            return Err(CallError::invalid_parameter("upgrade"));
         }
-        // From here on, nobody else reads.
-        let (give, take) = tokio::sync::oneshot::channel();
-        let hand_over = self.rest.take().ok_or(CallError::Disconnected)?;
-        hand_over.send(give).map_err(|_| CallError::Disconnected)?;
-        let rest = take.await.map_err(|_| CallError::Disconnected)?;
-        self.upgraded = true;
-        self.reply(parameters).await?;
-        let fd = self.socket.as_fd().try_clone_to_owned().map_err(|_| CallError::Disconnected)?;
-        UpgradedStream::new(rest, fd).map_err(|_| CallError::Disconnected)
+        self.send(parameters, None, Vec::new()).await?;
+        self.progress = Progress::Upgraded;
+        self.link.set_upgraded();
+        Ok(UpgradedStream::new(Arc::clone(&self.link)))
     }
 
-    /// Sends what went wrong, unless a last reply is out already.
-    pub(super) async fn finish(&mut self, result: Result<(), CallError>) -> Result<(), CallError> {
-        match result {
-            Ok(()) if self.replied || self.request.oneway => Ok(()),
-            Ok(()) => self.reply(serde_json::json!({})).await,
-            Err(CallError::Disconnected) => Err(CallError::Disconnected),
-            Err(error) if self.replied => {
-                tracing::warn!(%error, method = self.request.method, "a method failed after its reply, ignoring");
-                Ok(())
-            }
-            Err(error) => match error.into_wire() {
-                Some(reply) => self.send(&reply, &[]).await,
-                None => Ok(()),
-            },
+    async fn send(
+        &mut self,
+        parameters: impl Serialize,
+        continues: Option<bool>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), CallError> {
+        let Progress::Open { .. } = self.progress else {
+            unreachable!("{} sends a second final reply", self.full_method());
+        };
+        let message = encode(&parameters, continues)?;
+        drop(parameters);
+        if fds.len() > MESSAGE_FDS_MAX {
+            return Err(CallError::TooManyDescriptors { count: fds.len() });
         }
-    }
-
-    async fn send(&self, reply: &varlink::Reply, fds: &[OwnedFd]) -> Result<(), CallError> {
-        if self.request.oneway {
+        if cfg!(debug_assertions)
+            && let Some(schema) = &self.schema
+        {
+            schema.assert_reply(self.method(), &message);
+        }
+        self.progress =
+            if continues == Some(true) { Progress::Open { streamed: true } } else { Progress::Replied };
+        if self.is_oneway() {
             return Ok(());
         }
-        let mut bytes = serde_json::to_vec(reply).map_err(|_| CallError::Disconnected)?;
-        if bytes.len() > MESSAGE_MAX_BYTES {
-            tracing::error!(method = self.request.method, length = bytes.len(), "a reply is too long to be sent");
-            return Err(CallError::Disconnected);
+        self.link.send(Outgoing::new(message, fds)).await.map_err(|source| CallError::Disconnected { source })
+    }
+
+    /// Sends an error as the final reply.
+    pub(super) async fn reply_error(&mut self, name: &str, parameters: Value) -> Result<(), CallError> {
+        self.progress = Progress::Replied;
+        if self.is_oneway() {
+            return Ok(());
         }
-        bytes.push(0);
-        self.socket.send(&bytes, fds).await?;
-        Ok(())
+        let reply = Reply { continues: None, error: Some(name), parameters: &parameters };
+        let message = encode_reply(&reply)?;
+        self.link
+            .send(Outgoing::new(message, Vec::new()))
+            .await
+            .map_err(|source| CallError::Disconnected { source })
     }
 }
 
-fn to_value(parameters: impl Serialize) -> Value {
-    match serde_json::to_value(parameters) {
-        Ok(Value::Null) | Err(_) => Value::Object(serde_json::Map::new()),
-        Ok(value) => value,
+/// [`super::wire::WireReply`] for writing: it borrows, and keeps the order of a struct's fields.
+#[derive(Serialize)]
+struct Reply<'a, P> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    continues: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    parameters: &'a P,
+}
+
+fn encode(parameters: &impl Serialize, continues: Option<bool>) -> Result<Vec<u8>, CallError> {
+    encode_reply(&Reply { continues, error: None, parameters })
+}
+
+fn encode_reply(reply: &impl Serialize) -> Result<Vec<u8>, CallError> {
+    let mut message =
+        serde_json::to_vec(reply).map_err(|source| CallError::Encode { source: Some(source) })?;
+    if message.len() > MESSAGE_SIZE_MAX {
+        return Err(CallError::TooLarge { size: message.len() });
     }
+    message.push(0);
+    Ok(message)
 }

@@ -1,253 +1,364 @@
-//! Listening sockets: those that systemd holds, and those that `--listen` makes.
+//! Sockets to serve on: those of our own (`--listen`), and the common type for all.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+/// How many connections may wait to be accepted, as systemd has it by default.
 const BACKLOG: i32 = 4096;
 
-/// Why an address can't be listened on.
+/// The mode of a socket file unless another is asked for: for its owner only.
+const MODE: u32 = 0o600;
+
+/// A socket to serve on: listening, or already connected (`Accept=yes`).
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    own: Option<OwnSocket>,
+}
+
+/// The socket itself.
+#[derive(Debug)]
+pub(super) enum Endpoint {
+    Listening(UnixListener),
+    Connected(UnixStream),
+}
+
+impl Listener {
+    /// Makes a socket at `address` and listens.
+    ///
+    /// A socket file that nobody listens on any more is replaced; a live one is not. The file is unlinked when the
+    /// listener is dropped.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub fn bind(address: &ListenAddress) -> Result<Self, ListenError> {
+        match address {
+            ListenAddress::Path { path, mode } => {
+                let (socket, own) = bind_path(path, *mode)?;
+                Ok(Self { endpoint: Endpoint::Listening(socket), own: Some(own) })
+            }
+            ListenAddress::Abstract { name } => {
+                let failed = |source| abstract_error(name, source);
+                let address = SocketAddr::from_abstract_name(name).map_err(failed)?;
+                let socket = UnixListener::bind_addr(&address).map_err(failed)?;
+                Ok(Self { endpoint: Endpoint::Listening(socket), own: Some(OwnSocket { file: None }) })
+            }
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Endpoint, Option<OwnSocket>) {
+        (self.endpoint, self.own)
+    }
+}
+
+impl From<UnixListener> for Listener {
+    /// A listening socket that somebody else made, and keeps when we exit.
+    fn from(socket: UnixListener) -> Self {
+        Self { endpoint: Endpoint::Listening(socket), own: None }
+    }
+}
+
+impl From<UnixStream> for Listener {
+    /// A connection to serve.
+    fn from(socket: UnixStream) -> Self {
+        Self { endpoint: Endpoint::Connected(socket), own: None }
+    }
+}
+
+/// Where to listen: `unix:PATH`, `unix:PATH;mode=0660` or `unix:@NAME` (the abstract namespace).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A socket file.
+    Path {
+        /// Its path.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A name in the abstract namespace, open to every process of the network namespace.
+    Abstract {
+        /// The name, without the `@`.
+        name: String,
+    },
+}
+
+impl FromStr for ListenAddress {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let malformed = |reason| ListenError::Malformed { address: text.to_owned(), reason };
+        let rest = text.strip_prefix("unix:").ok_or_else(|| malformed("it does not begin with \"unix:\""))?;
+        let (place, options) = rest.split_once(';').unwrap_or((rest, ""));
+        let mut mode = None;
+        for option in options.split(';').filter(|option| !option.is_empty()) {
+            let digits =
+                option.strip_prefix("mode=").ok_or_else(|| malformed("the only option is \"mode=\""))?;
+            let bits = u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777);
+            mode = Some(bits.ok_or_else(|| malformed("the mode is no octal number up to 0777"))?);
+        }
+        match place.strip_prefix('@') {
+            Some("") => Err(malformed("the name after \"@\" is empty")),
+            Some(_) if mode.is_some() => Err(malformed("an abstract socket has no mode")),
+            Some(name) => Ok(Self::Abstract { name: name.to_owned() }),
+            None if place.is_empty() => Err(malformed("the path is empty")),
+            None => Ok(Self::Path { path: place.into(), mode: mode.unwrap_or(MODE) }),
+        }
+    }
+}
+
+/// Why we can't listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// No address of a kind that can be listened on.
-    #[error("cannot listen on {address:?}: {reason}; give unix:PATH, unix:PATH;mode=0600 or unix:@NAME")]
-    Address {
-        /// As given.
+    /// The address is not one.
+    #[error("cannot listen on {address:?}: {reason}; write unix:PATH, unix:PATH;mode=0660 or unix:@NAME")]
+    Malformed {
+        /// What was given.
         address: String,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Somebody answers there.
-    #[error("cannot listen on {path:?}: another service is using it; stop that first, or choose another path")]
+    /// Somebody listens there already.
+    #[error(
+        "cannot listen on {path:?}: another service is listening there; stop it first, or choose another path"
+    )]
     InUse {
+        /// The socket's path, or `@name`.
+        path: PathBuf,
+    },
+    /// Something else has that name.
+    #[error(
+        "cannot listen on {path:?}: the path is taken by something that is no socket; choose another one"
+    )]
+    NoSocket {
         /// The path.
         path: PathBuf,
     },
-    /// Something else has the path.
-    #[error("cannot listen on {path:?}: there is something that is no socket; remove it, or choose another path")]
-    NotASocket {
-        /// The path.
+    /// A system call failed.
+    #[error("cannot listen on {path:?}: {action} failed")]
+    System {
+        /// The socket's path, or `@name`.
         path: PathBuf,
-    },
-    /// The kernel refused.
-    #[error("cannot {attempted} {address:?}")]
-    Refused {
         /// What was attempted.
-        attempted: &'static str,
-        /// The address.
-        address: String,
-        /// Why.
+        action: &'static str,
+        /// What the kernel said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// A listening socket. One that was made here is removed from its path when dropped.
+/// A socket that we made, and that nobody listens on after us.
 #[derive(Debug)]
-pub struct Listener {
-    pub(super) fd: OwnedFd,
-    owned: Option<OwnedPath>,
+pub(super) struct OwnSocket {
+    file: Option<OwnFile>,
 }
 
 #[derive(Debug)]
-struct OwnedPath {
+struct OwnFile {
     path: PathBuf,
     identity: (u64, u64),
-    /// Held as long as we listen: two that start at once can't both take the path.
-    _lock: File,
+    /// Dropped, and thereby unlinked, after the socket.
+    _lock: LockFile,
 }
 
-impl Listener {
-    /// A socket that listens already, and belongs to someone else.
-    pub(super) fn inherited(fd: OwnedFd) -> Self {
-        Self { fd, owned: None }
-    }
-
-    /// Listens on `unix:PATH`, `unix:PATH;mode=0660` or `unix:@NAME`. The mode is 0600 if not given. A socket that nobody
-    /// answers on is replaced; one that somebody does is left alone.
-    ///
-    /// # Errors
-    /// [`ListenError`].
-    pub fn bind(address: &str) -> Result<Self, ListenError> {
-        let wrong = |reason| ListenError::Address { address: address.to_owned(), reason };
-        let target = address.strip_prefix("unix:").ok_or_else(|| wrong("it is no unix socket"))?;
-        let (target, mode) = match target.split_once(';') {
-            None => (target, 0o600),
-            Some((target, option)) => {
-                let mode = option.strip_prefix("mode=").ok_or_else(|| wrong("the only option is mode"))?;
-                let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
-                (target, mode.ok_or_else(|| wrong("the mode is no octal number up to 0777"))?)
-            }
-        };
-        if let Some(name) = target.strip_prefix('@') {
-            if name.is_empty() {
-                return Err(wrong("the name is empty"));
-            }
-            return Self::bind_abstract(address, name);
-        }
-        if !target.starts_with('/') {
-            return Err(wrong("the path is not absolute"));
-        }
-        Self::bind_path(address, Path::new(target), mode)
-    }
-
-    fn bind_abstract(address: &str, name: &str) -> Result<Self, ListenError> {
-        let refused = |attempted| {
-            move |errno: Errno| ListenError::Refused { attempted, address: address.to_owned(), source: errno.into() }
-        };
-        let socket = socket().map_err(refused("make a socket for"))?;
-        let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(refused("listen on"))?;
-        rustix::net::bind(&socket, &name).map_err(refused("listen on"))?;
-        rustix::net::listen(&socket, BACKLOG).map_err(refused("listen on"))?;
-        Ok(Self::inherited(socket))
-    }
-
-    fn bind_path(address: &str, path: &Path, mode: u32) -> Result<Self, ListenError> {
-        let failed = |attempted| {
-            move |source: std::io::Error| ListenError::Refused { attempted, address: address.to_owned(), source }
-        };
-        let refused = |attempted| move |errno: Errno| failed(attempted)(errno.into());
-        let in_use = || ListenError::InUse { path: path.to_owned() };
-        let lock = lock_path(path).map_err(failed("lock the path of"))?.ok_or_else(in_use)?;
-        let name = SocketAddrUnix::new(path).map_err(refused("listen on"))?;
-        match std::fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(ListenError::NotASocket { path: path.to_owned() });
-            }
-            Ok(_) => {
-                let probe = socket().map_err(refused("make a socket for"))?;
-                rustix::io::ioctl_fionbio(&probe, true).map_err(refused("make a socket for"))?;
-                match rustix::net::connect(&probe, &name) {
-                    Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(failed("replace"))?,
-                    // A full queue is a live socket too.
-                    Ok(()) | Err(Errno::AGAIN) => return Err(in_use()),
-                    Err(errno) => return Err(refused("look at")(errno)),
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("look at")(error)),
-        }
-        let socket = socket().map_err(refused("make a socket for"))?;
-        // Nobody can connect before listen(2), so the mode is right from the first moment on.
-        rustix::net::bind(&socket, &name).map_err(refused("listen on"))?;
-        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed("set the mode of"))?;
-        let metadata = std::fs::symlink_metadata(path).map_err(failed("look at"))?;
-        rustix::net::listen(&socket, BACKLOG).map_err(refused("listen on"))?;
-        let identity = (metadata.dev(), metadata.ino());
-        Ok(Self { fd: socket, owned: Some(OwnedPath { path: path.to_owned(), identity, _lock: lock }) })
-    }
-
-    /// Takes the path away, so that nobody can connect any more. Nothing happens to a socket of systemd's.
-    pub(super) fn unlink(&mut self) {
-        self.owned = None;
-    }
-
-    /// Takes a connection if one waits.
-    pub(super) fn accept_now(&self) -> Result<Option<OwnedFd>, Errno> {
-        match rustix::net::accept_with(self.fd.as_fd(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(fd) => Ok(Some(fd)),
-            // The client was gone before it was its turn.
-            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => Ok(None),
-            Err(errno) => Err(errno),
-        }
-    }
-}
-
-impl Drop for OwnedPath {
+impl Drop for OwnSocket {
     fn drop(&mut self) {
-        // Only if it is still ours.
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = ?self.path, %error, "cannot remove the socket, ignoring");
+        let Some(file) = &self.file else { return };
+        // Only our own: an administrator may have replaced it.
+        if identity(&file.path).is_ok_and(|found| found == file.identity) {
+            remove(&file.path);
         }
-        let _ = std::fs::remove_file(lock_name(&self.path));
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Still locked: the descriptor is closed after this.
+        remove(&self.path);
     }
 }
 
-fn socket() -> Result<OwnedFd, Errno> {
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(?path, %error, "cannot remove a file of a socket, ignoring");
+    }
 }
 
-fn lock_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    PathBuf::from(name)
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = path.symlink_metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
-/// `None` if another holds it.
-fn lock_path(path: &Path) -> std::io::Result<Option<File>> {
-    let name = lock_name(path);
-    loop {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
-            .open(&name)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+fn abstract_error(name: &str, source: io::Error) -> ListenError {
+    let path = PathBuf::from(format!("@{name}"));
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse { path },
+        _ => ListenError::System { path, action: "bind", source },
+    }
+}
+
+fn bind_path(path: &Path, mode: u32) -> Result<(UnixListener, OwnSocket), ListenError> {
+    let failed =
+        |action| move |source: io::Error| ListenError::System { path: path.to_owned(), action, source };
+    let lock = LockFile::take(path)?;
+    clear_stale(path)?;
+    let address = SocketAddrUnix::new(path).map_err(io::Error::from).map_err(failed("naming the socket"))?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(io::Error::from)
+            .map_err(failed("making a socket"))?;
+    // The mode of the file comes from the socket's, so it is never open wider than asked for, not even for an
+    // instant; what the umask took away is put back afterwards.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))
+        .and_then(|()| rustix::net::bind(&socket, &address))
+        .map_err(io::Error::from)
+        .map_err(failed("bind"))?;
+    let identity = identity(path).map_err(failed("looking at the socket"))?;
+    let own = OwnSocket { file: Some(OwnFile { path: path.to_owned(), identity, _lock: lock }) };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed("setting the mode"))?;
+    rustix::net::listen(&socket, BACKLOG).map_err(io::Error::from).map_err(failed("listen"))?;
+    Ok((socket.into(), own))
+}
+
+/// Removes the socket that a service which is gone has left. To be called with the lock held.
+fn clear_stale(path: &Path) -> Result<(), ListenError> {
+    let failed =
+        |action| move |source: io::Error| ListenError::System { path: path.to_owned(), action, source };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("looking at the path")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ListenError::NoSocket { path: path.to_owned() });
         }
-        // Whoever had it before may have removed the file meanwhile.
-        let ours = file.metadata()?;
-        if std::fs::symlink_metadata(&name).is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(Some(file));
+        Ok(_) => {}
+    }
+    // Non-blocking, for a live service with a full queue would keep us waiting.
+    let address = SocketAddrUnix::new(path).map_err(io::Error::from).map_err(failed("naming the socket"))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(io::Error::from)
+        .map_err(failed("making a socket"))?;
+    match rustix::net::connect(&probe, &address) {
+        Err(rustix::io::Errno::CONNREFUSED) => {
+            std::fs::remove_file(path).map_err(failed("removing a stale socket"))
+        }
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        // Connected, or too busy to be (EAGAIN), or of another type (EPROTOTYPE): alive in any case.
+        Ok(()) | Err(_) => Err(ListenError::InUse { path: path.to_owned() }),
+    }
+}
+
+/// `PATH.lock`: held while a service listens on `PATH`, so that two can't both find a stale socket and replace it.
+#[derive(Debug)]
+struct LockFile {
+    path: PathBuf,
+    _file: File,
+}
+
+impl LockFile {
+    fn take(socket: &Path) -> Result<Self, ListenError> {
+        let failed = |source| ListenError::System { path: socket.to_owned(), action: "locking", source };
+        let mut name = socket.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(MODE)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&path)
+                .map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(ListenError::InUse { path: socket.to_owned() }),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            // Whoever held it before us may have unlinked it at its end, and then it locks nothing.
+            let held = file.metadata().map_err(failed)?;
+            match identity(&path) {
+                Ok(found) if found == (held.dev(), held.ino()) => return Ok(Self { path, _file: file }),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
         }
     }
+}
+
+/// Whether a socket listens, as opposed to being connected (`SO_ACCEPTCONN`).
+pub(super) fn is_listening(socket: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::net::sockopt::socket_acceptconn(socket.as_fd())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn address(dir: &tempfile::TempDir) -> (PathBuf, String) {
-        let path = dir.path().join("socket");
-        let address = format!("unix:{}", path.display());
-        (path, address)
+    #[test]
+    fn an_address_is_a_path_with_a_mode_or_an_abstract_name() {
+        let check = |text: &str, expected: ListenAddress| {
+            assert_eq!(text.parse::<ListenAddress>().unwrap(), expected)
+        };
+        check("unix:/run/x", ListenAddress::Path { path: "/run/x".into(), mode: 0o600 });
+        check("unix:/run/x;mode=0660", ListenAddress::Path { path: "/run/x".into(), mode: 0o660 });
+        check("unix:x;", ListenAddress::Path { path: "x".into(), mode: 0o600 });
+        check("unix:@x", ListenAddress::Abstract { name: "x".into() });
     }
 
     #[test]
-    fn a_live_socket_is_not_stolen_and_a_dead_one_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, address) = address(&dir);
-        let first = Listener::bind(&address).unwrap();
-        assert!(matches!(Listener::bind(&address), Err(ListenError::InUse { .. })));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        drop(first);
-        assert!(!path.exists(), "the path is given back");
-        // One of another program, without our lock.
-        let foreign = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert!(matches!(Listener::bind(&address), Err(ListenError::InUse { .. })));
-        drop(foreign);
-        assert!(path.exists(), "a dead socket is left by that program");
-        drop(Listener::bind(&address).unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    fn anything_else_is_refused_with_the_reason() {
+        let check = |text: &str, reason: &str| {
+            let error = text.parse::<ListenAddress>().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "cannot listen on {text:?}: {reason}; write unix:PATH, unix:PATH;mode=0660 or unix:@NAME"
+                )
+            );
+        };
+        check("", "it does not begin with \"unix:\"");
+        check("/run/x", "it does not begin with \"unix:\"");
+        check("tcp:127.0.0.1:1", "it does not begin with \"unix:\"");
+        check("unix:", "the path is empty");
+        check("unix:@", "the name after \"@\" is empty");
+        check("unix:@x;mode=0600", "an abstract socket has no mode");
+        check("unix:x;mode=0999", "the mode is no octal number up to 0777");
+        check("unix:x;mode=7777", "the mode is no octal number up to 0777");
+        check("unix:x;owner=me", "the only option is \"mode=\"");
     }
 
     #[test]
-    fn a_file_in_the_way_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, address) = address(&dir);
-        std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::bind(&address), Err(ListenError::NotASocket { .. })));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    fn a_path_that_is_too_long_for_a_socket_is_refused_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x".repeat(120));
+        let error = Listener::bind(&ListenAddress::Path { path, mode: MODE }).unwrap_err();
+        assert!(matches!(error, ListenError::System { action: "naming the socket", .. }), "{error}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn the_mode_can_be_chosen_and_bad_addresses_are_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, address) = address(&dir);
-        let _listener = Listener::bind(&format!("{address};mode=0660")).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        for bad in ["", "tcp:127.0.0.1:1", "unix:relative", "unix:/x;mode=9", "unix:/x;color=red", "unix:@"] {
-            assert!(matches!(Listener::bind(bad), Err(ListenError::Address { .. })), "{bad}");
-        }
+    fn of_many_that_bind_one_path_at_once_exactly_one_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let address = ListenAddress::Path { path: path.clone(), mode: MODE };
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Listener::bind(&address))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
+        });
+        assert_eq!(bound.len(), 1);
+        assert!(UnixStream::connect(&path).is_ok());
     }
 }

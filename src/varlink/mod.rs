@@ -1,40 +1,47 @@
-//! The varlink transport: sockets, messages, calls and replies. It knows nothing of containers.
+//! The varlink transport, server and client. It knows nothing of containers.
 //!
 //! ```text
-//! activation / listen ──► server ──► connection ──► service ──► an Interface (crate::api)
-//!                            │           │
-//!                         activity     decoder, socket (bytes and descriptors)
+//!  activation / listen ──► server ──► connection ──► call ──► dyn Interface      (async, current-thread tokio)
+//!                            │           │    └──► schema: parameters against the IDL, before dispatch
+//!                         activity     socket ──► wire: framing and decoding, pure functions over bytes
+//!                                        │
+//!  client::Connection (blocking) ────────┘
 //! ```
 //!
-//! What holds for every interface: calls on one connection are answered in order; a reply under `more` is on the socket
-//! before the next is made, so a slow reader holds up its own stream and nobody else; descriptors travel with calls and
-//! replies; a message has at most 16 MiB; a call whose client has left is dropped, unless what it ordered holds a
-//! [`BusyGuard`]. The `varlink` crate's wire types are used; its servers are not (replies wait for the handler's end, no
-//! descriptors, no peer, no limits).
+//! - [`Interface`] is what a service implements, [`Call`] what it is handed, [`CallError`] how it refuses.
+//! - [`serve`] runs a [`Service`] on [`Listener`]s until it is idle or told to stop.
+//! - [`client::Connection`] is the blocking client of the command line.
+//!
+//! Invariants a change must keep: a message is read from the socket only when the one before it has been
+//! answered, and never beyond its closing NUL (so nothing is ever buffered that an upgrade, or the next wake of
+//! the service, would need); everything that a stranger can fill is bounded; whatever one connection sends can
+//! harm that connection only.
+//!
+//! Source: <https://varlink.org>, systemd's `sd-varlink` for descriptors and for the errors that varlink.org does
+//! not list.
 
-mod activation;
+pub mod activation;
 mod activity;
 mod call;
 pub mod client;
 mod connection;
-pub mod decoder;
-mod listen;
-mod parameters;
+mod error;
+mod interface;
+mod introspection;
+pub mod listen;
 mod peer;
+mod schema;
 mod server;
-mod service;
 mod socket;
+mod upgrade;
+pub mod wire;
 
-pub use activation::{ActivationError, activated_listeners};
 pub use activity::BusyGuard;
-pub use call::{Call, CallError};
-pub use listen::{ListenError, Listener};
+pub use call::Call;
+pub use error::CallError;
+pub use interface::{BoxFuture, Interface, ParameterCheck, Service};
+pub use listen::Listener;
 pub use peer::Peer;
-pub use server::{ServeError, ServeOptions, serve};
-pub use service::{BoxFuture, Interface, Service};
-pub use socket::UpgradedStream;
-
-/// The largest message, in bytes without the NUL. The same as systemd's.
-pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
-/// The most descriptors that one message may bring: the kernel's own limit for one sendmsg(2) (SCM_MAX_FD).
-pub const DESCRIPTORS_MAX: usize = 253;
+pub use schema::SchemaError;
+pub use server::{ServeError, ServeOptions, serve, serve_until};
+pub use upgrade::UpgradedStream;

@@ -1,186 +1,153 @@
-//! A connected socket: bytes and descriptors, in and out, without blocking the thread.
+//! Messages and descriptors through a unix stream socket: the part that client and server have in common.
+//!
+//! Reading looks first (`MSG_PEEK`) and then takes exactly the bytes up to the NUL. That costs a system call per
+//! message, and buys two things. Descriptors belong to the right message: the kernel glues the bytes before a
+//! `SCM_RIGHTS` packet to it, so a reader who takes what comes can't tell whose they are (`unix(7)`, "Ancillary
+//! messages"). And nothing is ever read that belongs to an upgraded stream or to a later call.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
+use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::DESCRIPTORS_MAX;
+use super::wire::{Framer, MESSAGE_FDS_MAX, WireError};
 
-/// What one read has brought. No bytes: the other end sends no more.
+/// How much is looked at in one go: most messages are shorter, and it lives on the stack.
+const WINDOW: usize = 8 * 1024;
+
+/// A message with what came along.
 #[derive(Debug)]
-pub(super) struct Received {
-    pub length: usize,
-    pub descriptors: Vec<OwnedFd>,
+pub(super) struct Message {
+    /// The text, without its NUL.
+    pub(super) text: Vec<u8>,
+    /// The descriptors that came with any of its bytes, close-on-exec.
+    pub(super) fds: Vec<OwnedFd>,
 }
 
-/// A connected stream socket.
-#[derive(Debug)]
-pub(super) struct Socket {
-    fd: AsyncFd<OwnedFd>,
+/// Why no message could be received.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReceiveError {
+    /// The bytes are no varlink message.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The kernel could not deliver all descriptors; most likely we have too many open.
+    #[error("descriptors of a message were lost on the way, most likely because too many are open here")]
+    DescriptorsLost,
+    /// The peer left in the middle of a message.
+    #[error("the peer left in the middle of a message")]
+    CutOff,
+    /// The socket failed; `WouldBlock` where it has nothing to read at the moment.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
 }
 
-impl Socket {
-    pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd: crate::readiness::watch(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)? })
+impl ReceiveError {
+    /// Whether there is only nothing to read at the moment.
+    pub(super) fn would_block(&self) -> bool {
+        matches!(self, Self::Socket(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// A message on its way in.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    framer: Framer,
+    fds: Vec<OwnedFd>,
+}
+
+impl Incoming {
+    /// Whether part of a message has come.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.framer.is_empty()
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.get_ref().as_fd()
-    }
-
-    /// Reads what is there, or waits for it. Dropped, nothing is lost.
-    pub(super) async fn receive(&self, buffer: &mut [u8]) -> Result<Received, Errno> {
+    /// Reads from `socket` until a message is complete; `None` at the orderly end of the stream.
+    ///
+    /// On `WouldBlock` what has been read is kept, and the next call goes on from there.
+    pub(super) fn read(&mut self, socket: BorrowedFd<'_>) -> Result<Option<Message>, ReceiveError> {
+        let mut window = [0; WINDOW];
         loop {
-            // First the attempt: what is asked for has often come already.
-            match receive_now(self.as_fd(), buffer) {
-                Err(Errno::AGAIN) => {}
-                other => return other,
+            let (_, seen) = retry(|| recv(socket, &mut window[..], RecvFlags::PEEK))?;
+            if seen == 0 {
+                return if self.framer.is_empty() { Ok(None) } else { Err(ReceiveError::CutOff) };
             }
-            let mut guard = self.fd.readable().await.map_err(|error| errno_of(&error))?;
-            match receive_now(self.as_fd(), buffer) {
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                other => return other,
+            let wanted = self.framer.measure(&window[..seen])?;
+            let taken = self.take(socket, &mut window[..wanted])?;
+            let (_, message) = self.framer.push(&window[..taken])?;
+            if let Some(text) = message {
+                return Ok(Some(Message { text, fds: std::mem::take(&mut self.fds) }));
             }
         }
     }
 
-    /// Writes all, as fast as the other end reads. The descriptors go with the first byte.
-    pub(super) async fn send(&self, mut bytes: &[u8], descriptors: &[OwnedFd]) -> Result<(), Errno> {
-        let mut descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        while !bytes.is_empty() {
-            match send_now(self.as_fd(), bytes, &descriptors) {
-                Ok(length) => {
-                    bytes = &bytes[length..];
-                    descriptors.clear();
-                }
-                Err(Errno::AGAIN) => {
-                    let mut guard = self.fd.writable().await.map_err(|error| errno_of(&error))?;
-                    match send_now(self.as_fd(), bytes, &descriptors) {
-                        Ok(length) => {
-                            bytes = &bytes[length..];
-                            descriptors.clear();
-                        }
-                        Err(Errno::AGAIN) => guard.clear_ready(),
-                        Err(errno) => return Err(errno),
-                    }
-                }
-                Err(errno) => return Err(errno),
+    /// Receives at most `window` bytes, and the descriptors that come with them.
+    fn take(&mut self, socket: BorrowedFd<'_>, window: &mut [u8]) -> Result<usize, ReceiveError> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            retry(|| recvmsg(socket, &mut [IoSliceMut::new(window)], &mut control, RecvFlags::CMSG_CLOEXEC))?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                let room = MESSAGE_FDS_MAX - self.fds.len();
+                // The surplus is closed by being dropped.
+                self.fds.extend(fds.enumerate().filter_map(|(index, fd)| (index < room).then_some(fd)));
             }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(ReceiveError::DescriptorsLost);
+        }
+        Ok(received.bytes)
+    }
+}
+
+/// A message on its way out: text with its NUL, and descriptors that go with the first byte.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    text: Vec<u8>,
+    sent: usize,
+    fds: Vec<OwnedFd>,
+}
+
+impl Outgoing {
+    /// `text` ends with its NUL; at most [`MESSAGE_FDS_MAX`] descriptors.
+    pub(super) fn new(text: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
+        debug_assert!(text.last() == Some(&0) && fds.len() <= MESSAGE_FDS_MAX);
+        Self { text, sent: 0, fds }
+    }
+
+    /// Writes to `socket` until all is sent, or an error such as `WouldBlock`; the next call goes on from there.
+    pub(super) fn write(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        while self.sent < self.text.len() {
+            let borrowed: Vec<BorrowedFd<'_>> = self.fds.iter().map(AsFd::as_fd).collect();
+            self.sent += send(socket, &self.text[self.sent..], &borrowed)?;
+            self.fds.clear();
         }
         Ok(())
     }
+}
 
-    /// The other end is closed altogether, not only for sending.
-    pub(super) fn is_hung_up(&self) -> bool {
-        is_hung_up(self.as_fd())
+/// Sends some of `bytes`, at least one, with all of `fds` (at most [`MESSAGE_FDS_MAX`]); never raises SIGPIPE.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
+    retry(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))
+}
 
-    /// Returns when the other end is closed altogether. Watches by a descriptor of its own, so that the readiness which
-    /// readers and writers wait for is not disturbed.
-    pub(super) async fn hung_up(&self) -> Result<(), Errno> {
-        let watched = self.as_fd().try_clone_to_owned().map_err(|error| errno_of(&error))?;
-        let watched = crate::readiness::watch(watched, tokio::io::Interest::WRITABLE).map_err(|error| errno_of(&error))?;
-        loop {
-            if is_hung_up(self.as_fd()) {
-                return Ok(());
-            }
-            let mut guard = watched.writable().await.map_err(|error| errno_of(&error))?;
-            if !is_hung_up(self.as_fd()) {
-                guard.clear_ready();
-            }
+/// Repeats a system call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(io::Error::from),
         }
-    }
-
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd.into_inner()
-    }
-}
-
-fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|_| fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
-}
-
-pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let descriptors = ancillary
-        .drain()
-        .flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-            _ => Vec::new(),
-        })
-        .collect();
-    Ok(Received { length: message.bytes, descriptors })
-}
-
-pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(Errno::TOOMANYREFS);
-    }
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-    })
-}
-
-pub(super) fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// The bytes of a connection after an upgrade, from the first that was not part of the call.
-#[derive(Debug)]
-pub struct UpgradedStream {
-    rest: Vec<u8>,
-    stream: tokio::net::UnixStream,
-}
-
-impl UpgradedStream {
-    pub(super) fn new(rest: Vec<u8>, fd: OwnedFd) -> std::io::Result<Self> {
-        let stream = tokio::net::UnixStream::from_std(fd.into())?;
-        Ok(Self { rest, stream })
-    }
-}
-
-impl AsyncRead for UpgradedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        if !self.rest.is_empty() {
-            let length = self.rest.len().min(buffer.remaining());
-            buffer.put_slice(&self.rest[..length]);
-            self.rest.drain(..length);
-            return Poll::Ready(Ok(()));
-        }
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for UpgradedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -137,7 +137,7 @@ impl Host {
 
     /// A new connection, on which a reply may take [`PATIENCE`].
     pub fn connect(&self) -> Connection {
-        let mut connection = Connection::connect(&self.address()).unwrap();
+        let connection = Connection::connect(&self.address()).unwrap();
         connection.set_timeout(Some(PATIENCE)).unwrap();
         connection
     }

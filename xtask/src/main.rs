@@ -1,1 +1,62 @@
-fn main() {}
+//! The project's chores: install what is missing, make test images, check, test, measure, and show the main job.
+//!
+//! `cargo xtask --help` tells what there is. Each chore starts from nothing and repeats only what is out of date.
+
+mod check;
+mod demo;
+mod dependencies;
+mod images;
+mod measure;
+mod program;
+mod runner;
+mod tidy;
+mod undo;
+mod varlink;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the dormouse project. Each of them can be called on a fresh Debian machine, as root.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Do the main job from nothing: build, make a systemd image, activate the socket, boot it through varlink, look
+    /// inside, stop it, and show that the service sleeps while a second container goes on
+    Demo(demo::Arguments),
+    /// Install what is missing, check, and run every test; ends with a line `N passed, N failed, N skipped`
+    Test(runner::Arguments),
+    /// Measure dormouse side by side with crun, podman, conmon and systemd-nspawn, and print a table of ratios
+    Bench(measure::Arguments),
+    /// Check format, lints, and the rules of the source tree
+    Check,
+    /// Make the images that tests use, below target/images
+    Images(images::Arguments),
+    /// Install the Debian packages that are missing
+    InstallDependencies(dependencies::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().chore {
+        Chore::Demo(arguments) => demo::main(&arguments),
+        Chore::Test(arguments) => runner::main(&arguments),
+        Chore::Bench(arguments) => measure::main(&arguments),
+        Chore::Check => check::main(),
+        Chore::Images(arguments) => images::main(&arguments),
+        Chore::InstallDependencies(arguments) => dependencies::main(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("cargo xtask: {}", program::with_causes(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}

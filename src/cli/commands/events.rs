@@ -4,13 +4,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::wire::manager::{Event, Event_type as Type};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_time, now_usec, parse_time};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::cli::table::{printable, short_id};
+use crate::wire::manager::{Event, Event_type as Type};
 
 const ATTEMPTED: &str = "read events";
 const METHOD: &str = "io.dormouse.Manager.Events";

@@ -4,12 +4,12 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::wire::image::Summary;
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, now_usec};
 use crate::cli::output::{FormatFlag, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::table::{Table, short_id};
+use crate::wire::image::Summary;
 
 const ATTEMPTED: &str = "list images";
 

@@ -3,12 +3,12 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::api::wire::manager::{Info_Reply, Info_Reply_cgroupLayout as Layout};
 use crate::cli::errors::CliError;
 use crate::cli::human::format_duration;
 use crate::cli::output::{FormatFlag, print_one, typed};
 use crate::cli::service::Service;
 use crate::cli::table::render_fields;
+use crate::wire::manager::{Info_Reply, Info_Reply_cgroupLayout as Layout};
 
 const ATTEMPTED: &str = "ask what the service stands on";
 

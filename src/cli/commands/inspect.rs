@@ -4,10 +4,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::for_each;
-use crate::api::wire::container::Details;
 use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::output::{Format, print_line, print_list, typed};
 use crate::cli::service::Service;
+use crate::wire::container::Details;
 
 /// Tell all of containers or images, as JSON
 #[derive(Debug, Args)]

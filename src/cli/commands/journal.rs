@@ -4,13 +4,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::wire::unit::JournalEntry;
 use crate::cli::errors::CliError;
 use crate::cli::human::{HumanError, format_time, now_usec, parse_time};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::cli::table::printable;
+use crate::wire::unit::JournalEntry;
 
 const PRIORITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 

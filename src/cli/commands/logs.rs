@@ -6,11 +6,11 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::wire::container::{LogEntry, LogEntry_stream as Stream};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_time, now_usec, parse_time};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
+use crate::wire::container::{LogEntry, LogEntry_stream as Stream};
 
 /// Show what a container has written
 #[derive(Debug, Args)]

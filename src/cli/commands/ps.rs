@@ -7,13 +7,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::wire::container::{State, Summary};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_duration, now_usec};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::cli::table::{Table, short_id, truncated};
+use crate::wire::container::{State, Summary};
 
 const ATTEMPTED: &str = "list containers";
 const METHOD: &str = "io.dormouse.Container.List";

@@ -5,12 +5,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Nothing, for_each};
-use crate::api::wire::unit::{Details, Summary};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, format_time, now_usec, parse_duration};
 use crate::cli::output::{FormatFlag, print_list, print_one, typed};
 use crate::cli::service::Service;
 use crate::cli::table::{Table, render_fields};
+use crate::wire::unit::{Details, Summary};
 
 /// See and handle the units of the systemd in a container
 #[derive(Debug, Args)]

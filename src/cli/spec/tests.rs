@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::{SpecFlags, environment};
-use crate::api::wire::container::Spec;
+use crate::wire::container::Spec;
 
 #[derive(Parser)]
 #[command(disable_help_flag = true)]

@@ -344,9 +344,8 @@ fn bad(entry: &[u8], reason: &str) -> ImageError {
 
 /// Keeps a warning, unless there are many already.
 fn warn(warnings: &mut Vec<String>, text: impl FnOnce() -> String) {
-    match warnings.len() {
-        0..WARNINGS_MAX => warnings.push(text()),
-        _ => {}
+    if warnings.len() < WARNINGS_MAX {
+        warnings.push(text());
     }
 }
 

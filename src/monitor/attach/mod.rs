@@ -348,17 +348,23 @@ impl Clients {
         }
     }
 
-    /// The payload has ended: every client gets the code as soon as it has all of the output.
-    pub fn dismiss(&mut self, code: i32) {
-        // Those who came at the last moment count as clients.
-        let before = self.list.len();
+    /// Accepts who waits at the socket, and hears what they want; for the moment at which the payload has ended.
+    pub fn welcome(&mut self) {
         loop {
             let count = self.list.len();
             self.accept();
-            if self.list.len() == count || self.list.len() > before + CLIENTS_MAX {
+            if self.list.len() == count {
                 break;
             }
         }
+        for client in &mut self.list {
+            client.control();
+        }
+        self.forget_gone();
+    }
+
+    /// The payload has ended: every client gets the code as soon as it has all of the output.
+    pub fn dismiss(&mut self, code: i32) {
         for client in &mut self.list {
             if client.leaving.is_none() {
                 client.leaving = Some(code);

@@ -125,7 +125,8 @@ mod tests {
     fn allowed(rules: &[LinuxDeviceCgroup], kind: i32, major: u64, minor: u64, access: i32) -> bool {
         let code = program(rules);
         let mut registers = [0u64; 8];
-        let context = [(u64::from(access.unsigned_abs()) << 16) | u64::from(kind.unsigned_abs()), major, minor];
+        let context =
+            [(u64::from(access.unsigned_abs()) << 16) | u64::from(kind.unsigned_abs()), major, minor];
         let mut at = 0usize;
         loop {
             let BpfInstruction { code: operation, registers: pair, offset, immediate } = code[at];

@@ -38,8 +38,8 @@ impl Hierarchy {
 /// The hierarchies of this host, from the caller's mount table.
 pub(crate) fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
     let path = PathBuf::from("/proc/self/mountinfo");
-    let table = std::fs::read_to_string(&path)
-        .map_err(|source| CgroupError::File { what: "read", path, source })?;
+    let table =
+        std::fs::read_to_string(&path).map_err(|source| CgroupError::File { what: "read", path, source })?;
     let hierarchies = parse(&table);
     if hierarchies.is_empty() {
         return Err(CgroupError::NotMounted);
@@ -58,17 +58,8 @@ pub(super) fn layout_of(hierarchies: &[Hierarchy]) -> Layout {
 }
 
 /// Options of a v1 mount that are neither controllers nor a name.
-const OPTIONS: [&str; 9] = [
-    "rw",
-    "ro",
-    "none",
-    "all",
-    "noprefix",
-    "clone_children",
-    "xattr",
-    "favordynmods",
-    "cpuset_v2_mode",
-];
+const OPTIONS: [&str; 9] =
+    ["rw", "ro", "none", "all", "noprefix", "clone_children", "xattr", "favordynmods", "cpuset_v2_mode"];
 
 /// Reads the cgroup mounts out of a `mountinfo` table (proc_pid_mountinfo(5)). The first mount of a hierarchy
 /// counts, and only one that shows its root.

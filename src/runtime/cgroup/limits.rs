@@ -178,8 +178,7 @@ const V2_CONTROLLERS: [&str; 9] =
 fn unified_setting(key: &str, value: &str) -> Result<Setting, CgroupError> {
     let refused = || CgroupError::UnifiedKey { key: key.to_owned() };
     let (controller, _) = key.split_once('.').ok_or_else(refused)?;
-    let controller =
-        *V2_CONTROLLERS.iter().find(|known| **known == controller).ok_or_else(refused)?;
+    let controller = *V2_CONTROLLERS.iter().find(|known| **known == controller).ok_or_else(refused)?;
     if key.contains('/') {
         return Err(refused());
     }
@@ -317,10 +316,7 @@ mod tests {
         check(r#"{"pids":{"limit":-1}}"#, &[("pids.max", "max")], &[("pids.max", "max")]);
         check(
             r#"{"blockIO":{"weight":500,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1000}]}}"#,
-            &[
-                ("blkio.bfq.weightblkio.weight", "500"),
-                ("blkio.throttle.read_bps_device", "8:0 1000"),
-            ],
+            &[("blkio.bfq.weightblkio.weight", "500"), ("blkio.throttle.read_bps_device", "8:0 1000")],
             &[("io.weightio.bfq.weight", "default 4950"), ("io.max", "8:0 rbps=1000")],
         );
     }
@@ -335,8 +331,7 @@ mod tests {
     #[test]
     fn unified_keys_are_files_of_controllers_only() {
         for bad in ["cgroup.procs", "memory/../cgroup.procs", "memory", "memory.x/../../y"] {
-            let resources =
-                serde_json::from_str(&format!(r#"{{"unified":{{"{bad}":"1"}}}}"#)).unwrap();
+            let resources = serde_json::from_str(&format!(r#"{{"unified":{{"{bad}":"1"}}}}"#)).unwrap();
             assert!(matches!(v2(&resources), Err(CgroupError::UnifiedKey { .. })), "{bad}");
             assert!(matches!(v1(&resources), Err(CgroupError::UnifiedOnV1 { .. })), "{bad}");
         }

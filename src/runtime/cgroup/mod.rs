@@ -314,7 +314,11 @@ impl Cgroup {
     pub(super) fn entrance_beside(&self, leader: i32) -> Result<Entrance, CgroupError> {
         let mut entrance = self.entrance()?;
         let path = PathBuf::from(format!("/proc/{leader}/cgroup"));
-        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File { what: "read", path, source })?;
+        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File {
+            what: "read",
+            path,
+            source,
+        })?;
         let own = table.lines().find_map(|line| line.strip_prefix("0::/"));
         if let (Some(own), Some(hierarchy)) =
             (own, self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2))
@@ -660,10 +664,8 @@ fn inherit_cpuset(directory: &Path) -> Result<(), CgroupError> {
 fn enable_controllers(hierarchy: &Hierarchy, relative: &Path, wanted: &[&str]) {
     let Ok(available) = read(&hierarchy.mount.join("cgroup.controllers")) else { return };
     let useful = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
-    let controllers: Vec<&str> = available
-        .split_whitespace()
-        .filter(|name| useful.contains(name) || wanted.contains(name))
-        .collect();
+    let controllers: Vec<&str> =
+        available.split_whitespace().filter(|name| useful.contains(name) || wanted.contains(name)).collect();
     if controllers.is_empty() {
         return;
     }
@@ -707,11 +709,7 @@ fn attach_device_program(directory: &Path, rules: &[LinuxDeviceCgroup]) -> io::R
         Ok(ids) if ids.len() == 1 => Some(syscall::bpf_program_by_id(ids[0])?),
         _ => None,
     };
-    syscall::bpf_attach_device_program(
-        cgroup.as_fd(),
-        program.as_fd(),
-        replaced.as_ref().map(AsFd::as_fd),
-    )?;
+    syscall::bpf_attach_device_program(cgroup.as_fd(), program.as_fd(), replaced.as_ref().map(AsFd::as_fd))?;
     Ok(())
 }
 
@@ -801,28 +799,4 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_that_are_no_cgroup_are_refused() {
-        for path in ["", "/", "/a/../b", "..", "/a\nb", "slice:prefix:name"] {
-            assert!(matches!(Cgroup::open(path), Err(CgroupError::Path { .. })), "{path:?}");
-        }
-        assert_eq!(Cgroup::open("/dormouse//x").unwrap().relative, Path::new("dormouse/x"));
-    }
-
-    #[test]
-    fn device_rules_are_written_in_v1s_words() {
-        let rules: Vec<String> =
-            crate::runtime::defaults::device_rules().iter().take(4).map(v1_device_rule).collect();
-        assert_eq!(rules, ["a *:* rwm", "c *:* m", "b *:* m", "c 1:3 rwm"]);
-    }
-
-    #[test]
-    fn keyed_files_are_read_by_their_keys() {
-        assert_eq!(keyed("populated 1\nfrozen 0\n", "frozen"), Some(0));
-        assert_eq!(keyed("oom_kill_disable 0\noom_kill 3\n", "oom_kill"), Some(3));
-        assert_eq!(keyed("a 1", "b"), None);
-    }
-}
+mod tests;

@@ -21,13 +21,19 @@ const INSTRUCTIONS_MAX: usize = 4096;
 /// The bit that marks a call of the x32 interface.
 const X32_BIT: u32 = 0x4000_0000;
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const JUMP_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-const JUMP_GREATER_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+/// An instruction's code, which has 16 bits.
+#[allow(clippy::cast_possible_truncation)] // all codes of linux/bpf_common.h are below 256
+const fn code(parts: u32) -> u16 {
+    parts as u16
+}
+
+const LOAD: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+const RETURN: u16 = code(libc::BPF_RET | libc::BPF_K);
+const JUMP: u16 = code(libc::BPF_JMP | libc::BPF_JA);
+const JUMP_EQUAL: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+const JUMP_GREATER: u16 = code(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K);
+const JUMP_GREATER_EQUAL: u16 = code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K);
+const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
 
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
@@ -87,7 +93,8 @@ pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_fil
     }
     let mut program = Program::default();
     program.prologue(architecture, default);
-    let numbers: Vec<(u32, Vec<Rule>)> = calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
+    let numbers: Vec<(u32, Vec<Rule>)> =
+        calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
     program.search(&numbers, default);
     let instructions = program.code.len();
     if instructions > INSTRUCTIONS_MAX {
@@ -98,7 +105,8 @@ pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_fil
 
 /// Those with conditions first; of the others only the first counts.
 fn settle(rules: Vec<Rule>) -> Vec<Rule> {
-    let (mut conditional, plain): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| !rule.conditions.is_empty());
+    let (mut conditional, plain): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|rule| !rule.conditions.is_empty());
     conditional.extend(plain.into_iter().next());
     conditional
 }
@@ -106,7 +114,9 @@ fn settle(rules: Vec<Rule>) -> Vec<Rule> {
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, SeccompError> {
     let errno = errno.unwrap_or(libc::EPERM.cast_unsigned()) & 0xffff;
     Ok(match action {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
+            libc::SECCOMP_RET_KILL_THREAD
+        }
         LinuxSeccompAction::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         LinuxSeccompAction::ScmpActTrap => libc::SECCOMP_RET_TRAP,
         LinuxSeccompAction::ScmpActErrno => libc::SECCOMP_RET_ERRNO | errno,
@@ -334,7 +344,8 @@ mod tests {
         for name in ["read", "write", "execve", "clone", "openat2", "io_setup", "futex", "exit_group"] {
             assert_eq!(decide(name, none), ALLOW, "{name}");
         }
-        for name in ["kexec_load", "open_by_handle_at", "init_module", "settimeofday", "bpf", "acct", "iopl"] {
+        for name in ["kexec_load", "open_by_handle_at", "init_module", "settimeofday", "bpf", "acct", "iopl"]
+        {
             assert_eq!(decide(name, none), errno(libc::EPERM), "{name}");
         }
         assert_eq!(decide("socket", [2, 1, 0, 0, 0, 0]), ALLOW);

@@ -54,7 +54,9 @@ const NETLINK_AUDIT: u64 = 9;
 /// The profile of a container that has `capabilities` and no profile of its own.
 pub fn default_profile(capabilities: &[Capability]) -> LinuxSeccomp {
     let has = |wanted: &str| {
-        capabilities.iter().any(|have| serde_json::to_value(have).is_ok_and(|name| name.as_str() == Some(wanted)))
+        capabilities
+            .iter()
+            .any(|have| serde_json::to_value(have).is_ok_and(|name| name.as_str() == Some(wanted)))
     };
     let mut rules = vec![
         json!({"names": tables::ALLOWED, "action": "SCMP_ACT_ALLOW"}),

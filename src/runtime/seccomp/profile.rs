@@ -62,9 +62,13 @@ impl Condition {
 pub fn profile_from_json(profile: &Value, capabilities: &[Capability]) -> Result<LinuxSeccomp, SeccompError> {
     let profile = Profile::deserialize(profile)?;
     let has = |wanted: &String| {
-        capabilities.iter().any(|have| serde_json::to_value(have).is_ok_and(|name| name.as_str() == Some(wanted)))
+        capabilities
+            .iter()
+            .any(|have| serde_json::to_value(have).is_ok_and(|name| name.as_str() == Some(wanted)))
     };
-    let here = |arch: &String| matches!((arch.as_str(), std::env::consts::ARCH), ("amd64", "x86_64") | ("arm64", "aarch64"));
+    let here = |arch: &String| {
+        matches!((arch.as_str(), std::env::consts::ARCH), ("amd64", "x86_64") | ("arm64", "aarch64"))
+    };
     let mut rules = Vec::new();
     for rule in profile.syscalls {
         let included = rule.includes.caps().iter().all(has)

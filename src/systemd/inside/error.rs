@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::zbus_or_late;
+use super::bus::BusError;
 
 /// Errors of [`crate::systemd::inside`]. Texts that come from inside are cut and cleaned of control characters.
 #[derive(Debug, thiserror::Error)]
@@ -83,46 +83,53 @@ pub enum InsideError {
     },
 }
 
+/// How a call fails, before anybody has looked at what that means.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The connection, or what came over it.
+    Bus(BusError),
+    /// An error as answer.
+    Refused {
+        /// The D-Bus error's name.
+        name: String,
+        /// systemd's words.
+        text: String,
+    },
+    /// No answer to this method in time.
+    Late(&'static str),
+}
+
 impl InsideError {
-    /// Reads an error that has nothing to do with a certain unit.
-    pub(super) fn from_connection(error: zbus::Error) -> Self {
+    pub(super) fn from_bus(error: BusError) -> Self {
         match error {
-            zbus::Error::InputOutput(source) => {
-                Self::Unreachable { source: io::Error::new(source.kind(), clean(&source.to_string())) }
-            }
-            error => Self::Protocol { reason: clean(&error.to_string()) },
+            BusError::Broken(source) => Self::Unreachable { source },
+            BusError::Nonsense(reason) => Self::Protocol { reason: clean(&reason) },
         }
     }
 
-    pub(super) fn from_call(error: zbus_or_late::Error) -> Self {
+    /// Reads an error of a call that has nothing to do with a certain unit.
+    pub(super) fn from_call(error: CallError) -> Self {
         match error {
-            zbus_or_late::Error::Late(what) => Self::Timeout { what },
-            zbus_or_late::Error::Bus(error) => Self::from_connection(error),
+            CallError::Bus(error) => Self::from_bus(error),
+            CallError::Late(what) => Self::Timeout { what },
+            CallError::Refused { name, text } => {
+                Self::Protocol { reason: clean(&format!("it answers {name}: {text}")) }
+            }
         }
     }
 
     /// Reads an error of a call for one unit.
-    pub(super) fn from_unit_call(unit: &str, error: zbus_or_late::Error) -> Self {
-        let (name, detail) = match error {
-            zbus_or_late::Error::Bus(zbus::Error::MethodError(name, detail, _)) => {
-                (name.to_string(), detail.unwrap_or_default())
-            }
-            zbus_or_late::Error::Bus(zbus::Error::FDO(error)) => {
-                let name = zbus::DBusError::name(error.as_ref()).to_string();
-                (name, error.to_string())
-            }
-            error => return Self::from_call(error),
-        };
+    pub(super) fn from_unit_call(unit: &str, error: CallError) -> Self {
         let unit = unit.to_owned();
-        match name.as_str() {
-            "org.freedesktop.systemd1.NoSuchUnit" => Self::NoSuchUnit { unit },
-            _ => Self::Refused { unit, error: clean(&name), reason: clean(&detail) },
+        match error {
+            CallError::Refused { name, .. } if name == "org.freedesktop.systemd1.NoSuchUnit" => {
+                Self::NoSuchUnit { unit }
+            }
+            CallError::Refused { name, text } => {
+                Self::Refused { unit, error: clean(&name), reason: clean(&text) }
+            }
+            error => Self::from_call(error),
         }
-    }
-
-    /// What was expected in a message was not there.
-    pub(super) fn malformed(error: impl std::fmt::Display) -> Self {
-        Self::Protocol { reason: clean(&error.to_string()) }
     }
 }
 

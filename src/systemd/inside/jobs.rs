@@ -1,13 +1,16 @@
 //! Ordering jobs, and waiting for their end.
 
-use std::{num::NonZeroUsize, pin::Pin, time::Duration};
+use std::time::Duration;
 
-use zbus::{MatchRule, MessageStream, OwnedObjectPath, export::futures_core::Stream, message::Type};
+use zbus::OwnedObjectPath;
 
-use super::{InsideError, MANAGER, Manager, error::clean, names::normalise_unit_name, units::body};
-
-/// Ends of other units' jobs that may be waiting to be looked at.
-const QUEUED_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
+use super::{
+    InsideError, MANAGER, MANAGER_PATH, Manager,
+    bus::{BusError, Incoming},
+    call,
+    error::clean,
+    names::normalise_unit_name,
+};
 
 /// Ends of other units' jobs that come before the answer to the order.
 const EARLY_MAX: usize = 10_000;
@@ -43,46 +46,34 @@ impl Manager {
     /// not even begin (a masked unit, a reload of what has no reload); [`InsideError::NoSuchUnit`].
     pub async fn run_job(&self, kind: JobKind, unit: &str, wait: Duration) -> Result<(), InsideError> {
         let unit = normalise_unit_name(unit)?;
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .interface(MANAGER)
-            .member("JobRemoved")
-            .build()
-            .map_err(InsideError::malformed)?;
-        // Before the order: a job can end before its order's answer is here. To connections like this one systemd
-        // sends all signals; there is nothing to subscribe to.
-        let mut ends = MessageStream::for_match_rule(rule, &self.connection, Some(QUEUED_MAX))
-            .await
-            .map_err(InsideError::from_connection)?;
+        let mut bus = self.bus.lock().await;
+        // A job can end before its order's answer is here. To connections like this one systemd sends all signals;
+        // there is nothing to subscribe to.
         let mut early = Vec::new();
         let arguments = (unit.clone(), "replace");
-        let order = self.call(kind.method(), &arguments);
-        tokio::pin!(order);
-        // The queue of ends is emptied while waiting for the answer, for a full one would hold the answer back.
-        let answer = loop {
-            if early.len() > EARLY_MAX {
-                return Err(InsideError::malformed("jobs end without end"));
+        let answer = call(&mut bus, MANAGER_PATH, MANAGER, kind.method(), &arguments, |message| {
+            if early.len() >= EARLY_MAX {
+                return Err(BusError::Nonsense("jobs end without end".to_owned()));
             }
-            tokio::select! {
-                end = next(&mut ends) => early.push(job_end(end?)?),
-                answer = &mut order => break answer,
-            }
-        };
-        let answer = answer.map_err(|error| InsideError::from_unit_call(&unit, error))?;
-        let job: OwnedObjectPath = body(&answer)?;
+            early.extend(job_end(&message)?);
+            Ok(())
+        });
+        let answer = answer.await.map_err(|error| InsideError::from_unit_call(&unit, error))?;
+        let (job,): (OwnedObjectPath,) = answer.body().map_err(InsideError::from_bus)?;
         let result = async {
             if let Some((_, result)) = early.into_iter().find(|(ended, _)| *ended == job) {
                 return Ok(result);
             }
             loop {
-                let (ended, result) = job_end(next(&mut ends).await?)?;
-                if ended == job {
+                if let Some((ended, result)) = job_end(&bus.next().await?)?
+                    && ended == job
+                {
                     return Ok(result);
                 }
             }
         };
         let result = match tokio::time::timeout(wait, result).await {
-            Ok(result) => result?,
+            Ok(result) => result.map_err(InsideError::from_bus)?,
             Err(_) => return Err(InsideError::JobTimeout { unit, waited: wait }),
         };
         if result == "done" { Ok(()) } else { Err(InsideError::JobFailed { unit, result: clean(&result) }) }
@@ -104,15 +95,11 @@ impl Manager {
     }
 }
 
-async fn next(stream: &mut MessageStream) -> Result<zbus::Message, InsideError> {
-    match std::future::poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await {
-        Some(message) => message.map_err(InsideError::from_connection),
-        None => Err(InsideError::Unreachable { source: std::io::ErrorKind::ConnectionReset.into() }),
+/// Reads the signal JobRemoved: id, job, unit, result; `None` for any other message.
+fn job_end(message: &Incoming) -> Result<Option<(OwnedObjectPath, String)>, BusError> {
+    if !message.is_signal("JobRemoved") {
+        return Ok(None);
     }
-}
-
-/// Reads the signal JobRemoved: id, job, unit, result.
-fn job_end(signal: zbus::Message) -> Result<(OwnedObjectPath, String), InsideError> {
-    let (_, job, _, result): (u32, OwnedObjectPath, String, String) = body(&signal)?;
-    Ok((job, result))
+    let (_, job, _, result): (u32, OwnedObjectPath, String, String) = message.body()?;
+    Ok(Some((job, result)))
 }

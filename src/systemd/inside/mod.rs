@@ -1,11 +1,14 @@
 //! A client of the systemd that is PID 1 of a container.
 //!
-//! systemd listens at `/run/systemd/private`, without any help of the image, and speaks D-Bus there, peer to peer.
-//! The path is the payload's to change, so it is looked up below the container's root, and whoever answers must be
-//! the container's PID 1 ([`socket`]). What it says is still a stranger's: everything has a time-out and a size.
+//! systemd listens at `/run/systemd/private`, without any help of the image, and speaks D-Bus there, peer to peer
+//! (`bus`). The path is the payload's to change, so it is looked up below the container's root, and whoever answers
+//! must be the container's PID 1 (`socket`); that in turn only answers to whom it sees (`enter`). What it says is
+//! still a stranger's: everything has a time-out and a size.
 //!
 //! Works with the interface as systemd 252 has it (Debian 12); checked with 257 (Debian 13).
 
+mod bus;
+mod enter;
 mod error;
 mod jobs;
 mod names;
@@ -14,8 +17,13 @@ mod units;
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
-use zbus::{DynamicType, export::serde::Serialize, message::Message};
+use tokio::sync::Mutex;
+use zbus::{DynamicType, export::serde::Serialize};
 
+use self::{
+    bus::{Bus, Incoming},
+    error::CallError,
+};
 pub use self::{
     error::InsideError,
     jobs::JobKind,
@@ -29,11 +37,13 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// A connection to the systemd inside a container. Dropping it closes it; a dropped call is forgotten, but a job that
-/// was already ordered goes on.
+/// A connection to the systemd inside a container. Dropping it closes it.
+///
+/// Calls on one connection wait for one another, a job's end included; who wants them side by side makes several.
+/// A call whose future is dropped is forgotten, but a job that was already ordered goes on.
 #[derive(Debug)]
 pub struct Manager {
-    connection: zbus::Connection,
+    bus: Mutex<Bus>,
 }
 
 impl Manager {
@@ -45,14 +55,13 @@ impl Manager {
     /// [`InsideError::NotRunning`] if the process has ended; [`InsideError::NotSystemd`] if there is no socket (also in
     /// the first moments of a boot); [`InsideError::UserNamespace`] for containers with a user namespace of their own.
     pub async fn connect(leader: i32, leader_pidfd: BorrowedFd<'_>) -> Result<Self, InsideError> {
-        let stream = socket::connect(leader, leader_pidfd)?;
-        let build = zbus::connection::Builder::socket(socket::Bounded::new(stream)).p2p().build();
-        let connection = within("the greeting", build).await?.map_err(InsideError::from_connection)?;
-        Ok(Self { connection })
+        let stream = socket::connect(leader, leader_pidfd).await?;
+        let bus = within("the greeting", Bus::greet(stream)).await?.map_err(InsideError::from_bus)?;
+        Ok(Self { bus: Mutex::new(bus) })
     }
 
     /// Calls a method of the manager object.
-    async fn call<B>(&self, method: &'static str, body: &B) -> Result<Message, zbus_or_late::Error>
+    async fn call<B>(&self, method: &'static str, body: &B) -> Result<Incoming, CallError>
     where
         B: Serialize + DynamicType,
     {
@@ -65,32 +74,48 @@ impl Manager {
         interface: &str,
         method: &'static str,
         body: &B,
-    ) -> Result<Message, zbus_or_late::Error>
+    ) -> Result<Incoming, CallError>
     where
         B: Serialize + DynamicType,
     {
-        // A peer to peer connection has no bus to route by destination.
-        let call = self.connection.call_method(None::<&str>, path, Some(interface), method, body);
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(reply) => reply.map_err(zbus_or_late::Error::Bus),
-            Err(_) => Err(zbus_or_late::Error::Late(method)),
+        let mut bus = self.bus.lock().await;
+        call(&mut bus, path, interface, method, body, |_| Ok(())).await
+    }
+}
+
+/// Calls a method and waits for its answer; what comes before that goes to `passing`.
+async fn call<B>(
+    bus: &mut Bus,
+    path: &str,
+    interface: &str,
+    method: &'static str,
+    body: &B,
+    mut passing: impl FnMut(Incoming) -> Result<(), bus::BusError>,
+) -> Result<Incoming, CallError>
+where
+    B: Serialize + DynamicType,
+{
+    let answer = async {
+        let serial = bus.send(path, interface, method, body).await?;
+        loop {
+            let message = bus.next().await?;
+            if message.answers(serial) {
+                return Ok(message);
+            }
+            passing(message)?;
         }
+    };
+    let answer = match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(CallError::Bus)?,
+        Err(_) => return Err(CallError::Late(method)),
+    };
+    match answer.error() {
+        Some((name, text)) => Err(CallError::Refused { name: name.to_owned(), text }),
+        None => Ok(answer),
     }
 }
 
 /// Waits for something at most as long as an answer may take.
 async fn within<T>(what: &'static str, future: impl Future<Output = T>) -> Result<T, InsideError> {
     tokio::time::timeout(CALL_TIMEOUT, future).await.map_err(|_| InsideError::Timeout { what })
-}
-
-/// The two ways in which a call fails before anybody has looked at what the error means.
-mod zbus_or_late {
-    /// See the module.
-    #[derive(Debug)]
-    pub(in super::super) enum Error {
-        /// zbus's error: a refusal, a broken connection or a broken message.
-        Bus(zbus::Error),
-        /// No answer to this method in time.
-        Late(&'static str),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use zbus::{OwnedObjectPath, OwnedVariant, message::Message};
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use super::{
     InsideError, MANAGER, MANAGER_PATH, Manager, PROPERTIES,
@@ -123,7 +123,7 @@ impl Manager {
         }
         let arguments = (&filter.states, &patterns);
         let reply = self.call("ListUnitsByPatterns", &arguments).await.map_err(InsideError::from_call)?;
-        let listed: Vec<ListedUnit> = body(&reply)?;
+        let (listed,): (Vec<ListedUnit>,) = reply.body().map_err(InsideError::from_bus)?;
         let mut units: Vec<_> = listed
             .into_iter()
             .map(|(name, description, load_state, active_state, sub_state, _, _, job_id, job_type, _)| {
@@ -150,7 +150,7 @@ impl Manager {
             .call("LoadUnit", &(&unit,))
             .await
             .map_err(|error| InsideError::from_unit_call(&unit, error))?;
-        let path: OwnedObjectPath = body(&reply)?;
+        let (path,): (OwnedObjectPath,) = reply.body().map_err(InsideError::from_bus)?;
         let generic = self.properties(path.as_str(), "org.freedesktop.systemd1.Unit").await?;
         let info = UnitInfo {
             name: required(&generic, "Id")?,
@@ -195,16 +195,8 @@ impl Manager {
     async fn properties(&self, path: &str, interface: &str) -> Result<Properties, InsideError> {
         let reply =
             self.call_on(path, PROPERTIES, "GetAll", &(interface,)).await.map_err(InsideError::from_call)?;
-        body(&reply)
+        reply.body().map(|(properties,)| properties).map_err(InsideError::from_bus)
     }
-}
-
-/// Reads the content of a reply.
-pub(super) fn body<T>(reply: &Message) -> Result<T, InsideError>
-where
-    T: zbus::export::serde::de::DeserializeOwned + zbus::zvariant::Type,
-{
-    reply.body().deserialize().map_err(InsideError::malformed)
 }
 
 fn get<T: TryFrom<OwnedVariant>>(properties: &Properties, key: &str) -> Option<T> {

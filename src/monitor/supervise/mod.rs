@@ -1,65 +1,36 @@
-//! The monitor's one loop: what happens to a payload between its start and its last end.
-//!
-//! Nothing in it blocks but poll(2): clients and the payload are read and written only as far as it goes, logs never
-//! wait for space. The order in a turn is: control first (clients, sizes), then output, then ends, so that
-//! who attached before the payload ended sees its output.
+//! What happens to a payload between its start and its last end; the loop itself is in [`turn`].
+
+mod turn;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::WaitOptions;
 
-use super::attach::{Clients, Control, Streams, Typed};
+use self::turn::Until;
+use super::attach::{Clients, Streams};
 use super::config::{MonitorConfig, Notify, RuntimeChoice, STOP_REQUESTED};
 use super::events::{Action, Events};
 use super::launch::{self, Failure};
 use super::log::{Log, Stream};
 use super::notify::Notifier;
-use super::payload::{Output, Payload};
+use super::payload::Payload;
 use super::restart::{Outcome, Restarts};
 use super::state::{Phase, ProcessRef, RunState};
-use super::{external, sys};
+use super::{adopt, external, sys};
 use crate::runtime::Cgroup;
 
 /// How much output is read at a time. It is touched memory for the container's whole life, so it is small.
 const BUFFER_BYTES: usize = 16 * 1024;
 /// A payload that lives this long is worth the time that making the monitor small takes.
-const SHRINK_AFTER: Duration = Duration::from_millis(250);
-/// Status lines are written to the state file no more often than this.
-const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+const SHRINK_AFTER_START: Duration = Duration::from_millis(250);
 /// A state that could not be written is tried again after this.
 const STORE_RETRY: Duration = Duration::from_secs(1);
-/// No more notifications are read in one turn, so that a payload that floods its socket is still supervised.
-const NOTIFICATIONS_PER_TURN: usize = 32;
 /// The code that clients get if the payload's own is unknown.
 const UNKNOWN_CODE: i32 = 255;
-
-/// Why the loop ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    PayloadEnded,
-    Deadline(Instant),
-    ClientsLeft,
-}
-
-/// What a turn waits for, beside the descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Signals,
-    Notifications,
-    StopRequest,
-    Listener,
-    Control(usize),
-    Output(Stream),
-    Input,
-    Typed(usize),
-    Delivery(usize, Stream),
-}
 
 /// Supervises one container.
 #[derive(Debug)]
@@ -72,6 +43,10 @@ pub struct Supervisor {
     clients: Clients,
     notifier: Option<Notifier>,
     signals: SignalFd,
+    /// Held for as long as this process lives: one monitor per container.
+    _lock: OwnedFd,
+    /// The payload is no child of this process.
+    adopted: bool,
     payload: Option<Payload>,
     outcome: Option<Outcome>,
     /// SIGTERM came: no more restarts.
@@ -106,12 +81,43 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// Takes over a container that runs although its monitor has died.
+    ///
+    /// # Errors
+    /// A [`Failure`] to be reported to the one who waits; the container is as it was then.
+    pub fn adopt(run_dir: &Path, config: MonitorConfig) -> Result<Self, Failure> {
+        let no_container = || Failure {
+            step: "adopt".into(),
+            errno: libc::ESRCH,
+            message: "cannot take the container over: it does not run".into(),
+        };
+        let state = RunState::load(run_dir)
+            .map_err(|error| Failure::new("adopt", None, &error))?
+            .filter(|state| state.phase == Phase::Running)
+            .ok_or_else(no_container)?;
+        let state = RunState { monitor: own_reference()?, ..state };
+        let mut supervisor = Self::with_state(run_dir, config, state, None)?;
+        supervisor.adopted = true;
+        let io = |error: io::Error| Failure::io("adopt", "take the payload's streams over", &error);
+        match adopt::find(&supervisor.state).map_err(io)? {
+            Some(launched) => {
+                supervisor.payload = Some(Payload::new(launched, supervisor.config.stdin_open).map_err(io)?);
+            }
+            // It ended while nobody watched; what follows an end still has to be done.
+            None => supervisor.outcome = Some(Outcome::unknown()),
+        }
+        supervisor.shrink_at = Some(Instant::now() + SHRINK_AFTER_START);
+        supervisor.store();
+        Ok(supervisor)
+    }
+
     fn with_state(
         run_dir: &Path,
         config: MonitorConfig,
         state: RunState,
         first_client: Option<Streams>,
     ) -> Result<Self, Failure> {
+        let lock = lock(run_dir)?;
         let signals = watch_signals().map_err(|error| Failure::io("signals", "watch signals", &error))?;
         let log = Log::open(&config).map_err(|error| Failure::new("log", None, &error))?;
         let mut clients = Clients::bind(run_dir)
@@ -135,6 +141,8 @@ impl Supervisor {
             clients,
             notifier,
             signals,
+            _lock: lock,
+            adopted: false,
             payload: None,
             outcome: None,
             terminated: false,
@@ -167,15 +175,18 @@ impl Supervisor {
                     ready_at_usec: self.notifier.is_none().then_some(now),
                     restarts: self.state.restarts,
                     warnings,
+                    pipes: payload.pipes(),
                     // Without a keeper the payload runs as well, only not beyond its monitor.
                     keeper: payload.start_keeper().ok().flatten(),
                     ..RunState::starting(self.state.monitor, self.config.cgroup.clone())
                 };
                 self.payload = Some(payload);
+                self.adopted = false;
                 self.outcome = None;
                 self.started = Instant::now();
-                self.shrink_at = Some(self.started + SHRINK_AFTER);
+                self.shrink_at = Some(self.started + SHRINK_AFTER_START);
                 self.store();
+                self.events.write(now, Action::Start, None);
                 Ok(())
             }
             Err(failure) => {
@@ -195,11 +206,10 @@ impl Supervisor {
     /// # Errors
     /// What poll(2) says, which leaves the payload running unsupervised.
     pub fn run(&mut self) -> io::Result<()> {
-        self.events.write(now_usec(), Action::Start, None);
         let mut restarts = Restarts::new(self.config.restart);
         loop {
             self.turn_until(Until::PayloadEnded)?;
-            let outcome = self.outcome.take().unwrap_or(Outcome { code: None, signal: None, reboot: false });
+            let outcome = self.outcome.take().unwrap_or(Outcome::unknown());
             let ran = self.started.elapsed();
             self.finish_run(outcome);
             let next = if self.stop_requested() { None } else { restarts.next(outcome, ran) };
@@ -231,9 +241,7 @@ impl Supervisor {
                 }
             }
         }
-        self.start()?;
-        self.events.write(now_usec(), Action::Start, None);
-        Ok(())
+        self.start()
     }
 
     /// Takes the last output, and what is left of the container, after the payload's end.
@@ -243,6 +251,8 @@ impl Supervisor {
         if let Some(cgroup) = &cgroup {
             self.state.oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
         }
+        // Who came at the last moment sees the last output.
+        self.clients.welcome();
         // With a pid namespace of its own, everybody is gone already.
         self.clean_up_container();
         if let Some(mut payload) = self.payload.take() {
@@ -252,6 +262,7 @@ impl Supervisor {
         }
         self.state.init = None;
         self.state.keeper = None;
+        self.state.pipes = None;
         self.state.finished_at_usec = Some(now_usec());
         self.state.exit_code = outcome.code;
         self.state.exit_signal = outcome.signal;
@@ -274,11 +285,14 @@ impl Supervisor {
     /// Ends what processes are left and removes the cgroup, and what an external runtime has made.
     fn clean_up_container(&self) {
         // Whatever cannot be removed here is found by the engine, which knows the container's cgroup.
-        if let Ok(cgroup) = Cgroup::open(&self.config.cgroup) {
+        let cgroup = Cgroup::open(&self.config.cgroup).ok();
+        if let Some(cgroup) = &cgroup {
             let _ = cgroup.kill_all(libc::SIGKILL);
-            if let RuntimeChoice::External { program } = &self.config.runtime {
-                external::clean_up(program, &self.run_dir, &self.config.id);
-            }
+        }
+        if let RuntimeChoice::External { program } = &self.config.runtime {
+            external::clean_up(program, &self.run_dir, &self.config.id);
+        }
+        if let Some(cgroup) = &cgroup {
             let _ = cgroup.remove();
         }
     }
@@ -349,216 +363,6 @@ impl Supervisor {
         }
         self.clients.deliver(stream, data);
     }
-
-    fn turn_until(&mut self, until: Until) -> io::Result<()> {
-        loop {
-            self.clients.forget_gone();
-            match until {
-                Until::PayloadEnded if self.outcome.is_some() => return Ok(()),
-                Until::ClientsLeft if self.clients.list.is_empty() => return Ok(()),
-                Until::Deadline(at) if at <= Instant::now() || self.stop_requested() => return Ok(()),
-                _ => {}
-            }
-            let deadline = match until {
-                Until::Deadline(at) => Some(at),
-                _ => None,
-            };
-            self.turn(deadline)?;
-        }
-    }
-
-    /// Waits for something to happen, until `deadline` at most, and handles it.
-    fn turn(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let ready = self.wait(deadline)?;
-        let now = Instant::now();
-        if let Some(payload) = &mut self.payload {
-            payload.tick(now);
-        }
-        if self.shrink_at.is_some_and(|at| at <= now) {
-            self.shrink_at = None;
-            sys::shrink();
-        }
-        for source in ready {
-            self.handle(source);
-        }
-        if self.store_at.is_some_and(|at| at <= now) {
-            self.store();
-        }
-        Ok(())
-    }
-
-    /// The descriptors to wait on, in the order in which they are handled.
-    fn interests(&self) -> Vec<(Source, PollFd<'_>)> {
-        let mut interests = Vec::with_capacity(8);
-        let mut add = |source, fd, flags| interests.push((source, PollFd::from_borrowed_fd(fd, flags)));
-        for (index, client) in self.clients.list.iter().enumerate() {
-            if let Some(socket) = client.socket() {
-                add(Source::Control(index), socket, PollFlags::IN);
-            }
-        }
-        if let Some(listener) = self.clients.listener() {
-            add(Source::Listener, listener, PollFlags::IN);
-        }
-        if let Some(notifier) = &self.notifier {
-            add(Source::Notifications, notifier.as_fd(), PollFlags::IN);
-        }
-        if let Some(watch) = &self.stop_watch {
-            add(Source::StopRequest, watch.as_fd(), PollFlags::IN);
-        }
-        if let Some(payload) = &self.payload {
-            if self.clients.have_room() {
-                for stream in [Stream::Stdout, Stream::Stderr] {
-                    if let Some(fd) = payload.source(stream) {
-                        add(Source::Output(stream), fd, PollFlags::IN);
-                    }
-                }
-            }
-            if let Some(fd) = payload.input_waiting() {
-                add(Source::Input, fd, PollFlags::OUT);
-            }
-        }
-        let wants_input = self.payload.as_ref().is_some_and(Payload::wants_input);
-        for (index, client) in self.clients.list.iter().enumerate() {
-            if let Some(stdin) = client.stdin().filter(|_| wants_input) {
-                add(Source::Typed(index), stdin, PollFlags::IN);
-            }
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                if let Some(fd) = client.waiting(stream) {
-                    add(Source::Delivery(index, stream), fd, PollFlags::OUT);
-                }
-            }
-        }
-        add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
-        interests
-    }
-
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<Source>> {
-        let (sources, mut fds): (Vec<_>, Vec<_>) = self.interests().into_iter().unzip();
-        let tick = self.payload.as_ref().and_then(Payload::next_tick);
-        let timeout = [deadline, tick, self.store_at, self.shrink_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = timeout.map(|t| Timespec::try_from(t).unwrap_or_default());
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready = sources.into_iter().zip(fds.iter().map(PollFd::revents));
-        Ok(ready.filter(|(_, flags)| !flags.is_empty()).map(|(source, _)| source).collect())
-    }
-
-    fn handle(&mut self, source: Source) {
-        match source {
-            Source::Control(index) => {
-                let control = self.clients.list.get_mut(index).map_or(Control::Nothing, |c| c.control());
-                if let (Control::Resize(rows, columns), Some(payload)) = (control, &self.payload) {
-                    payload.resize(rows, columns);
-                }
-            }
-            Source::Listener => self.clients.accept(),
-            Source::Notifications => self.read_notifications(),
-            Source::StopRequest => {
-                let mut events = [0; 1024];
-                if let Some(watch) = &self.stop_watch {
-                    // What happened does not matter: whether the file is there is looked at next.
-                    let _ = rustix::io::read(watch, &mut events);
-                }
-            }
-            Source::Output(stream) => self.read_output(stream),
-            Source::Input => {
-                if let Some(payload) = &mut self.payload {
-                    payload.flush_input();
-                }
-                self.let_inputs_go();
-            }
-            Source::Typed(index) => self.read_typed(index),
-            Source::Delivery(index, stream) => {
-                if let Some(client) = self.clients.list.get_mut(index) {
-                    client.flush(stream);
-                }
-            }
-            Source::Signals => self.read_signals(),
-        }
-    }
-
-    fn read_output(&mut self, stream: Stream) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if let Some(payload) = &mut self.payload
-            && let Output::Bytes(length) = payload.read(stream, &mut buffer)
-        {
-            self.output(stream, &buffer[..length]);
-        }
-        self.buffer = buffer;
-    }
-
-    fn read_typed(&mut self, index: usize) {
-        let Some(payload) = &mut self.payload else { return };
-        // What was typed by another client in this turn may wait already.
-        if !payload.wants_input() {
-            return;
-        }
-        let Some(client) = self.clients.list.get_mut(index) else { return };
-        match client.read(&mut self.buffer) {
-            Typed::Bytes(length) => payload.input(&self.buffer[..length]),
-            Typed::End => payload.end_input(),
-            Typed::Nothing => {}
-        }
-        self.let_inputs_go();
-    }
-
-    /// Closes the clients' stdins when the payload's is closed: who writes into one learns of it.
-    fn let_inputs_go(&mut self) {
-        if self.payload.as_ref().is_some_and(Payload::is_deaf) {
-            self.clients.close_stdins();
-        }
-    }
-
-    fn read_notifications(&mut self) {
-        for _ in 0..NOTIFICATIONS_PER_TURN {
-            let Some(notifier) = &self.notifier else { return };
-            let Some(message) = notifier.receive() else { return };
-            notifier.forward(&message);
-            let mut urgent = false;
-            if message.ready && !self.state.ready {
-                self.state.ready = true;
-                self.state.ready_at_usec = Some(now_usec());
-                urgent = true;
-            }
-            if message.stopping && !self.state.stopping {
-                self.state.stopping = true;
-                urgent = true;
-            }
-            let became_ready = message.ready && urgent;
-            if let Some(text) = message.status
-                && self.state.status_text.as_ref() != Some(&text)
-            {
-                self.state.status_text = Some(text);
-                self.store_at.get_or_insert_with(|| Instant::now() + STATUS_INTERVAL);
-            }
-            if urgent {
-                self.store();
-            }
-            if became_ready {
-                self.events.write(now_usec(), Action::Ready, None);
-            }
-        }
-    }
-
-    fn read_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            if i32::try_from(signal.ssi_signo) == Ok(libc::SIGTERM) {
-                self.terminated = true;
-            }
-        }
-        // One SIGCHLD may stand for several children; orphans of external runtimes come here too.
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if self.payload.as_ref().is_some_and(|p| p.init.pid == pid.as_raw_nonzero().get()) {
-                self.outcome = Some(Outcome::of(status, self.config.systemd_mode));
-            }
-        }
-    }
 }
 
 fn own_reference() -> Result<ProcessRef, Failure> {
@@ -567,6 +371,25 @@ fn own_reference() -> Result<ProcessRef, Failure> {
         errno: 0,
         message: "cannot read /proc/self/stat; mount procfs on /proc".into(),
     })
+}
+
+/// Makes sure that no other monitor supervises this container.
+fn lock(run_dir: &Path) -> Result<OwnedFd, Failure> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(run_dir, flags, Mode::empty())
+        .and_then(|directory| {
+            rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(directory)
+        })
+        .map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => Failure {
+                step: "lock".into(),
+                errno: error.raw_os_error(),
+                message: "another monitor supervises this container".into(),
+            },
+            error => Failure::io("lock", &format!("lock {}", run_dir.display()), &error.into()),
+        })
 }
 
 fn watch_signals() -> io::Result<SignalFd> {
