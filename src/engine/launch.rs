@@ -59,7 +59,9 @@ impl Engine {
         self.clear_last_run(id, &run_dir)?;
         let built = oci::build(self, &container)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
-        let config = self.monitor_config(&container)?;
+        let mut config = self.monitor_config(&container)?;
+        // Without a client it is only open on request, but one that brings its input wants it read.
+        config.stdin_open |= streams.stdin.is_some();
         config.store(&run_dir).map_err(|error| EngineError::Failed {
             attempted: "write the monitor's configuration".to_owned(),
             reason: error.to_string(),

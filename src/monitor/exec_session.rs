@@ -11,21 +11,23 @@
 //! | `X` code (i32, little endian) | it ended with this code, or 128 + signal; last |
 //! | `E` `step\terrno\tmessage` | it did not start; last |
 //!
-//! The session's size is set by whoever has the master. Should this process die, the exec'ed one goes on.
+//! The session's size is set by whoever has the master. Should the other side close the socket, the exec'ed process is
+//! sent SIGHUP; should this process die, the exec'ed one goes on.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxSeccomp, Process};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::WaitOptions;
+use rustix::process::{Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::launch::Failure;
 use super::restart::Outcome;
 use super::{socket, sys};
-use crate::runtime::{self, ExecRequest, Stdio};
+use crate::runtime::{self, ExecRequest, Running, Stdio};
 
 /// What is to be executed, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,12 +62,13 @@ pub fn main() -> ExitCode {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     sys::reset_signals();
     match start(request) {
-        Ok((pid, console)) => {
+        Ok(Running { pid, pidfd, console, .. }) => {
             sys::ignore_signals();
             if let Some(console) = console {
                 send(&result, b"T", &[console.as_fd()]);
             }
             send(&result, &packet(b'P', pid), &[]);
+            hang_up_without_client(&result, &pidfd);
             let code = wait_for(pid);
             send(&result, &packet(b'X', code), &[]);
             ExitCode::SUCCESS
@@ -95,7 +98,7 @@ fn receive_request(socket: &OwnedFd) -> io::Result<Passed> {
     }
 }
 
-fn start(passed: Passed) -> Result<(i32, Option<OwnedFd>), Failure> {
+fn start(passed: Passed) -> Result<Running, Failure> {
     let mut bytes = Vec::new();
     std::fs::File::from(passed.request)
         .read_to_end(&mut bytes)
@@ -123,7 +126,26 @@ fn start(passed: Passed) -> Result<(i32, Option<OwnedFd>), Failure> {
     })?;
     drop(request);
     sys::shrink();
-    Ok((running.pid, running.console))
+    Ok(running)
+}
+
+/// Returns when the process has ended, or has been sent SIGHUP because nobody waits for its result any more.
+fn hang_up_without_client(result: &OwnedFd, process: &OwnedFd) {
+    loop {
+        let mut sources = [PollFd::new(process, PollFlags::IN), PollFd::new(result, PollFlags::empty())];
+        match rustix::event::poll(&mut sources, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            // Without poll(2) the process is only waited for.
+            Err(_) => return,
+            Ok(_) if !sources[0].revents().is_empty() => return,
+            Ok(_) if !sources[1].revents().is_empty() => {
+                // Where it has ended just now there is nobody to tell.
+                let _ = rustix::process::pidfd_send_signal(process, Signal::HUP);
+                return;
+            }
+            Ok(_) => {}
+        }
+    }
 }
 
 fn wait_for(pid: i32) -> i32 {
