@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use common::{Container, Host, answer, assert_refused, messages, wait_until};
+use common::{Host, answer, assert_refused, messages, wait_until};
+use dormouse::varlink::client::Reply;
 use serde_json::{Value, json};
 
 /// A pipe's two ends: to read, to write.
@@ -68,7 +69,8 @@ fn the_log_can_be_cut_by_time() {
 #[test]
 fn a_followed_log_comes_as_it_is_written_and_ends_with_the_container() {
     let Some(host) = Host::new() else { return };
-    let container = host.sh("echo first; read line; echo $line; exit 3").with(json!({"stdinOpen": true})).run();
+    let container =
+        host.sh("echo first; read line; echo $line; exit 3").with(json!({"stdinOpen": true})).run();
     let mut connection = host.connect();
     let parameters = json!({"name": container.name, "follow": true});
     let mut replies = connection.call_more("io.dormouse.Container.Logs", parameters, &[]).unwrap();
@@ -83,7 +85,13 @@ fn a_followed_log_comes_as_it_is_written_and_ends_with_the_container() {
     };
     let attached = std::thread::spawn({
         let (mut connection, name) = (host.connect(), container.name.clone());
-        move || answer(connection.call("io.dormouse.Container.Attach", json!({"name": name, "stdin": 0}), &[stdin.as_fd()]))
+        move || {
+            answer(connection.call(
+                "io.dormouse.Container.Attach",
+                json!({"name": name, "stdin": 0}),
+                &[stdin.as_fd()],
+            ))
+        }
     });
     keyboard.write_all(b"second\n").unwrap();
     for reply in replies {
@@ -143,7 +151,10 @@ fn exec_collects_both_streams_and_the_exit_code() {
     let Some(host) = Host::new() else { return };
     let container = host.sleeper().run();
     let reply = container.exec("echo out; echo err >&2; exit 5");
-    assert_eq!((&reply["stdout"], &reply["stderr"], &reply["exitCode"]), (&json!("out\n"), &json!("err\n"), &json!(5)));
+    assert_eq!(
+        (&reply["stdout"], &reply["stderr"], &reply["exitCode"]),
+        (&json!("out\n"), &json!("err\n"), &json!(5))
+    );
     assert_ne!(reply["truncated"], true);
 }
 
@@ -219,24 +230,14 @@ fn a_command_has_no_more_privileges_than_its_container() {
 fn a_command_is_in_the_cgroup_of_its_container() {
     let Some(host) = Host::new() else { return };
     let container = host.sleeper().run();
-    let cgroups = |path: &str| std::fs::read_to_string(path).unwrap();
-    let leader = cgroups(&format!("/proc/{}/cgroup", container.pid()));
-    let (_master, pid) = terminal_of(&container, &["sleep", "100"]);
-    assert_eq!(cgroups(&format!("/proc/{pid}/cgroup")), leader);
-}
-
-/// Runs a command with a terminal, and leaves at once; the terminal and the pid.
-fn terminal_of(container: &Container<'_>, command: &[&str]) -> (File, i64) {
-    let mut connection = container.host.connect();
-    let parameters = json!({"name": container.name, "command": command, "terminal": true, "rows": 12, "columns": 34});
+    let cgroups = |path: String| std::fs::read_to_string(path).unwrap();
+    let mut connection = host.connect();
+    let parameters = json!({"name": container.name, "command": ["sleep", "1000"], "terminal": true});
     let mut replies = connection.call_more("io.dormouse.Container.Exec", parameters, &[]).unwrap();
-    let mut reply = replies.next().unwrap().unwrap();
-    assert_eq!(reply.parameters["terminalDescriptor"], 0);
-    let pid = reply.parameters["pid"].as_i64().unwrap();
-    let master = File::from(reply.fds.remove(0));
-    // The test goes on with the command while the service still waits for it.
-    std::mem::forget(connection);
-    (master, pid)
+    // The master is kept open: without it the command is hung up.
+    let Reply { parameters: first, fds: _master, .. } = replies.next().unwrap().unwrap();
+    let leader = cgroups(format!("/proc/{}/cgroup", container.pid()));
+    assert_eq!(cgroups(format!("/proc/{}/cgroup", first["pid"])), leader);
 }
 
 #[test]
@@ -257,7 +258,10 @@ fn exec_with_a_terminal_hands_out_its_master_and_then_the_exit_code() {
     // The master of a terminal that nobody has open any more ends with EIO.
     let _ = terminal.read_to_end(&mut output);
     let output = String::from_utf8(output).unwrap();
-    assert!(output.contains("/dev/pts/") && output.contains("12 34") && output.contains("got line"), "{output:?}");
+    assert!(
+        output.contains("/dev/pts/") && output.contains("12 34") && output.contains("got line"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -267,8 +271,9 @@ fn a_command_whose_client_leaves_is_hung_up() {
     let mut connection = host.connect();
     let script = "trap 'echo hup > /tmp/hup; exit' HUP; echo ready > /tmp/ready; while :; do sleep 1000 & wait $!; done";
     let parameters = json!({"name": container.name, "command": ["sh", "-c", script]});
-    drop(connection.call_more("io.dormouse.Container.Exec", parameters, &[]).unwrap());
+    let replies = connection.call_more("io.dormouse.Container.Exec", parameters, &[]).unwrap();
     wait_until("the command runs", || container.exec("test -e /tmp/ready")["exitCode"] == 0);
+    drop(replies);
     drop(connection);
     wait_until("the command is hung up", || container.exec("test -e /tmp/hup")["exitCode"] == 0);
 }
@@ -278,7 +283,8 @@ fn commands_end_with_their_container() {
     let Some(host) = Host::new() else { return };
     let container = host.sleeper().run();
     let mut connection = host.connect();
-    let parameters = json!({"name": container.name, "command": ["sh", "-c", "echo > /tmp/ready; sleep 1000"]});
+    let parameters =
+        json!({"name": container.name, "command": ["sh", "-c", "echo > /tmp/ready; sleep 1000"]});
     let replies = connection.call_more("io.dormouse.Container.Exec", parameters, &[]).unwrap();
     wait_until("the command runs", || container.exec("test -e /tmp/ready")["exitCode"] == 0);
     container.kill("KILL").unwrap();
@@ -299,7 +305,8 @@ fn run_connects_the_streams_that_it_is_given() {
     drop(writer);
     assert_eq!(reply["exitCode"], 2);
     assert_eq!(text(stdout), "in-out\n");
-    assert_eq!(messages(&host.call("Container.Logs", json!({"name": "cat"})).unwrap()), ["in-out"], "the log has it too");
+    let log = host.call("Container.Logs", json!({"name": "cat"})).unwrap();
+    assert_eq!(messages(&log).concat(), "in-out", "the log has it too");
 }
 
 #[test]
@@ -356,12 +363,9 @@ fn attach_wants_a_descriptor_and_a_running_container() {
 #[test]
 fn a_terminal_has_the_size_that_it_is_given() {
     let Some(host) = Host::new() else { return };
-    let script = "trap 'stty size; exit 0' TERM; tty; while :; do sleep 1000 & wait $!; done";
-    let container = host.sh(script).with(json!({"terminal": true})).run_until_stoppable();
+    let container = host.sleeper().with(json!({"terminal": true})).run();
     container.call("Resize", json!({"rows": 31, "columns": 97})).unwrap();
-    container.stop().unwrap();
-    let log = container.log();
-    assert!(log.iter().any(|line| line.trim_end() == "31 97"), "{log:?}");
+    wait_until("it has the size", || container.exec("stty -F /dev/pts/0 size")["stdout"] == "31 97\n");
     let plain = host.sleeper().run();
     let refusal = plain.call("Resize", json!({"rows": 31, "columns": 97})).unwrap_err();
     assert!(["InvalidSpec", "WrongState"].contains(&refusal.name()), "{refusal:?}");
