@@ -61,6 +61,7 @@ fn keep_busy(address: &str, over: &AtomicBool, worker: usize) {
 #[test]
 fn after_a_crash_at_any_point_every_container_is_wholly_there_or_wholly_gone() {
     let Some(mut host) = Host::new() else { return };
+    let calm = Leaks::before(&host).kept();
     let mut dice = Dice(0x5eed_d0e5_0123_4567);
     for round in 0..20 {
         let address = host.address();
@@ -111,7 +112,7 @@ fn after_a_crash_at_any_point_every_container_is_wholly_there_or_wholly_gone() {
             assert_eq!(summary()["state"], "exited", "round {round}, was {state}");
             host.call("Container.Remove", json!({"name": id})).unwrap();
         }
-        Leaks::nothing(&host).assert_none_after();
+        Leaks::since(&host, calm.clone()).assert_none_after();
     }
 }
 
@@ -119,11 +120,16 @@ fn after_a_crash_at_any_point_every_container_is_wholly_there_or_wholly_gone() {
 fn a_container_goes_on_while_the_service_is_dead_and_its_end_is_known_afterwards() {
     let Some(mut host) = Host::new() else { return };
     let running = host.sleeper().named("running").run().pid();
-    let ending = host.sh("while ! test -e /end; do usleep 10000; done; exit 7").named("ending").run();
-    let end = Path::new(ending.inspect()["upperDirectory"].as_str().unwrap()).join("end");
+    let shared = host.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let ending = host
+        .sh("while ! test -e /shared/end; do usleep 10000; done; exit 7")
+        .with(json!({"mounts": [{"kind": "bind", "source": shared, "target": "/shared"}]}))
+        .named("ending")
+        .run();
     let pid = ending.pid();
     host.crash();
-    std::fs::write(end, "").unwrap();
+    std::fs::write(shared.join("end"), "").unwrap();
     wait_until("it has ended", || !Path::new(&format!("/proc/{pid}")).exists());
     host.wake();
     let summary = |name: &str| {
