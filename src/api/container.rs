@@ -98,7 +98,7 @@ impl ContainerInterface {
         })
         .await
         .map_err(failed)?;
-        let exit_code = self.wait_for(&created.id, given.wait, given.timeoutUSec).await?;
+        let exit_code = self.wait_for(&created.id, &created.name, given.wait, given.timeoutUSec).await?;
         let warnings = [created.warnings, launched.warnings].concat();
         call.reply(wire::Run_Reply { id: created.id, name: created.name, exitCode: exit_code, warnings })
             .await
@@ -109,10 +109,10 @@ impl ContainerInterface {
         let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
         let (engine, name) = (self.engine.clone(), given.name);
         // By id from here on: it may be renamed, or be gone when it has ended.
-        let id = self.engine.find_row(&name).map_err(failed)?.id;
+        let row = self.engine.find_row(&name).map_err(failed)?;
         let launched =
             ordered(call, async move { engine.start(&name, streams).await }).await.map_err(failed)?;
-        let exit_code = self.wait_for(&id, given.wait, given.timeoutUSec).await?;
+        let exit_code = self.wait_for(&row.id, &row.name, given.wait, given.timeoutUSec).await?;
         call.reply(wire::Start_Reply { exitCode: exit_code, warnings: launched.warnings }).await
     }
 
@@ -120,6 +120,7 @@ impl ContainerInterface {
     async fn wait_for(
         &self,
         id: &str,
+        name: &str,
         condition: Option<wire::Condition>,
         timeout_usec: Option<i64>,
     ) -> Result<Option<i64>, CallError> {
@@ -128,7 +129,7 @@ impl ContainerInterface {
             Some(wire::Condition::ready) => Condition::Ready,
             Some(wire::Condition::exited) => Condition::Exited,
         };
-        let ended = self.engine.wait(id, condition, timeout(timeout_usec)?).await.map_err(failed)?;
+        let ended = self.engine.wait_known(id, name, condition, timeout(timeout_usec)?).await.map_err(failed)?;
         Ok(ended.exit_code.map(Into::into))
     }
 
@@ -158,10 +159,10 @@ impl ContainerInterface {
     async fn restart(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Restart_Args = call.parameters()?;
         let timeout = timeout(given.timeoutUSec)?.map(usec);
-        let id = self.engine.find_row(&given.name).map_err(failed)?.id;
-        let (engine, same) = (self.engine.clone(), id.clone());
+        let row = self.engine.find_row(&given.name).map_err(failed)?;
+        let (engine, same) = (self.engine.clone(), row.id.clone());
         ordered(call, async move { engine.restart(&same, timeout).await }).await.map_err(failed)?;
-        self.wait_for(&id, given.wait, None).await?;
+        self.wait_for(&row.id, &row.name, given.wait, None).await?;
         call.reply(wire::Restart_Reply {}).await
     }
 

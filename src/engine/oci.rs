@@ -194,17 +194,16 @@ fn default_mounts(definition: &Definition) -> Vec<Value> {
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}),
     ];
-    if spec.ipc_namespace == Namespace::Private {
+    // Whichever namespace it is, its own queues are those that a new mount shows.
+    mounts.push(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                       "options": ["nosuid", "noexec", "nodev"]}));
+    if spec.ipc_namespace == Namespace::Host {
+        mounts.push(json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+                           "options": ["bind", "nosuid", "noexec", "nodev"]}));
+    } else {
         let size = format!("size={}", spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES));
-        mounts.push(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-                           "options": ["nosuid", "noexec", "nodev"]}));
         mounts.push(json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
                            "options": ["nosuid", "noexec", "nodev", "mode=1777", size]}));
-    } else {
-        for path in ["/dev/mqueue", "/dev/shm"] {
-            mounts.push(json!({"destination": path, "type": "bind", "source": path,
-                               "options": ["bind", "nosuid", "noexec", "nodev"]}));
-        }
     }
     mounts
 }

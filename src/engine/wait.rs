@@ -43,7 +43,22 @@ impl Engine {
         timeout: Option<Duration>,
     ) -> Result<Ended, EngineError> {
         let row = self.find_row(name)?;
-        let wait = self.wait_id(&row.id, &row.name, condition);
+        self.wait_known(&row.id, &row.name, condition, timeout).await
+    }
+
+    /// As [`Self::wait`], for a container that was there a moment ago, by its id: that it has ended and removed itself
+    /// meanwhile counts as its end. `name` is for the errors.
+    ///
+    /// # Errors
+    /// Those of [`Self::wait`].
+    pub async fn wait_known(
+        &self,
+        id: &str,
+        name: &str,
+        condition: Condition,
+        timeout: Option<Duration>,
+    ) -> Result<Ended, EngineError> {
+        let wait = self.wait_id(id, name, condition);
         let Some(timeout) = timeout else { return wait.await };
         match tokio::time::timeout(timeout, wait).await {
             Ok(result) => result,
@@ -53,7 +68,7 @@ impl Engine {
                     Condition::Ready => "to become ready",
                     Condition::Exited => "to end",
                 };
-                Err(EngineError::Timeout { name: row.name, what: what.to_owned() })
+                Err(EngineError::Timeout { name: name.to_owned(), what: what.to_owned() })
             }
         }
     }

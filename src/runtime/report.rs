@@ -46,7 +46,13 @@ impl Report {
     /// The same connection under a number that is out of the way of a payload's descriptors.
     pub fn moved(report: &Self) -> Result<Self, Errno> {
         const OUT_OF_THE_WAY: i32 = 512;
-        Ok(Self { socket: super::syscall::duplicate_above(report.socket.as_fd(), OUT_OF_THE_WAY)? })
+        // The payload's own limit may be in force already, and no number may reach it.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let highest = limit
+            .and_then(|limit| i32::try_from(limit).ok())
+            .map_or(i32::MAX, |limit| limit.saturating_sub(1));
+        let above = OUT_OF_THE_WAY.min(highest);
+        Ok(Self { socket: super::syscall::duplicate_above(report.socket.as_fd(), above)? })
     }
 
     pub fn send(&self, message: &Message) -> Result<(), Errno> {

@@ -21,12 +21,22 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Leaks<'a> {
     host: &'a Host,
     before: BTreeSet<String>,
-    descriptors: (i32, usize),
+    descriptors: (i32, Vec<String>),
 }
 
 impl<'a> Leaks<'a> {
     pub fn before(host: &'a Host) -> Self {
         Self { host, before: remains(host), descriptors: descriptors(host) }
+    }
+
+    /// What there was, to be compared with after a crash of the host.
+    pub fn kept(&self) -> BTreeSet<String> {
+        self.before.clone()
+    }
+
+    /// Compares with what there was at an earlier time.
+    pub fn since(host: &'a Host, before: BTreeSet<String>) -> Self {
+        Self { host, before, descriptors: descriptors(host) }
     }
 
     /// Asserts that there is nothing more now, or soon, than there was before.
@@ -36,9 +46,14 @@ impl<'a> Leaks<'a> {
         let mut leaked: Option<BTreeSet<String>> = None;
         loop {
             let mut now: BTreeSet<String> = remains(self.host).difference(&self.before).cloned().collect();
-            let (serve, count) = descriptors(self.host);
-            if serve == self.descriptors.0 && count > self.descriptors.1 {
-                now.insert(format!("{} descriptors of the service", count - self.descriptors.1));
+            let (serve, open) = descriptors(self.host);
+            if serve == self.descriptors.0 && open.len() > self.descriptors.1.len() {
+                let more: Vec<_> =
+                    open.iter().filter(|target| !self.descriptors.1.contains(target)).collect();
+                now.insert(format!(
+                    "{} descriptors of the service, of {more:?}",
+                    open.len() - self.descriptors.1.len()
+                ));
             }
             // What has been gone once and is back belongs to another test.
             let still = leaked.map_or(now.clone(), |leaked| leaked.intersection(&now).cloned().collect());
@@ -136,12 +151,13 @@ fn zombies_of(parent: i32) -> Vec<i32> {
     processes().filter(is_zombie).collect()
 }
 
-/// The service's process id, and how many descriptors it has.
-fn descriptors(host: &Host) -> (i32, usize) {
+/// The service's process id, and what its descriptors are open on.
+fn descriptors(host: &Host) -> (i32, Vec<String>) {
     // The call lets the service notice that the connections of earlier calls are gone.
     host.call("Manager.Version", json!({})).unwrap();
     let serve = host.serve_pid();
-    (serve, entries(Path::new(&format!("/proc/{serve}/fd"))).count())
+    let target = |fd: PathBuf| Some(fs::read_link(fd).ok()?.to_string_lossy().into_owned());
+    (serve, entries(Path::new(&format!("/proc/{serve}/fd"))).filter_map(target).collect())
 }
 
 /// Kills whatever a failed test has left below a directory.
@@ -152,10 +168,13 @@ pub fn clear(dir: &Path) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     for cgroup in cgroups().filter(|cgroup| ids.contains(&name(cgroup))) {
-        let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-        for pid in members.lines().filter_map(|line| line.parse().ok()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let deadline = Instant::now() + GRACE;
+        while fs::remove_dir(&cgroup).is_err() && cgroup.exists() && Instant::now() < deadline {
+            let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            for pid in members.lines().filter_map(|line| line.parse().ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = fs::remove_dir(cgroup);
     }
 }
