@@ -162,6 +162,39 @@ fn a_container_outlives_its_monitor_and_only_its_exit_code_is_lost() {
 }
 
 #[test]
+fn the_next_wake_gives_a_container_without_a_monitor_another_one() {
+    let Some(mut host) = Host::new() else { return };
+    let leaks = Leaks::before(&host).kept();
+    let shared = host.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let script = "until test -e /shared/say; do usleep 10000; done; echo heard; \
+        until test -e /shared/end; do usleep 10000; done; exit 7";
+    let plan = host
+        .sh(script)
+        .with(json!({"mounts": [{"kind": "bind", "source": shared, "target": "/shared"}]}))
+        .named("orphan");
+    let pid = plan.run().pid();
+    let inspect =
+        |host: &Host| host.call("Container.Inspect", json!({"name": "orphan"})).unwrap()["container"].clone();
+    let monitor = i32::try_from(inspect(&host)["monitorPid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(monitor), Signal::SIGKILL).unwrap();
+    wait_until("the monitor is gone", || inspect(&host)["monitorPid"].is_null());
+    // What it says while nobody listens waits in the pipe.
+    std::fs::write(shared.join("say"), "").unwrap();
+    host.crash();
+    host.wake();
+    wait_until("another monitor is there", || inspect(&host)["monitorPid"].is_number());
+    assert_eq!(inspect(&host)["summary"]["pid"], pid);
+    std::fs::write(shared.join("end"), "").unwrap();
+    let end = host.call("Container.Wait", json!({"name": "orphan"})).unwrap();
+    assert_eq!(end["exitCode"], 7, "{end}");
+    let log = host.call_more("Container.Logs", json!({"name": "orphan"})).unwrap();
+    assert_eq!(log.iter().flat_map(common::messages).collect::<Vec<_>>(), ["heard"]);
+    host.call("Container.Remove", json!({"name": "orphan"})).unwrap();
+    Leaks::since(&host, leaks).assert_none_after();
+}
+
+#[test]
 fn a_container_whose_monitor_died_can_be_removed_by_force() {
     let Some(host) = Host::new() else { return };
     let leaks = Leaks::before(&host);

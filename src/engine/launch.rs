@@ -66,7 +66,14 @@ impl Engine {
             attempted: "write the monitor's configuration".to_owned(),
             reason: error.to_string(),
         })?;
-        self.spawn_monitor(&container, &run_dir, streams)?;
+        self.spawn_monitor(&container.row.name, &run_dir, Task::Launch(streams)).map_err(|failure| {
+            match failure {
+                MonitorFailure::Told { step, errno, message } => {
+                    launch_error(&container, step, errno, message)
+                }
+                MonitorFailure::Engine(error) => error,
+            }
+        })?;
         Ok(Launched { warnings: built.warnings })
     }
 
@@ -170,26 +177,42 @@ impl Engine {
         self.paths().container(id).join("log").join("container.log")
     }
 
-    /// Executes the monitor and takes its answer. It gets one socket, as its standard input: nothing else of ours can
+    /// Gives a container whose monitor has died another one. Blocks the thread; the caller holds the container's lock.
+    pub(super) fn adopt(&self, name: &str, id: &str) -> Result<(), EngineError> {
+        self.spawn_monitor(name, &self.paths().run_container(id), Task::Adopt).map_err(
+            |failure| match failure {
+                MonitorFailure::Told { message, .. } => EngineError::Failed {
+                    attempted: format!("give {name:?} another monitor"),
+                    reason: message,
+                },
+                MonitorFailure::Engine(error) => error,
+            },
+        )
+    }
+
+    /// Executes a monitor and takes its answer. It gets one socket, as its standard input: nothing else of ours can
     /// leak into it, and posix_spawn(3) suffices.
-    fn spawn_monitor(
-        &self,
-        container: &Container,
-        run_dir: &Path,
-        streams: Streams,
-    ) -> Result<(), EngineError> {
-        let failed = |attempted: &str, reason: String| EngineError::Failed {
-            attempted: format!("{attempted} the monitor of {:?}", container.row.name),
-            reason,
+    fn spawn_monitor(&self, name: &str, run_dir: &Path, task: Task) -> Result<(), MonitorFailure> {
+        let failed = |attempted: &str, reason: String| {
+            let attempted = format!("{attempted} the monitor of {name:?}");
+            MonitorFailure::Engine(EngineError::Failed { attempted, reason })
         };
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let mut command = Command::new(self.program());
         command.arg("monitor").arg("--run-dir").arg(run_dir);
-        if !streams.is_empty() {
-            streams.send(ours.as_fd()).map_err(|error| failed("pass descriptors to", error.to_string()))?;
-            command.args(["--attach", "passed"]);
+        match task {
+            Task::Launch(streams) if streams.is_empty() => {}
+            Task::Launch(streams) => {
+                streams
+                    .send(ours.as_fd())
+                    .map_err(|error| failed("pass descriptors to", error.to_string()))?;
+                command.args(["--attach", "passed"]);
+            }
+            Task::Adopt => {
+                command.arg("--adopt");
+            }
         }
         let mut child = command
             .env_clear()
@@ -210,12 +233,31 @@ impl Engine {
             .map_err(|error| failed("watch", error.to_string()))?;
         match outcome {
             Answer::Started => Ok(()),
-            Answer::Failed { step, errno, message } => Err(launch_error(container, step, errno, message)),
+            Answer::Failed { step, errno, message } => Err(MonitorFailure::Told { step, errno, message }),
             Answer::None => {
                 Err(failed("start", "it ended without an answer; the host's journal may tell why".into()))
             }
         }
     }
+}
+
+/// What a new monitor does first.
+enum Task {
+    /// Makes the payload, whose first client may bring streams.
+    Launch(Streams),
+    /// Takes a payload over that runs already.
+    Adopt,
+}
+
+/// Why there is no monitor.
+enum MonitorFailure {
+    /// In its own words.
+    Told {
+        step: String,
+        errno: i32,
+        message: String,
+    },
+    Engine(EngineError),
 }
 
 enum Answer {

@@ -1,14 +1,16 @@
-//! What a wake completes or removes: whatever has no record was half-made or half-removed when its process ended.
+//! What a wake completes or removes: whatever has no record was half-made or half-removed when its process ended, and
+//! what runs without a monitor gets one again.
 
 use std::path::Path;
 
+use crate::monitor::state::Phase;
 use crate::runtime::cgroup::Cgroup;
 use crate::store::try_lock_object;
 
 use super::{Engine, EngineError, oci};
 
 impl Engine {
-    /// Removes directories, cgroups and layers that nothing refers to. What another process works on is locked and left
+    /// Removes directories, cgroups, locks and layers that nothing refers to. What another process works on is locked and left
     /// alone. Blocks the thread.
     ///
     /// # Errors
@@ -19,7 +21,34 @@ impl Engine {
                 self.sweep_container(&id)?;
             }
         }
+        for container in self.store()?.containers()? {
+            if let Err(error) = self.adopt_unsupervised(&container.id, &container.name) {
+                tracing::warn!(container = container.name, %error, "cannot supervise it again, ignoring");
+            }
+        }
+        // A lock goes with its holder, its file with the next holder.
+        for name in entries(&self.paths().locks()) {
+            drop(try_lock_object(&self.paths().locks(), &name)?);
+        }
         self.sweep_layers()
+    }
+
+    /// Its monitor logs again what has waited in the pipes, learns how it ends, and does what follows an end.
+    fn adopt_unsupervised(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        let is_alone = || -> Result<bool, EngineError> {
+            let live = self.live(id)?;
+            Ok(!live.supervised && live.told.is_some_and(|told| told.phase == Phase::Running))
+        };
+        if !is_alone()? {
+            return Ok(());
+        }
+        let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
+        // Again under the lock: somebody may just have stopped it, or started it anew.
+        if !is_alone()? || !self.store()?.has_container(id)? {
+            return Ok(());
+        }
+        tracing::info!(container = name, "its monitor is gone, starting another one");
+        self.adopt(name, id)
     }
 
     fn sweep_container(&self, id: &str) -> Result<(), EngineError> {
