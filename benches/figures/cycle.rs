@@ -16,7 +16,8 @@ pub fn against_crun(bench: &Bench) -> Result<Vec<Figure>> {
     let dormouse = Dormouse::start(bench, "cycle-crun", &["busybox"])?;
     let mut connection = dormouse.connect()?;
     // Its specification is the one that crun gets, and files that it names exist as long as it does.
-    let spec = json!({ "image": "busybox", "command": ["sleep", "3600"] });
+    let spec =
+        json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["sleep", "3600"] });
     let model = call(&mut connection, "Container.Run", json!({ "spec": spec }))?;
     let id = model["id"].as_str().unwrap_or_default();
     let config = dormouse.run_directory().join("containers").join(id).join("config.json");
@@ -110,7 +111,8 @@ fn crowd<F: FnMut() -> Result<f64>>(rounds: u32, prepare: impl Fn() -> Result<F>
 /// One full cycle over a connection, in milliseconds.
 fn cycle(connection: &mut Connection) -> Result<f64> {
     let since = Instant::now();
-    let spec = json!({ "image": "busybox", "command": ["/bin/true"] });
+    let spec =
+        json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["/bin/true"] });
     let reply = call(connection, "Container.Create", json!({ "spec": spec }))?;
     let name = json!({ "name": reply["id"] });
     call(connection, "Container.Start", name.clone())?;
