@@ -186,7 +186,8 @@ fn containers_find_each_other_by_name_and_alias_and_only_on_their_network() {
         host.call("Network.Disconnect", json!({"name": "two", "container": "web"})),
         "NotConnected",
     );
-    assert_eq!(hears(&beside, "web"), "hello", "the first network goes on");
+    // Who tells names reads them again meanwhile.
+    wait_until("the first network goes on", || hears(&beside, "web") == "hello");
     for container in [&web, &beside, &far] {
         container.remove_by_force().unwrap();
     }
@@ -346,6 +347,26 @@ fn an_internal_network_has_no_way_out() {
     assert!(!container.exec_output("ip route").contains("default"));
     container.remove_by_force().unwrap();
     assert_no_traces(&host, &[network]);
+}
+
+#[test]
+fn networks_stay_isolated_when_another_one_goes() {
+    let Some(host) = network_host() else { return };
+    let networks = ["one", "two", "three"].map(|name| create(&host, name, json!({})));
+    let web = on(web_server(&host, "hello"), &["one"]).run();
+    let far = on(host.sleeper(), &["two"]).run();
+    let inside = address(&web);
+    assert_eq!(ask_until(socket(&inside, 80)), "hello");
+    assert_eq!(hears(&far, &inside), "");
+    on(host.sh("true"), &["three"]).output();
+    wait_until("nothing is left of the third", || {
+        !std::path::Path::new("/sys/class/net").join(networks[2]["interface"].as_str().unwrap()).exists()
+    });
+    assert_eq!(hears(&far, &inside), "", "the other two are as apart as before");
+    for container in [&web, &far] {
+        container.remove_by_force().unwrap();
+    }
+    assert_no_traces(&host, &networks);
 }
 
 #[test]

@@ -190,13 +190,9 @@ fn a_container_that_outlives_its_monitor_stays_reachable_and_its_network_goes_wi
     web.stop().unwrap();
     assert!(!host.run_dir().join("netns").join(web.id()).exists());
     web.start().unwrap();
-    assert_eq!(ask_until((Ipv4Addr::LOCALHOST, number_of(&web))), "hello");
+    assert_eq!(ask_until((Ipv4Addr::LOCALHOST, port(&web))), "hello");
     web.remove_by_force().unwrap();
     assert_no_traces(&host, &[network]);
-}
-
-fn number_of(container: &common::Container<'_>) -> u16 {
-    port(container)
 }
 
 #[test]
@@ -207,12 +203,20 @@ fn after_a_reboot_addresses_and_ports_are_free_again() {
         let gateway = network["subnets"][0]["gateway"].as_str().unwrap();
         format!("{}.9", gateway.rsplit_once('.').unwrap().0)
     };
-    let fields =
-        json!({"networks": [{"network": "one", "addresses": [wanted]}], "ports": [{"containerPort": 80}]});
+    // The same port at each start: the rules of the first run, which a real reboot would take along, go with its last.
+    let number = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let fields = json!({"networks": [{"network": "one", "addresses": [wanted]}],
+                        "ports": [{"containerPort": 80, "hostPort": number}]});
     let first = host.sleeper().with(fields.clone()).named("first").run();
-    let (pid, number) = (first.pid(), port(&first));
+    let pid = first.pid();
     let monitor = i32::try_from(first.inspect()["monitorPid"].as_i64().unwrap()).unwrap();
-    let netns = host.run_dir().join("netns").join(first.id());
+    // The anchor may still be on its way when it is looked for.
+    std::thread::sleep(Duration::from_secs(1));
+    let namespaces = host.run_dir().join("netns");
+    let own = namespaces.join(first.id());
+    wait_until("the service has done all that it was about", || {
+        std::fs::read_dir(&namespaces).unwrap().count() == 1
+    });
     // What a reboot does: all processes, the run directory, and the network are gone; the store stays.
     host.crash();
     for pid in [monitor, pid] {
@@ -221,14 +225,12 @@ fn after_a_reboot_addresses_and_ports_are_free_again() {
     for pid in processes(&["aardvark-dns", host.path().to_str().unwrap()]) {
         kill(pid, Signal::SIGKILL).unwrap();
     }
-    nix::mount::umount(&netns).unwrap();
+    nix::mount::umount(&own).unwrap();
     std::fs::remove_dir_all(host.run_dir()).unwrap();
     let bridge = network["interface"].as_str().unwrap();
     assert!(std::process::Command::new("ip").args(["link", "del", bridge]).status().unwrap().success());
     host.wake();
-    let mut again = fields;
-    again["ports"][0]["hostPort"] = json!(number);
-    let plan = host.sleeper().with(again).named("second");
+    let plan = host.sleeper().with(fields).named("second");
     wait_until("another container gets both", || match plan.try_run() {
         Ok(_) => true,
         Err(refusal) => {
@@ -237,7 +239,6 @@ fn after_a_reboot_addresses_and_ports_are_free_again() {
         }
     });
     host.call("Container.Remove", json!({"name": "second", "force": true})).unwrap();
-    // The rules of the first are still there, since this machine has not really gone down; a last run takes them along.
     host.call("Container.Start", json!({"name": "first"})).unwrap();
     end_all(&host);
 }

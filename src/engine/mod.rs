@@ -70,6 +70,7 @@ struct Inner {
     _read_only_program: Option<OwnedFd>,
     /// Opened by the first call that needs it: a call for the version does not pay for it.
     store: OnceLock<Store>,
+    anchors: network::Anchors,
 }
 
 impl Engine {
@@ -89,7 +90,15 @@ impl Engine {
             }
         };
         let store = OnceLock::new();
-        Ok(Self { inner: Arc::new(Inner { paths, program, _read_only_program: read_only_program, store }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                paths,
+                program,
+                _read_only_program: read_only_program,
+                store,
+                anchors: network::Anchors::default(),
+            }),
+        })
     }
 
     /// Where everything lies.

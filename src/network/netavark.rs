@@ -34,6 +34,8 @@ const PLACES: &[&str] = &[
     "/usr/local/bin",
     "/usr/bin",
 ];
+/// Where it and we look for iptables.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// One for the whole host. In a directory that only root writes to: nobody else can hold it.
 const LOCK: &str = "/run/dormouse-network.lock";
 /// Whoever takes longer is killed: everybody else waits.
@@ -51,8 +53,6 @@ pub struct Netavark {
 /// One network, as this container is on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Membership<'a> {
-    /// Of the network.
-    pub name: &'a str,
     /// 64 hexadecimal digits, of the network.
     pub id: &'a str,
     /// What it is.
@@ -82,6 +82,12 @@ pub struct Forward {
     pub protocol: Protocol,
 }
 
+/// What netavark calls a network. It makes the names of its rules of this alone, so it must be another one for each network
+/// on the host, whoever has made it and however people call it.
+pub fn key(network_id: &str) -> &str {
+    network_id.get(..32).unwrap_or(network_id)
+}
+
 /// The document for a container.
 pub fn document(
     id: &str,
@@ -94,13 +100,13 @@ pub fn document(
     let mut infos = Map::new();
     for member in memberships {
         networks.insert(
-            member.name.to_owned(),
+            key(member.id).to_owned(),
             json!({
                 "static_ips": member.addresses, "static_mac": member.hardware_address, "aliases": member.aliases,
                 "interface_name": member.interface,
             }),
         );
-        infos.insert(member.name.to_owned(), info(member));
+        infos.insert(key(member.id).to_owned(), info(member));
     }
     let ports: Vec<Value> = ports
         .iter()
@@ -140,7 +146,7 @@ fn info(member: &Membership<'_>) -> Value {
         options.insert("isolate".to_owned(), json!("true"));
     }
     json!({
-        "name": member.name, "id": member.id, "driver": definition.driver.as_str(),
+        "name": key(member.id), "id": member.id, "driver": definition.driver.as_str(),
         "network_interface": definition.interface, "subnets": subnets,
         "ipv6_enabled": definition.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()),
         "internal": definition.internal, "dns_enabled": definition.dns, "options": options,
@@ -181,6 +187,7 @@ impl Netavark {
         namespace: &Path,
     ) -> Result<Value, NetworkError> {
         let said = self.run(lock, "setup", "set the network up", document, namespace)?;
+        keep_isolation(document);
         serde_json::from_slice(&said).map_err(|error| NetworkError::Refused {
             attempted: "set the network up",
             reason: format!("its answer makes no sense: {error}"),
@@ -197,7 +204,9 @@ impl Netavark {
         document: &Value,
         namespace: &Path,
     ) -> Result<(), NetworkError> {
-        self.run(lock, "teardown", "take the network down", document, namespace).map(drop)
+        let done = self.run(lock, "teardown", "take the network down", document, namespace).map(drop);
+        keep_isolation(document);
+        done
     }
 
     fn run(
@@ -219,7 +228,7 @@ impl Netavark {
             .arg(verb)
             .arg(namespace)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", PATH)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -245,6 +254,44 @@ impl Netavark {
         }
         let complaints = available(child.0.stderr.take());
         Err(NetworkError::Refused { attempted, reason: reason(&said, &complaints) })
+    }
+}
+
+/// netavark 1.4 takes the jump to its rules of isolation away with the first isolated network that goes, and with it the
+/// isolation of all others. So there is one of ours beside it as long as there are such rules, which it does not know. Those with
+/// nftables have no such chain, and no such mistake.
+fn keep_isolation(document: &Value) {
+    const CHAIN: &str = "NETAVARK_ISOLATION_1";
+    const JUMP: [&str; 7] = ["FORWARD", "-m", "comment", "--comment", "dormouse", "-j", CHAIN];
+    let any =
+        |is: fn(&Value) -> bool| document["network_info"].as_object().is_some_and(|all| all.values().any(is));
+    if !any(|info| info["options"]["isolate"] == "true") {
+        return;
+    }
+    let programs: &[&str] =
+        if any(|info| info["ipv6_enabled"] == true) { &["iptables", "ip6tables"] } else { &["iptables"] };
+    for program in programs {
+        let run = |arguments: &[&str]| {
+            Command::new(program)
+                .arg("--wait")
+                .args(arguments)
+                .env_clear()
+                .env("PATH", PATH)
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .output()
+        };
+        let rules = run(&["-S", CHAIN]).map(|output| output.stdout).unwrap_or_default();
+        let needed = String::from_utf8_lossy(&rules).lines().any(|line| line.starts_with("-A"));
+        let jump = |verb| run(&[&[verb], &JUMP[..]].concat()).is_ok_and(|output| output.status.success());
+        let changed = match (needed, jump("-C")) {
+            (true, false) => jump("-I"),
+            (false, true) => jump("-D"),
+            _ => true,
+        };
+        if !changed {
+            tracing::warn!(program, "cannot change the rule that isolates networks from each other");
+        }
     }
 }
 
@@ -402,7 +449,6 @@ mod tests {
             labels: Default::default(),
         };
         let member = Membership {
-            name: "n",
             id: "ab",
             definition: &definition,
             addresses: &["10.1.0.9".parse().unwrap()],
@@ -413,8 +459,8 @@ mod tests {
         let port =
             Forward { host_ip: None, host_port: 8080, container_port: 80, range: 1, protocol: Protocol::Tcp };
         let document = document("cd", "web", &[member], &[port], &[]);
-        assert_eq!(document["networks"]["n"]["static_ips"], json!(["10.1.0.9"]));
-        assert_eq!(document["network_info"]["n"]["options"], json!({"mtu": "1400", "isolate": "true"}));
+        assert_eq!(document["networks"]["ab"]["static_ips"], json!(["10.1.0.9"]));
+        assert_eq!(document["network_info"]["ab"]["options"], json!({"mtu": "1400", "isolate": "true"}));
         assert_eq!(document["port_mappings"][0]["host_ip"], "");
         assert_eq!(document.get("dns_servers"), None);
     }

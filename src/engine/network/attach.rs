@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::network::netavark::{HostLock, Netavark};
+use crate::network::netavark::{HostLock, Netavark, key};
 use crate::network::{NetworkError, namespace, overlap, routes};
 use crate::store::try_lock_object;
 
@@ -93,7 +93,16 @@ impl Engine {
         self.check_networks(&container.definition)?;
         let generation = names::new_id()?[..16].to_owned();
         let pending = PendingNetwork { engine: self, id: id.clone(), generation, armed: true };
-        let mut state = self.plan(container, &container.definition.networks, &pending.generation, None)?;
+        let wanted = &container.definition.networks;
+        let plan = || self.plan(container.into(), wanted, &pending.generation, None);
+        let mut state = match plan() {
+            // An anchor has an address too, and stands back.
+            Err(error) if self.weigh_anchors(wanted)? => {
+                tracing::debug!(id, error = error.full_text(), "planning once more without anchors");
+                plan()?
+            }
+            planned => planned?,
+        };
         self.check_routes(&state)?;
         self.store_network_state(id, &state)?;
         let path = self.namespace_of(id);
@@ -105,6 +114,7 @@ impl Engine {
         state.whole = true;
         self.store_network_state(id, &state)?;
         self.write_etc(container, Some(&state))?;
+        self.note_use(&state);
         Ok(Some(pending))
     }
 
@@ -112,7 +122,8 @@ impl Engine {
     pub(super) fn check_routes(&self, state: &NetworkState) -> Result<(), EngineError> {
         let routes = routes::host_routes();
         for attached in state.attached.iter().filter(|attached| attached.bridge) {
-            let bridge = state.document["network_info"][&attached.network]["network_interface"].as_str();
+            let bridge =
+                state.document["network_info"][key(&attached.network_id)]["network_interface"].as_str();
             let stranger = routes.iter().find(|route| {
                 Some(route.interface.as_str()) != bridge
                     && attached.addresses.iter().any(|address| overlap(&route.net, &address.trunc()))
@@ -239,7 +250,7 @@ impl Engine {
 /// Takes from netavark's answer what only it knows: hardware addresses, and who tells names.
 pub(super) fn learn(state: &mut NetworkState, told: &Value) {
     for attached in &mut state.attached {
-        let Some(of_network) = told.get(&attached.network) else { continue };
+        let Some(of_network) = told.get(key(&attached.network_id)) else { continue };
         if let Some(mac) = of_network["interfaces"][&attached.interface]["mac_address"].as_str() {
             attached.mac = Some(mac.to_owned());
         }

@@ -1,7 +1,7 @@
 //! Networks of a container that exists: connected, disconnected, made anew.
 
 use crate::network::namespace;
-use crate::network::netavark::HostLock;
+use crate::network::netavark::{self, HostLock};
 
 use super::super::spec::{Namespace, NetworkAttachment};
 use super::super::{Container, Engine, EngineError, EventKind, blocking};
@@ -72,15 +72,16 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let id = &container.row.id;
         let mut lock = HostLock::take()?;
-        let mut state = self.plan(container, &container.definition.networks, &old.generation, Some(old))?;
+        let mut state =
+            self.plan(container.into(), &container.definition.networks, &old.generation, Some(old))?;
         for (new, known) in state.attached.iter_mut().zip(&old.attached) {
             new.clone_from(known);
         }
         // First: whoever takes the container's network down from now on knows of this one too.
         self.store_network_state(id, &state)?;
-        let netavark = self.netavark()?;
-        let (document, path) = (state.document_of(&network.row.name), self.namespace_of(id));
-        let told = self.check_routes(&state).and_then(|()| Ok(netavark.set_up(&mut lock, &document, &path)?));
+        let program = self.netavark()?;
+        let (document, path) = (state.document_of(&network.row.id), self.namespace_of(id));
+        let told = self.check_routes(&state).and_then(|()| Ok(program.set_up(&mut lock, &document, &path)?));
         match told {
             Ok(told) => {
                 learn(&mut state, &told);
@@ -90,12 +91,12 @@ impl Engine {
             }
             Err(error) => {
                 // What is half there goes; what the container had before stays.
-                if let Err(left) = netavark.take_down(&mut lock, &document, &path) {
+                if let Err(left) = program.take_down(&mut lock, &document, &path) {
                     tracing::debug!(id, error = %left, "not all of the network was there");
                 }
                 let mut before = container.clone();
                 before.definition.networks.pop();
-                self.plan(&before, &before.definition.networks, &old.generation, Some(old))?;
+                self.plan((&before).into(), &before.definition.networks, &old.generation, Some(old))?;
                 self.store_network_state(id, old)?;
                 Err(error)
             }
@@ -133,7 +134,7 @@ impl Engine {
             && state.of(network_id).is_some()
         {
             let mut lock = HostLock::take()?;
-            let document = state.document_of(name);
+            let document = state.document_of(network_id);
             let whole = std::mem::replace(&mut state.whole, false);
             self.store_network_state(id, &state)?;
             if let Err(error) = self.netavark()?.take_down(&mut lock, &document, &self.namespace_of(id)) {
@@ -143,7 +144,7 @@ impl Engine {
             state.attached.retain(|attached| attached.network_id != *network_id);
             for part in ["networks", "network_info"] {
                 if let Some(map) = state.document[part].as_object_mut() {
-                    map.remove(name);
+                    map.remove(netavark::key(network_id));
                 }
             }
             self.store_network_state(id, &state)?;
@@ -199,13 +200,14 @@ impl Engine {
         self.store_network_state(id, &state)?;
         // The same hardware addresses, so that nobody who talks to it notices more than a pause.
         for attached in &state.attached {
-            state.document["networks"][&attached.network]["static_mac"] = serde_json::json!(attached.mac);
+            state.document["networks"][netavark::key(&attached.network_id)]["static_mac"] =
+                serde_json::json!(attached.mac);
         }
-        let netavark = self.netavark()?;
-        if let Err(error) = netavark.take_down(&mut lock, &state.document, &path) {
+        let program = self.netavark()?;
+        if let Err(error) = program.take_down(&mut lock, &state.document, &path) {
             tracing::debug!(id, %error, "not all of the network was there");
         }
-        let told = netavark.set_up(&mut lock, &state.document, &path)?;
+        let told = program.set_up(&mut lock, &state.document, &path)?;
         learn(&mut state, &told);
         state.whole = true;
         self.store_network_state(id, &state)?;

@@ -16,7 +16,11 @@
 //!
 //! `network.json` in the run directory says what was set up; it is written first and removed last. Each start has a number of its
 //! own in it, so that a cleanup that comes too late leaves the next start's network alone.
+//!
+//! Most of the work is for a network's first and last container. So while containers come and go quickly, the service holds an
+//! [`anchor`] on each of their networks for a moment.
 
+mod anchor;
 mod attach;
 mod check;
 mod connect;
@@ -32,8 +36,9 @@ use crate::network::{
 };
 use crate::store::{NetworkRow, StoreError};
 
-use super::{Container, Engine, EngineError, EventKind, names, now_usec};
+use super::{Container, Engine, EngineError, EventKind, blocking, names, now_usec};
 
+pub(super) use anchor::Anchors;
 pub(super) use check::{attachments, check, ports_to_publish};
 pub(super) use etc::etc_mounts;
 pub use state::{Attached, NetworkState, Published};
@@ -211,6 +216,10 @@ impl Engine {
             let containers = members.into_iter().map(|member| member.name).collect();
             return Err(EngineError::NetworkInUse { network: row.name, containers });
         }
+        let lock = self.lock(&row.id).await?;
+        let (engine, id) = (self.clone(), row.id.clone());
+        blocking(move || engine.weigh_anchor(&id)).await?;
+        drop(lock);
         match self.store()?.delete_network(&row.id) {
             Ok(true) => {}
             Ok(false) => return Err(EngineError::NetworkNotFound { network: name.to_owned() }),

@@ -13,21 +13,42 @@ use super::super::{Container, Engine, EngineError};
 use super::state::{Attached, NetworkState, Published};
 use super::{Network, invalid, seed_of};
 
+/// For whom something is planned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub id: &'a str,
+    pub name: &'a str,
+    pub ports: &'a [PortMapping],
+    /// Whom to ask for names.
+    pub servers: &'a [IpAddr],
+}
+
+impl<'a> From<&'a Container> for Subject<'a> {
+    fn from(container: &'a Container) -> Self {
+        Self {
+            id: &container.row.id,
+            name: &container.row.name,
+            ports: &container.definition.ports,
+            servers: &container.definition.spec.dns_servers,
+        }
+    }
+}
+
 impl Engine {
     /// Chooses what is left open, and reserves all of it. `keep` is what the container has already and keeps.
     pub(super) fn plan(
         &self,
-        container: &Container,
+        subject: Subject<'_>,
         wanted: &[NetworkAttachment],
         generation: &str,
         keep: Option<&NetworkState>,
     ) -> Result<NetworkState, EngineError> {
-        let id = &container.row.id;
+        let id = subject.id;
         let networks: Vec<Network> = wanted
             .iter()
             .map(|attachment| self.find_network(&attachment.network))
             .collect::<Result<_, _>>()?;
-        let wants_ports = !container.definition.ports.is_empty();
+        let wants_ports = !subject.ports.is_empty();
         if wants_ports && !networks.iter().any(|network| network.definition.driver == Driver::Bridge) {
             return Err(invalid(
                 "spec.ports",
@@ -50,12 +71,12 @@ impl Engine {
                 mine.leases.extend(given.iter().map(|address| LeaseRow {
                     network_id: network.row.id.clone(),
                     address: *address,
-                    container_id: id.clone(),
+                    container_id: id.to_owned(),
                 }));
                 addresses.push(given);
             }
             if keep.is_none() {
-                for mapping in &container.definition.ports {
+                for mapping in subject.ports {
                     published.push(choose_ports(mapping, &others.ports, &mut held)?);
                 }
             }
@@ -64,7 +85,7 @@ impl Engine {
                     protocol: port.protocol.as_str().to_owned(),
                     port: port.host_port + step,
                     host_ip: port.host_ip,
-                    container_id: id.clone(),
+                    container_id: id.to_owned(),
                 }));
             }
             Ok::<_, Refusal>(mine)
@@ -93,7 +114,6 @@ impl Engine {
         let memberships: Vec<Membership<'_>> = memberships
             .iter()
             .map(|(addresses, attached, network)| Membership {
-                name: &network.row.name,
                 id: &network.row.id,
                 definition: &network.definition,
                 addresses,
@@ -112,8 +132,7 @@ impl Engine {
                 protocol: port.protocol,
             })
             .collect();
-        let servers = &container.definition.spec.dns_servers;
-        let document = document(id, &container.row.name, &memberships, &forwards, servers);
+        let document = document(id, subject.name, &memberships, &forwards, subject.servers);
         Ok(NetworkState {
             generation: generation.to_owned(),
             whole: false,

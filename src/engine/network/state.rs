@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::network::IpNet;
 use crate::network::ports::Protocol;
+use crate::network::{IpNet, netavark};
 
 use super::super::launch::write;
 use super::super::{Engine, EngineError};
@@ -62,11 +62,12 @@ impl NetworkState {
     }
 
     /// What netavark was told, for one of the networks only.
-    pub(super) fn document_of(&self, network: &str) -> Value {
+    pub(super) fn document_of(&self, network_id: &str) -> Value {
+        let key = netavark::key(network_id);
         let mut document = self.document.clone();
         for part in ["networks", "network_info"] {
             if let Some(map) = document[part].as_object_mut() {
-                map.retain(|name, _| name == network);
+                map.retain(|name, _| name == key);
             }
         }
         document
