@@ -7,6 +7,7 @@ fn main() {
         "interfaces/io.dormouse.Container.varlink",
         "interfaces/io.dormouse.Unit.varlink",
         "interfaces/io.dormouse.Image.varlink",
+        "interfaces/io.dormouse.Network.varlink",
         "interfaces/io.dormouse.Manager.varlink",
     ]);
 }

@@ -1,5 +1,5 @@
-//! The role `cleanup`: removes a container that asked to be removed at its end. Its monitor executes this as its last
-//! act, so that the monitor itself needs no store.
+//! The role `cleanup`: takes the network of a container down after its end, or removes a container that asked for it. Its
+//! monitor executes this, so that the monitor itself needs no store, and nothing of netavark.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,6 +14,10 @@ use crate::serve::Directories;
 struct Arguments {
     #[command(flatten)]
     directories: Directories,
+
+    /// Only take the network down that this start has set up.
+    #[arg(long, value_name = "START")]
+    network: Option<String>,
 
     /// The container's id.
     id: String,
@@ -30,6 +34,9 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         }
     };
     let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
+        if let Some(start) = &arguments.network {
+            return engine.tear_down_network(&arguments.id, Some(start));
+        }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
                 EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
@@ -39,7 +46,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     match removed {
         Ok(()) | Err(EngineError::NotFound { .. }) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = error.full_text(), "cannot remove the container");
+            tracing::error!(error = error.full_text(), "cannot clean up after the container");
             ExitCode::FAILURE
         }
     }

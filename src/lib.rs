@@ -1,7 +1,7 @@
 //! dormouse: a container service that sleeps.
 //!
 //! The engine is a library; `main.rs` only picks the role that this process plays. Imports point one way:
-//! `cli` → varlink client; `varlink` → `api` → `engine` → {`store`, `image`, `runtime`, `monitor`, `systemd`}.
+//! `cli` → varlink client; `varlink` → `api` → `engine` → {`store`, `image`, `runtime`, `monitor`, `network`, `systemd`}.
 
 pub mod api;
 pub mod cleanup;
@@ -9,6 +9,7 @@ pub mod cli;
 pub mod engine;
 pub mod image;
 pub mod monitor;
+pub mod network;
 pub(crate) mod readiness;
 pub mod runtime;
 pub mod serve;

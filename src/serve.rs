@@ -143,9 +143,23 @@ fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
                 tracing::warn!(error = error.full_text(), "cannot look for what interrupted changes left");
             }
         });
-        crate::varlink::serve(service, listeners, ServeOptions { idle_timeout, ..ServeOptions::default() })
-            .await
-            .map_err(|error| with_causes(&error))
+        let keeper = engine.clone();
+        tokio::spawn(async move { keeper.keep_anchors().await });
+        let served = crate::varlink::serve(
+            service,
+            listeners,
+            ServeOptions { idle_timeout, ..ServeOptions::default() },
+        )
+        .await
+        .map_err(|error| with_causes(&error));
+        // Nobody is there any more who would do it.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || engine.weigh_all_anchors()).await {
+            tracing::warn!(
+                error = error.full_text(),
+                "cannot take all of a network down, left for the next wake"
+            );
+        }
+        served
     })
 }
 

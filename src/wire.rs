@@ -21,6 +21,9 @@ pub mod image {
 pub mod manager {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Manager.rs"));
 }
+pub mod network {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Network.rs"));
+}
 pub mod unit {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
 }

@@ -224,8 +224,10 @@ fn pty(rows: u16, columns: u16) -> OpenptyResult {
 #[test]
 fn run_passes_the_streams_and_the_exit_code_on() {
     let host = host();
-    let output =
-        host.run(&["run", "-i", "image", "sh", "-c", "tr a-z A-Z; echo oops >&2; exit 3"], b"hello\n");
+    let output = host.run(
+        &["run", "--network", "none", "-i", "image", "sh", "-c", "tr a-z A-Z; echo oops >&2; exit 3"],
+        b"hello\n",
+    );
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "HELLO\n");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "dormouse: warning: a limit was lowered\noops\n");
@@ -234,14 +236,14 @@ fn run_passes_the_streams_and_the_exit_code_on() {
 #[test]
 fn without_interactive_standard_input_is_not_passed_on() {
     let host = host();
-    let output = host.run(&["run", "image", "cat"], b"secret\n");
+    let output = host.run(&["run", "--network", "none", "image", "cat"], b"secret\n");
     assert_eq!((output.status.code(), output.stdout), (Some(0), Vec::new()));
 }
 
 #[test]
 fn a_missing_command_is_127_and_leaves_no_container() {
     let host = host();
-    let output = host.run(&["run", "image", "missing"], b"");
+    let output = host.run(&["run", "--network", "none", "image", "missing"], b"");
     assert_eq!(output.status.code(), Some(127));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
@@ -254,7 +256,7 @@ fn a_missing_command_is_127_and_leaves_no_container() {
 fn sigterm_goes_to_the_container_and_its_end_ends_the_client() {
     let host = host();
     let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut command = host.dormouse(&["run", "image", "sh", "-c", script]);
+    let mut command = host.dormouse(&["run", "--network", "none", "image", "sh", "-c", script]);
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
@@ -271,7 +273,15 @@ fn sigterm_goes_to_the_container_and_its_end_ends_the_client() {
 #[test]
 fn a_second_signal_leaves_a_container_that_does_not_care() {
     let host = host();
-    let mut command = host.dormouse(&["run", "image", "sh", "-c", "trap '' INT; echo ready; exec sleep 300"]);
+    let mut command = host.dormouse(&[
+        "run",
+        "--network",
+        "none",
+        "image",
+        "sh",
+        "-c",
+        "trap '' INT; echo ready; exec sleep 300",
+    ]);
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
@@ -287,7 +297,11 @@ fn a_second_signal_leaves_a_container_that_does_not_care() {
 #[test]
 fn all_output_is_on_the_terminal_before_the_client_ends() {
     let host = host();
-    let mut terminal = host.on_terminal(&["run", "image", "sh", "-c", "seq 1 20000; echo the end"], 24, 80);
+    let mut terminal = host.on_terminal(
+        &["run", "--network", "none", "image", "sh", "-c", "seq 1 20000; echo the end"],
+        24,
+        80,
+    );
     terminal.wait_for_text("the end");
     assert_eq!(terminal.exit_code(), 0);
     assert!(terminal.shown.contains("\r\n19999\r\n20000\r\nthe end"));
@@ -296,8 +310,11 @@ fn all_output_is_on_the_terminal_before_the_client_ends() {
 #[test]
 fn keys_go_through_raw_and_the_detach_keys_restore_the_terminal() {
     let host = host();
-    let mut terminal =
-        host.on_terminal(&["run", "-it", "image", "sh", "-c", "echo ready; exec cat"], 33, 101);
+    let mut terminal = host.on_terminal(
+        &["run", "--network", "none", "-it", "image", "sh", "-c", "echo ready; exec cat"],
+        33,
+        101,
+    );
     terminal.wait_for_text("ready");
     assert!(terminal.is_raw());
     assert_eq!(host.asked("Resize"), json!({"name": ID, "rows": 33, "columns": 101}));
@@ -311,16 +328,22 @@ fn keys_go_through_raw_and_the_detach_keys_restore_the_terminal() {
 #[test]
 fn the_terminal_is_restored_when_the_container_ends_and_when_the_client_is_told_to_leave() {
     let host = host();
-    let mut terminal =
-        host.on_terminal(&["run", "-it", "image", "sh", "-c", "echo ready; read line; exit 5"], 24, 80);
+    let mut terminal = host.on_terminal(
+        &["run", "--network", "none", "-it", "image", "sh", "-c", "echo ready; read line; exit 5"],
+        24,
+        80,
+    );
     terminal.wait_for_text("ready");
     assert!(terminal.is_raw());
     terminal.master.write_all(b"\n").unwrap();
     assert_eq!(terminal.exit_code(), 5);
     assert!(!terminal.is_raw());
 
-    let mut terminal =
-        host.on_terminal(&["run", "-it", "image", "sh", "-c", "echo ready; read line"], 24, 80);
+    let mut terminal = host.on_terminal(
+        &["run", "--network", "none", "-it", "image", "sh", "-c", "echo ready; read line"],
+        24,
+        80,
+    );
     terminal.wait_for_text("ready");
     kill(Pid::from_raw(i32::try_from(terminal.child.id()).unwrap()), Signal::SIGHUP).unwrap();
     assert_eq!(terminal.exit_code(), 129);

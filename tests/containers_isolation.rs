@@ -400,28 +400,6 @@ fn a_working_directory_outside_the_root_is_refused() {
 }
 
 #[test]
-fn an_init_is_process_1_and_reaps() {
-    let Some(host) = Host::new() else { return };
-    let binary = std::fs::read(env!("CARGO_BIN_EXE_dormouse")).unwrap();
-    let dynamic = binary.windows(9).any(|window| window == b"/ld-linux");
-    let plan = host
-        .sh("(sleep 0.1 & ) ; echo $$ $PPID; sleep 0.3; grep -l 'State:.Z' /proc/[0-9]*/status; exit 7")
-        .with(json!({"init": true}));
-    if dynamic {
-        let refusal = assert_refused(plan.try_run(), "Unsupported");
-        assert_eq!(refusal.parameters["feature"], "init");
-        eprintln!("SKIPPED in part: this build is linked dynamically, and so can't be an init");
-        return;
-    }
-    let (code, text) = plan.finish();
-    assert_eq!(code, 7, "{text}");
-    let mut pids = text.lines().next().unwrap().split(' ');
-    assert_ne!(pids.next(), Some("1"));
-    assert_eq!(pids.next(), Some("1"));
-    assert_eq!(text.lines().count(), 1, "a zombie: {text}");
-}
-
-#[test]
 fn what_a_container_writes_lies_in_a_directory_for_root_alone() {
     let Some(host) = Host::new() else { return };
     let container = host.sh("echo secret > /root/secret").run_until("exited");

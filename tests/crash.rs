@@ -36,7 +36,8 @@ fn directories(parent: &Path) -> BTreeSet<String> {
 fn keep_busy(address: &str, over: &AtomicBool, worker: usize) {
     let Ok(mut connection) = Connection::connect(address) else { return };
     let _ = connection.set_timeout(Some(common::PATIENCE));
-    let spec = json!({"image": "busybox", "command": ["sleep", "1000"], "stopSignal": "KILL"});
+    let spec = json!({"image": "busybox", "command": ["sleep", "1000"], "stopSignal": "KILL",
+                      "networkNamespace": {"kind": "private"}});
     for round in 0.. {
         if over.load(Ordering::Relaxed) {
             return;

@@ -17,7 +17,8 @@ pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let tree = bench.tree(IMAGE)?;
     let place = bench.directory("nspawn")?;
     let boot = || {
-        let spec = json!({ "image": IMAGE, "command": ["/sbin/init"] });
+        let spec =
+            json!({ "image": IMAGE, "networkNamespace": {"kind": "private"}, "command": ["/sbin/init"] });
         let reply = call(&mut connection, "Container.Create", json!({ "spec": spec }))?;
         let since = Instant::now();
         call(

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use dormouse::varlink::client::Connection;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::crun::Bundle;
 use crate::dormouse::{Dormouse, call};
@@ -16,7 +16,8 @@ pub fn against_crun(bench: &Bench) -> Result<Vec<Figure>> {
     let dormouse = Dormouse::start(bench, "cycle-crun", &["busybox"])?;
     let mut connection = dormouse.connect()?;
     // Its specification is the one that crun gets, and files that it names exist as long as it does.
-    let spec = json!({ "image": "busybox", "command": ["sleep", "3600"] });
+    let spec =
+        json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["sleep", "3600"] });
     let model = call(&mut connection, "Container.Run", json!({ "spec": spec }))?;
     let id = model["id"].as_str().unwrap_or_default();
     let config = dormouse.run_directory().join("containers").join(id).join("config.json");
@@ -49,6 +50,27 @@ pub fn against_podman(bench: &Bench) -> Result<Vec<Figure>> {
         ours: median(&ours),
         theirs: median(&theirs),
         limit: Limit::Ratio(0.1),
+        samples: (ours.len(), theirs.len()),
+    }])
+}
+
+/// The same on the default network of each, which both have netavark make.
+pub fn on_a_network(bench: &Bench) -> Result<Vec<Figure>> {
+    let dormouse = Dormouse::start(bench, "cycle-network", &["busybox"])?;
+    let podman = Podman::prepare(bench, "net")?;
+    podman.import(&bench.image("busybox"), "busybox")?;
+    let mut connection = dormouse.connect()?;
+    let spec = json!({ "image": "busybox", "command": ["/bin/true"] });
+    let (ours, theirs) =
+        bench.take_turns(20, || cycle_of(&mut connection, &spec), || podman_network_cycle(&podman))?;
+    Ok(vec![Figure {
+        name: "cycle-network",
+        what: "the same, on the default bridge".to_owned(),
+        against: "podman run --rm".to_owned(),
+        unit: Unit::Milliseconds,
+        ours: median(&ours),
+        theirs: median(&theirs),
+        limit: Limit::Ratio(0.5),
         samples: (ours.len(), theirs.len()),
     }])
 }
@@ -109,8 +131,13 @@ fn crowd<F: FnMut() -> Result<f64>>(rounds: u32, prepare: impl Fn() -> Result<F>
 
 /// One full cycle over a connection, in milliseconds.
 fn cycle(connection: &mut Connection) -> Result<f64> {
+    let spec =
+        json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["/bin/true"] });
+    cycle_of(connection, &spec)
+}
+
+fn cycle_of(connection: &mut Connection, spec: &Value) -> Result<f64> {
     let since = Instant::now();
-    let spec = json!({ "image": "busybox", "command": ["/bin/true"] });
     let reply = call(connection, "Container.Create", json!({ "spec": spec }))?;
     let name = json!({ "name": reply["id"] });
     call(connection, "Container.Start", name.clone())?;
@@ -118,6 +145,12 @@ fn cycle(connection: &mut Connection) -> Result<f64> {
     call(connection, "Container.Remove", name)?;
     let took = ms(since.elapsed());
     if reply["exitCode"] == 0 { Ok(took) } else { Err(failed("run /bin/true in a container")(reply)) }
+}
+
+fn podman_network_cycle(podman: &Podman) -> Result<f64> {
+    let since = Instant::now();
+    run(podman.run_and_remove_on_network().args(["busybox", "/bin/true"]))?;
+    Ok(ms(since.elapsed()))
 }
 
 fn podman_cycle(podman: &Podman) -> Result<f64> {

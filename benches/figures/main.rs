@@ -61,6 +61,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("activation", activation::measure),
     ("cycle-crun", cycle::against_crun),
     ("cycle-podman", cycle::against_podman),
+    ("cycle-network", cycle::on_a_network),
     ("cycle-32", cycle::many_at_a_time),
     ("monitor-memory", memory::of_monitors),
     ("serve-memory", memory::of_services),

@@ -26,7 +26,7 @@ pub fn of_monitors(bench: &Bench) -> Result<Vec<Figure>> {
     let mut connection = dormouse.connect()?;
     for _ in 0..CONTAINERS {
         check_interrupt()?;
-        let spec = json!({ "image": "busybox", "command": ["sleep", "3600"] });
+        let spec = json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["sleep", "3600"] });
         let reply = call(&mut connection, "Container.Run", json!({ "spec": spec }))?;
         let reply = call(&mut connection, "Container.Inspect", json!({ "name": reply["id"] }))?;
         let pid = reply["container"]["monitorPid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
@@ -58,7 +58,7 @@ pub fn of_services(bench: &Bench) -> Result<Vec<Figure>> {
     let dormouse = Dormouse::start(bench, "service", &["busybox"])?;
     let mut connection = dormouse.connect()?;
     for _ in 0..CONTAINERS {
-        let spec = json!({ "image": "busybox", "command": ["sleep", "3600"] });
+        let spec = json!({ "image": "busybox", "networkNamespace": {"kind": "private"}, "command": ["sleep", "3600"] });
         call(&mut connection, "Container.Run", json!({ "spec": spec }))?;
     }
     for _ in 0..CALLS {

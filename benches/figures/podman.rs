@@ -12,7 +12,7 @@ pub struct Podman {
     place: PathBuf,
 }
 
-/// What dormouse does of itself: a network namespace with nothing in it, and limits that this host can grant.
+/// What dormouse is asked for: a network namespace with nothing in it; and limits that this host can grant.
 const RUN_OPTIONS: &[&str] =
     &["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
@@ -47,6 +47,13 @@ impl Podman {
     pub fn run_and_remove(&self) -> Command {
         let mut command = self.command();
         command.args(["run", "--rm"]).args(RUN_OPTIONS);
+        command
+    }
+
+    /// The same, on podman's default network.
+    pub fn run_and_remove_on_network(&self) -> Command {
+        let mut command = self.command();
+        command.args(["run", "--rm", "--network", "bridge"]).args(&RUN_OPTIONS[2..]);
         command
     }
 

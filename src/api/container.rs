@@ -11,7 +11,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, ordered};
+use super::{Descriptors, looked_up, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -423,12 +423,14 @@ fn summary(container: ContainerSummary) -> wire::Summary {
         systemd: container.systemd,
         createdUSec: container.created_usec,
         labels: container.labels.into_iter().collect(),
+        addresses: network_types::addresses(container.network.as_ref()),
+        ports: network_types::published(container.network.as_ref()),
     }
 }
 
 fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
     let (container, listed) = engine.inspect(name)?;
-    let live = listed.live.clone();
+    let (live, listed_network) = (listed.live.clone(), listed.network.clone());
     let told = live.told.as_ref();
     let id = &container.row.id;
     let upper = engine.paths().container(id).join("upper");
@@ -450,6 +452,8 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .rootfs
             .is_none()
             .then(|| upper.to_string_lossy().into_owned()),
+        networks: network_types::statuses(listed_network.as_ref()),
+        networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: Vec::new(),
         spec: spec_to_wire(container.definition.spec),
     })

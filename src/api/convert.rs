@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::engine::EngineError;
 use crate::engine::spec as engine;
 
+use super::network_types;
 use crate::wire::container as wire;
 
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
@@ -68,7 +69,20 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         pid_namespace: namespace_from_wire("pidNamespace", spec.pidNamespace)?,
         ipc_namespace: namespace_from_wire("ipcNamespace", spec.ipcNamespace)?,
         uts_namespace: namespace_from_wire("utsNamespace", spec.utsNamespace)?,
-        network_namespace: namespace_from_wire("networkNamespace", spec.networkNamespace)?,
+        network_namespace: match spec.networkNamespace {
+            None => None,
+            given => Some(namespace_from_wire("networkNamespace", given)?),
+        },
+        networks: spec.networks.map(network_types::attachments_from_wire).transpose()?,
+        ports: network_types::ports_from_wire(spec.ports.unwrap_or_default())?,
+        publish_all: spec.publishAll.unwrap_or_default(),
+        dns_servers: network_types::addresses_from_wire(
+            "spec.dnsServers",
+            spec.dnsServers.unwrap_or_default(),
+        )?,
+        dns_search: spec.dnsSearch.unwrap_or_default(),
+        dns_options: spec.dnsOptions.unwrap_or_default(),
+        extra_hosts: sorted(spec.extraHosts),
         resources: spec.resources.map(resources_from_wire).transpose()?.unwrap_or_default(),
         shm_size_bytes: number("shmSizeBytes", spec.shmSizeBytes)?,
         oom_score_adjust: number("oomScoreAdjust", spec.oomScoreAdjust)?,
@@ -343,7 +357,23 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         pidNamespace: namespace_to_wire(spec.pid_namespace),
         ipcNamespace: namespace_to_wire(spec.ipc_namespace),
         utsNamespace: namespace_to_wire(spec.uts_namespace),
-        networkNamespace: namespace_to_wire(spec.network_namespace),
+        networkNamespace: spec.network_namespace.map(|namespace| {
+            let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
+            namespace_to_wire(namespace).unwrap_or(private)
+        }),
+        networks: spec
+            .networks
+            .map(|networks| networks.into_iter().map(network_types::attachment_to_wire).collect()),
+        ports: if spec.ports.is_empty() {
+            None
+        } else {
+            Some(spec.ports.into_iter().map(network_types::mapping_to_wire).collect())
+        },
+        publishAll: yes(spec.publish_all),
+        dnsServers: some(spec.dns_servers.iter().map(ToString::to_string).collect()),
+        dnsSearch: some(spec.dns_search),
+        dnsOptions: some(spec.dns_options),
+        extraHosts: map(spec.extra_hosts),
         resources: (spec.resources != engine::Resources::default())
             .then(|| resources_to_wire(spec.resources)),
         shmSizeBytes: wide(spec.shm_size_bytes),
@@ -514,6 +544,13 @@ mod tests {
             "shmSizeBytes": 1, "oomScoreAdjust": -5, "stopSignal": "INT", "stopTimeoutUSec": 7, "systemd": "off", "terminal": true,
             "stdinOpen": true, "labels": {"l": ""}, "annotations": {"a": "b"}, "restart": {"mode": "onFailure", "retriesMax": 3},
             "init": true, "log": {"driver": "k8sFile", "sizeMaxBytes": 8192, "filesMax": 2}, "runtime": "crun", "autoRemove": true,
+        }));
+        round_trip(json!({
+            "networkNamespace": {"kind": "private"},
+            "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],
+            "ports": [{"containerPort": 80, "hostPort": 8080, "hostIp": "127.0.0.1", "protocol": "udp", "range": 2}],
+            "publishAll": true, "dnsServers": ["192.0.2.1"], "dnsSearch": ["example"], "dnsOptions": ["ndots:1"],
+            "extraHosts": {"db": "10.0.0.3"},
         }));
     }
 

@@ -21,7 +21,36 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
     let reason = error.full_text();
     match error {
         EngineError::NotFound { name } | EngineError::Ambiguous { name } => {
-            ("NotFound", json!({"name": name, "reason": reason}))
+            let of_networks = interface == "io.dormouse.Network";
+            (
+                if of_networks { "ContainerNotFound" } else { "NotFound" },
+                json!({"name": name, "reason": reason}),
+            )
+        }
+        EngineError::NetworkNotFound { network } | EngineError::NetworkAmbiguous { network } => {
+            if interface == "io.dormouse.Network" {
+                ("NotFound", json!({"name": network, "reason": reason}))
+            } else {
+                ("NetworkNotFound", json!({"network": network, "reason": reason}))
+            }
+        }
+        EngineError::NetworkExists { network } => {
+            ("AlreadyExists", json!({"name": network, "reason": reason}))
+        }
+        EngineError::NetworkInUse { network, containers } => {
+            ("InUse", json!({"name": network, "containers": containers, "reason": reason}))
+        }
+        EngineError::AlreadyConnected { network, container } => {
+            ("AlreadyConnected", json!({"name": network, "container": container, "reason": reason}))
+        }
+        EngineError::NotConnected { network, container } => {
+            ("NotConnected", json!({"name": network, "container": container, "reason": reason}))
+        }
+        EngineError::PortInUse { port, protocol, holder } => {
+            ("PortInUse", json!({"port": port, "protocol": protocol, "holder": holder, "reason": reason}))
+        }
+        EngineError::AddressInUse { address, holder } => {
+            ("AddressInUse", json!({"address": address, "holder": holder, "reason": reason}))
         }
         EngineError::ImageNotFound { image } | EngineError::ImageAmbiguous { image } => {
             // What is a missing part for a container is the very subject of io.dormouse.Image.

@@ -96,6 +96,7 @@ fn event(event: Event) -> wire::Event {
         r#type: match event.kind {
             EventKind::Container => wire::Event_type::container,
             EventKind::Image => wire::Event_type::image,
+            EventKind::Network => wire::Event_type::network,
         },
         action: event.action,
         id: event.id,

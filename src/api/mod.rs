@@ -5,6 +5,8 @@ mod convert;
 mod errors;
 mod image;
 mod manager;
+mod network;
+mod network_types;
 mod unit;
 
 use std::future::Future;
@@ -29,6 +31,7 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
             Box::new(container::ContainerInterface::new(engine.clone())),
             Box::new(unit::UnitInterface::new(engine.clone())),
             Box::new(image::ImageInterface::new(engine.clone())),
+            Box::new(network::NetworkInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
         ],
     }
@@ -86,6 +89,7 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Container.varlink"),
         include_str!("../../interfaces/io.dormouse.Unit.varlink"),
         include_str!("../../interfaces/io.dormouse.Image.varlink"),
+        include_str!("../../interfaces/io.dormouse.Network.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];

@@ -178,7 +178,9 @@ fn kind(member: &str) -> FailureKind {
     match member {
         "CommandNotFound" => FailureKind::CommandNotFound,
         "CommandNotExecutable" => FailureKind::CommandNotExecutable,
-        "LaunchFailed" | "InvalidSpec" | "Unsupported" => FailureKind::NotLaunched,
+        "LaunchFailed" | "InvalidSpec" | "Unsupported" | "NetworkNotFound" | "PortInUse" | "AddressInUse" => {
+            FailureKind::NotLaunched
+        }
         "NotFound" => FailureKind::NotFound,
         _ => FailureKind::General,
     }

@@ -79,7 +79,7 @@ impl Engine {
             ("spec.pidNamespace", &spec.pid_namespace),
             ("spec.ipcNamespace", &spec.ipc_namespace),
             ("spec.utsNamespace", &spec.uts_namespace),
-            ("spec.networkNamespace", &spec.network_namespace),
+            ("spec.networkNamespace", spec.network_namespace()),
         ] {
             if let Namespace::Container(other) = namespace
                 && let Err(error) = self.find_row(other)
@@ -87,6 +87,7 @@ impl Engine {
                 return Err(EngineError::InvalidSpec { field: field.into(), reason: error.to_string() });
             }
         }
+        self.check_networks(definition)?;
         if spec.log == Log::Journald && !std::path::Path::new("/run/systemd/journal/socket").exists() {
             return Err(EngineError::Unsupported {
                 feature: "the log driver journald".into(),
@@ -117,6 +118,7 @@ impl<'a> PendingDirectories<'a> {
             (container.join("upper"), 0o755),
             (container.join("work"), 0o700),
             (container.join("log"), 0o700),
+            (container.join("etc"), 0o755),
             (run_dir, 0o700),
         ] {
             std::fs::DirBuilder::new()

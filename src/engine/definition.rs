@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
 
-use super::spec::{ContainerSpec, Namespace, Runtime, Seccomp, SystemdMode};
-use super::{EngineError, signals};
+use super::spec::{ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, Seccomp, SystemdMode};
+use super::{EngineError, network, signals};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 /// A machine with many services needs longer than a single program; systemd itself gives each service 90 s.
@@ -40,6 +40,12 @@ pub struct Definition {
     pub layers: Vec<String>,
     /// The image's labels, overridden by the specification's.
     pub labels: BTreeMap<String, String>,
+    /// The networks that it is on, those of Connect among them.
+    #[serde(default)]
+    pub networks: Vec<NetworkAttachment>,
+    /// The ports to publish, those of the image among them.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
 }
 
 /// The few fields that a list shows, read without building the rest.
@@ -120,7 +126,11 @@ impl Definition {
         if !workdir.starts_with('/') {
             return Err(invalid("spec.workdir", &format!("{workdir:?} is not absolute")));
         }
+        let networks = network::attachments(&spec);
+        let ports = network::ports_to_publish(&spec, image.exposed_ports.keys())?;
         Ok(Self {
+            networks,
+            ports,
             command,
             env,
             workdir: workdir.to_owned(),
@@ -209,7 +219,7 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
         ("pid", &spec.pid_namespace),
         ("ipc", &spec.ipc_namespace),
         ("uts", &spec.uts_namespace),
-        ("network", &spec.network_namespace),
+        ("network", spec.network_namespace()),
     ] {
         if matches!(namespace, Namespace::Container(other) if other.is_empty()) {
             return Err(invalid(
@@ -247,6 +257,7 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
     if spec.auto_remove && spec.restart != super::spec::Restart::No {
         return Err(invalid("spec.autoRemove", "a container that is restarted can't be removed at its end"));
     }
+    network::check(spec)?;
     check_resources(spec)
 }
 
@@ -303,7 +314,7 @@ fn check_sysctl(spec: &ContainerSpec, name: &str) -> Result<(), EngineError> {
         "kernel.shm_rmid_forced",
     ];
     let namespace = if name.starts_with("net.") {
-        &spec.network_namespace
+        spec.network_namespace()
     } else if ipc.contains(&name) || name.starts_with("fs.mqueue.") {
         &spec.ipc_namespace
     } else {
@@ -450,7 +461,8 @@ mod tests {
         refused(sysctl("kernel.core_pattern"), "spec.sysctls.kernel.core_pattern");
         refused(sysctl("net/../kernel.core_pattern"), "spec.sysctls.net/../kernel.core_pattern");
         assert!(Definition::new(sysctl("net.ipv4.ip_forward"), None, Vec::new()).is_ok());
-        let host_net = ContainerSpec { network_namespace: Namespace::Host, ..sysctl("net.ipv4.ip_forward") };
+        let host_net =
+            ContainerSpec { network_namespace: Some(Namespace::Host), ..sysctl("net.ipv4.ip_forward") };
         refused(host_net, "spec.sysctls.net.ipv4.ip_forward");
     }
 

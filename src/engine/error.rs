@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::network::NetworkError;
 use crate::store::StoreError;
 
 use super::Phase;
@@ -40,6 +41,26 @@ pub enum EngineError {
     Timeout { name: String, what: String },
     #[error("cannot remove image {image:?}: containers are made from it ({}); remove them first", containers.join(", "))]
     ImageInUse { image: String, containers: Vec<String> },
+    #[error(
+        "there is no network {network:?}; `dormouse network ls` lists them, `dormouse network create` makes one"
+    )]
+    NetworkNotFound { network: String },
+    #[error("several networks have an id that begins with {network:?}; give more of it")]
+    NetworkAmbiguous { network: String },
+    #[error("a network named {network:?} exists; remove it, or choose another name")]
+    NetworkExists { network: String },
+    #[error("cannot remove network {network:?}: containers are connected to it ({}); disconnect or remove them first, or force", containers.join(", "))]
+    NetworkInUse { network: String, containers: Vec<String> },
+    #[error("{container:?} is on the network {network:?} already")]
+    AlreadyConnected { network: String, container: String },
+    #[error("{container:?} is not on the network {network:?}")]
+    NotConnected { network: String, container: String },
+    #[error("the port {port}/{protocol} of the host is taken by {}; choose another one, or none to get a free one", holder.as_ref().map_or_else(|| "a program of the host".to_owned(), |name| format!("the container {name:?}")))]
+    PortInUse { port: u16, protocol: &'static str, holder: Option<String> },
+    #[error(
+        "the container {holder:?} has the address {address}; choose another one, or none to get a free one"
+    )]
+    AddressInUse { address: std::net::IpAddr, holder: String },
     #[error("cannot import the archive: {reason}")]
     InvalidArchive { reason: String },
     #[error("no space left on the disk of {path:?}; nothing was changed")]
@@ -76,6 +97,25 @@ impl From<StoreError> for EngineError {
             StoreError::Full { path } => Self::StorageFull { path },
             StoreError::Directory { path, source } => Self::io("use directory", path, source),
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<NetworkError> for EngineError {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::Missing { .. } => {
+                Self::Unsupported { feature: "a network".to_owned(), reason: error.to_string() }
+            }
+            NetworkError::File { attempted, path, source } => Self::io(attempted, path, source),
+            other => {
+                let reason =
+                    std::error::Error::source(&other).map_or_else(String::new, |cause| format!(": {cause}"));
+                Self::Failed {
+                    attempted: "handle the network".to_owned(),
+                    reason: format!("{other}{reason}"),
+                }
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ const LINE_MAX_BYTES: u64 = 4 << 10;
 pub enum EventKind {
     Container,
     Image,
+    Network,
 }
 
 /// A change of something, as it happened.

@@ -60,6 +60,11 @@ impl Engine {
         let built = oci::build(self, &container)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         let mut config = self.monitor_config(&container)?;
+        // Taken down again when this ends by an error.
+        let network = self.set_up_network(&container)?;
+        if let Some(network) = &network {
+            config.end_command = self.end_command(id, network.generation());
+        }
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= streams.stdin.is_some();
         config.store(&run_dir).map_err(|error| EngineError::Failed {
@@ -74,6 +79,9 @@ impl Engine {
                 MonitorFailure::Engine(error) => error,
             }
         })?;
+        if let Some(network) = network {
+            network.keep();
+        }
         Ok(Launched { warnings: built.warnings })
     }
 
@@ -144,18 +152,25 @@ impl Engine {
             notify: if container.definition.systemd { Notify::Payload } else { Notify::Ignore },
             events_path: self.paths().events(),
             auto_remove: spec.auto_remove,
-            cleanup_command: [
-                "/proc/self/exe",
-                "cleanup",
-                "--state-dir",
-                &self.paths().state_dir.to_string_lossy(),
-                "--run-dir",
-                &self.paths().run_dir.to_string_lossy(),
-                id,
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            cleanup_command: self.cleanup_command(&[id]),
+            end_command: Vec::new(),
         })
+    }
+
+    /// The role `cleanup` of this program, as the monitor executes it.
+    fn cleanup_command(&self, arguments: &[&str]) -> Vec<String> {
+        let state_dir = self.paths().state_dir.to_string_lossy();
+        let run_dir = self.paths().run_dir.to_string_lossy();
+        let mut command = ["/proc/self/exe", "cleanup", "--state-dir", &state_dir, "--run-dir", &run_dir]
+            .map(str::to_owned)
+            .to_vec();
+        command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        command
+    }
+
+    /// What takes this start's network down.
+    fn end_command(&self, id: &str, generation: &str) -> Vec<String> {
+        self.cleanup_command(&["--network", generation, id])
     }
 
     /// Topmost first, as overlayfs wants them.

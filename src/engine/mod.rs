@@ -19,6 +19,7 @@ mod images;
 mod launch;
 mod logs;
 mod names;
+mod network;
 mod oci;
 mod passwd;
 mod query;
@@ -45,6 +46,7 @@ pub use exec::{ExecOutput, ExecRequest, ExecSession};
 pub use images::{Archive, Image, ImportProgress, Imported};
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
+pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
 pub use query::{ContainerFilter, ContainerSummary};
 pub use stop::Stopped;
 pub use units::{JournalReader, UnitSession};
@@ -68,6 +70,7 @@ struct Inner {
     _read_only_program: Option<OwnedFd>,
     /// Opened by the first call that needs it: a call for the version does not pay for it.
     store: OnceLock<Store>,
+    anchors: network::Anchors,
 }
 
 impl Engine {
@@ -87,7 +90,15 @@ impl Engine {
             }
         };
         let store = OnceLock::new();
-        Ok(Self { inner: Arc::new(Inner { paths, program, _read_only_program: read_only_program, store }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                paths,
+                program,
+                _read_only_program: read_only_program,
+                store,
+                anchors: network::Anchors::default(),
+            }),
+        })
     }
 
     /// Where everything lies.

@@ -14,7 +14,7 @@ use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
 use super::spec::{Device, MountKind, Namespace, Resources, Seccomp};
-use super::{Container, Definition, Engine, EngineError, capabilities};
+use super::{Container, Definition, Engine, EngineError, capabilities, network};
 
 /// Under which cgroup every container has its own, in each hierarchy.
 const CGROUP_PARENT: &str = "/dormouse";
@@ -155,6 +155,10 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         };
         mode::apply(&mut built, &context);
     }
+    // Last: where the image has a link, as to /run/systemd/resolve, it leads into what is mounted by now.
+    let mut all = built.mounts().clone().unwrap_or_default();
+    all.extend(network::etc_mounts(engine, container)?);
+    built.set_mounts(Some(all));
     let spec = serde_json::to_vec(&built).map_err(|error| EngineError::Failed {
         attempted: "write the specification".to_owned(),
         reason: error.to_string(),
@@ -281,9 +285,13 @@ fn namespaces(engine: &Engine, container: &Container) -> Result<Vec<Value>, Engi
         ("pid", "pid", "spec.pidNamespace", &spec.pid_namespace),
         ("ipc", "ipc", "spec.ipcNamespace", &spec.ipc_namespace),
         ("uts", "uts", "spec.utsNamespace", &spec.uts_namespace),
-        ("network", "net", "spec.networkNamespace", &spec.network_namespace),
+        ("network", "net", "spec.networkNamespace", spec.network_namespace()),
     ] {
         match namespace {
+            Namespace::Private if kind == "network" && !container.definition.networks.is_empty() => {
+                let path = engine.paths().namespaces().join(&container.row.id);
+                namespaces.push(json!({"type": kind, "path": path}));
+            }
             Namespace::Private => namespaces.push(json!({"type": kind})),
             Namespace::Host => {}
             Namespace::Container(other) => {

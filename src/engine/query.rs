@@ -6,7 +6,7 @@ use crate::store::ContainerRow;
 
 use super::container::damaged;
 use super::definition::DefinitionHead;
-use super::{Container, Engine, EngineError, Live, Phase};
+use super::{Container, Engine, EngineError, Live, NetworkState, Phase};
 
 /// Which containers are wanted; what is empty does not filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct ContainerSummary {
     pub created_usec: i64,
     pub labels: BTreeMap<String, String>,
     pub live: Live,
+    pub network: Option<NetworkState>,
 }
 
 impl Engine {
@@ -61,7 +62,9 @@ impl Engine {
         let head: DefinitionHead =
             serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
         let live = self.live(&row.id)?;
+        let network = if live.phase.is_alive() { self.network_state(&row.id)? } else { None };
         Ok(ContainerSummary {
+            network,
             id: row.id,
             name: row.name,
             image: head.spec.image,

@@ -32,6 +32,14 @@ impl Engine {
             }
             let (engine, id) = (self.clone(), row.id.clone());
             blocking(move || {
+                // Up still only if its monitor was killed. What fails here is tried again at the next wake.
+                if let Err(error) = engine.tear_down_network(&id, None) {
+                    tracing::warn!(
+                        id,
+                        error = error.full_text(),
+                        "cannot take the network down, left for the next wake"
+                    );
+                }
                 engine.remove_directories(&id);
                 engine.remove_cgroup(&id);
                 Ok(())

@@ -4,9 +4,12 @@
 //! left open. What follows from it and from the image is a [`super::definition::Definition`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::network::ports::Protocol;
 
 /// A container as asked for. Field by field the `Spec` of io.dormouse.Container, where the meanings are told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +43,14 @@ pub struct ContainerSpec {
     pub pid_namespace: Namespace,
     pub ipc_namespace: Namespace,
     pub uts_namespace: Namespace,
-    pub network_namespace: Namespace,
+    pub network_namespace: Option<Namespace>,
+    pub networks: Option<Vec<NetworkAttachment>>,
+    pub ports: Vec<PortMapping>,
+    pub publish_all: bool,
+    pub dns_servers: Vec<IpAddr>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub extra_hosts: BTreeMap<String, String>,
     pub resources: Resources,
     pub shm_size_bytes: Option<u64>,
     pub oom_score_adjust: Option<i32>,
@@ -56,6 +66,38 @@ pub struct ContainerSpec {
     pub log: Log,
     pub runtime: Runtime,
     pub auto_remove: bool,
+}
+
+impl ContainerSpec {
+    /// The network namespace, whether it was asked for or not.
+    pub fn network_namespace(&self) -> &Namespace {
+        self.network_namespace.as_ref().unwrap_or(&Namespace::Private)
+    }
+}
+
+/// A network that the container is connected to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct NetworkAttachment {
+    pub network: String,
+    pub addresses: Vec<IpAddr>,
+    pub mac: Option<String>,
+    pub aliases: Vec<String>,
+    pub interface: Option<String>,
+}
+
+/// Ports of the host that lead to ports of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct PortMapping {
+    pub container_port: u16,
+    /// `None` is a free one.
+    pub host_port: Option<u16>,
+    pub host_ip: Option<IpAddr>,
+    pub protocol: Protocol,
+    /// At least 1.
+    pub range: u16,
 }
 
 /// Something mounted into the container.

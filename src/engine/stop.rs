@@ -69,12 +69,15 @@ impl Engine {
             thaw(&live);
             if let Ok(ended) = tokio::time::timeout(timeout, self.wait_id(id, name, Condition::Exited)).await
             {
-                return Ok(Stopped { exit_code: ended?.exit_code, killed: false });
+                let exit_code = ended?.exit_code;
+                self.settle_network(id).await?;
+                return Ok(Stopped { exit_code, killed: false });
             }
         }
         let live = self.live(id)?;
         self.kill_for_good(id, &live).await?;
         let ended = self.wait_id(id, name, Condition::Exited).await?;
+        self.settle_network(id).await?;
         Ok(Stopped { exit_code: ended.exit_code, killed: true })
     }
 

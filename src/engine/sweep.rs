@@ -16,6 +16,8 @@ impl Engine {
     /// # Errors
     /// Those of the store; what can't be removed is only logged.
     pub fn sweep(&self) -> Result<(), EngineError> {
+        // First: who starts next may want the addresses and ports.
+        self.sweep_networks()?;
         for parent in [self.paths().run_containers(), self.paths().containers()] {
             for id in entries(&parent) {
                 self.sweep_container(&id)?;
@@ -68,16 +70,17 @@ impl Engine {
             tracing::warn!(id, %error, "cannot kill the processes in the cgroup, ignoring");
         }
         self.remove_cgroup(id);
+        self.tear_down_network(id, None)?;
         self.remove_directories(id);
         Ok(())
     }
 }
 
-fn is_id(name: &str) -> bool {
+pub(super) fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn entries(dir: &Path) -> Vec<String> {
+pub(super) fn entries(dir: &Path) -> Vec<String> {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
         Err(error) => {

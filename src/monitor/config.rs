@@ -66,6 +66,10 @@ pub struct MonitorConfig {
     /// The program and arguments that remove the container; run in place of the monitor, with its pid.
     #[serde(default)]
     pub cleanup_command: Vec<String>,
+    /// The program and arguments that are run when the payload has ended for good, and before that is told: it takes down
+    /// what was set up for the container outside of it. Empty if there is nothing.
+    #[serde(default)]
+    pub end_command: Vec<String>,
 }
 
 /// Who makes the payload's process.
@@ -209,6 +213,7 @@ mod tests {
             events_path: "/run/events".into(),
             auto_remove: true,
             cleanup_command: vec!["/bin/true".into()],
+            end_command: vec!["/bin/false".into()],
         };
         config.store(directory.path()).unwrap();
         let loaded = MonitorConfig::load(directory.path()).unwrap();

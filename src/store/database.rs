@@ -82,12 +82,12 @@ impl Store {
         schema::newest()
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic while it was held can't have left half a transaction: those roll back when dropped.
         self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn wrap(&self, attempted: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+    pub(super) fn wrap(&self, attempted: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
         move |source| database_error(&self.path, attempted, source)
     }
 
@@ -116,6 +116,18 @@ impl Store {
             .connection()
             .execute("UPDATE containers SET name = ?2 WHERE id = ?1", params![id, name])
             .map_err(|error| name_taken(error, name, self.wrap("rename the container")))?;
+        Ok(changed > 0)
+    }
+
+    /// Records what a container is from now on. False if there is none of this id.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn update_definition(&self, id: &str, definition: &str) -> Result<bool, StoreError> {
+        let changed = self
+            .connection()
+            .execute("UPDATE containers SET definition = ?2 WHERE id = ?1", params![id, definition])
+            .map_err(self.wrap("record the container"))?;
         Ok(changed > 0)
     }
 
@@ -364,11 +376,11 @@ fn image_row(connection: &Connection, id: &str) -> rusqlite::Result<Option<Image
     Ok(Some(ImageRow { id: id.to_owned(), names, layers, config, created_usec, size_bytes, containers }))
 }
 
-fn is_constraint(error: &rusqlite::Error) -> bool {
+pub(super) fn is_constraint(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
 }
 
-fn name_taken(
+pub(super) fn name_taken(
     error: rusqlite::Error,
     name: &str,
     wrap: impl Fn(rusqlite::Error) -> StoreError,

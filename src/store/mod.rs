@@ -3,11 +3,13 @@
 //! ```text
 //! STATE_DIR/                 0700
 //!   dormouse.db              SQLite, write-ahead log; one transaction per acknowledged change
-//!   containers/ID/           upper/ work/ log: what the container has written
+//!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
 //!   containers/ID/           the monitor's state file, sockets, specifications
+//!   netns/ID                 the container's network namespace, while it is on a network
 //!   locks/                   one lock file per object that is being changed
+//!   names/                   what aardvark-dns serves
 //!   events.log               what has happened since boot
 //! ```
 //!
@@ -17,10 +19,12 @@
 mod database;
 mod error;
 mod locks;
+mod networks;
 mod paths;
 mod schema;
 
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
+pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;

@@ -22,7 +22,7 @@ impl Paths {
         for dir in [&self.state_dir, &self.run_dir] {
             private_directory(dir)?;
         }
-        for dir in [self.containers(), self.run_containers(), self.locks()] {
+        for dir in [self.containers(), self.run_containers(), self.locks(), self.namespaces(), self.names()] {
             private_directory(&dir)?;
         }
         Ok(())
@@ -51,6 +51,16 @@ impl Paths {
     /// The directory in which a container's monitor works.
     pub fn run_container(&self, id: &str) -> PathBuf {
         self.run_containers().join(id)
+    }
+
+    /// The network namespaces that have a name, which is the container's id.
+    pub fn namespaces(&self) -> PathBuf {
+        self.run_dir.join("netns")
+    }
+
+    /// What aardvark-dns serves.
+    pub fn names(&self) -> PathBuf {
+        self.run_dir.join("names")
     }
 
     /// The lock files.

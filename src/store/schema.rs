@@ -1,7 +1,8 @@
 //! The tables, and the way from each older schema to the newest. `PRAGMA user_version` holds the schema's number.
 
 /// Each step leads from the schema of its index to the next; a new version appends, and never edits.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE images (
         id           TEXT PRIMARY KEY,
         config       TEXT NOT NULL,
@@ -28,7 +29,31 @@ pub(super) const MIGRATIONS: &[&str] = &["
     CREATE INDEX containers_by_image ON containers (image_id);
     CREATE INDEX image_layers_by_diff_id ON image_layers (diff_id);
     CREATE INDEX image_names_by_image ON image_names (image_id);
-"];
+",
+    "
+    CREATE TABLE networks (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        created_usec INTEGER NOT NULL,
+        definition   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE leases (
+        network_id   TEXT NOT NULL REFERENCES networks (id) ON DELETE RESTRICT,
+        address      TEXT NOT NULL,
+        container_id TEXT NOT NULL,
+        PRIMARY KEY (network_id, address)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX leases_by_container ON leases (container_id);
+    CREATE TABLE ports (
+        protocol     TEXT NOT NULL,
+        port         INTEGER NOT NULL,
+        host_ip      TEXT NOT NULL,
+        container_id TEXT NOT NULL,
+        PRIMARY KEY (protocol, port, host_ip)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ports_by_container ON ports (container_id);
+",
+];
 
 /// The newest schema.
 pub(super) fn newest() -> i64 {

@@ -167,9 +167,10 @@ impl Host {
         self.command(&["sh", "-c", script])
     }
 
-    /// A container to be made of busybox that runs `command`.
+    /// A container to be made of busybox that runs `command`, on no network: most tests want none.
     pub fn command(&self, command: &[&str]) -> Plan<'_> {
-        Plan { host: self, spec: json!({"image": "busybox", "command": command}) }
+        let spec = json!({"image": "busybox", "command": command, "networkNamespace": {"kind": "private"}});
+        Plan { host: self, spec }
     }
 
     /// A container to be made that runs until it is stopped. Only `run_until_stoppable` and `until_stoppable` know when
@@ -180,7 +181,7 @@ impl Host {
 
     /// A container to be made from the image alone.
     pub fn image(&self, image: &str) -> Plan<'_> {
-        Plan { host: self, spec: json!({"image": image}) }
+        Plan { host: self, spec: json!({"image": image, "networkNamespace": {"kind": "private"}}) }
     }
 
     /// The names of all containers, oldest first.

@@ -71,6 +71,7 @@ fn line(event: &Value) -> Result<String, CliError> {
     let kind = match event.r#type {
         Type::container => "container",
         Type::image => "image",
+        Type::network => "network",
     };
     let code = event.exitCode.map_or(String::new(), |code| format!(" (exit code {code})"));
     Ok(format!(

@@ -12,7 +12,9 @@ mod inspect;
 mod journal;
 mod kill;
 mod logs;
+mod network;
 mod pause;
+mod port;
 mod ps;
 mod rename;
 mod restart;
@@ -55,6 +57,8 @@ pub enum Command {
     Attach(attach::Attach),
     Units(units::Units),
     Journal(journal::Journal),
+    Network(Box<network::Network>),
+    Port(port::Port),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
@@ -95,6 +99,8 @@ impl Command {
             Self::Logs(command) => command.run(service),
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
+            Self::Network(command) => command.run(service),
+            Self::Port(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::port::port_text;
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_duration, now_usec};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
@@ -125,7 +126,8 @@ impl Ps {
     }
 
     fn table(&self, summaries: &[Summary], now: i64) -> String {
-        let mut table = Table::new(&["CONTAINER ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS"]);
+        let mut table =
+            Table::new(&["CONTAINER ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"]);
         for summary in summaries {
             let command = summary.command.join(" ");
             table.row([
@@ -135,6 +137,7 @@ impl Ps {
                 if self.no_trunc { command } else { truncated(&command, 30) },
                 format_ago(summary.createdUSec, now),
                 status(summary, now),
+                summary.ports.iter().map(port_text).collect::<Vec<_>>().join(", "),
             ]);
         }
         table.render()
@@ -176,7 +179,8 @@ mod tests {
     fn summary(changes: Value) -> Summary {
         let mut summary = json!({
             "id": "0123456789abcdef", "name": "web", "image": "debian", "command": ["/sbin/init"], "state": "running",
-            "ready": false, "systemd": false, "restarts": 0, "createdUSec": 0, "startedUSec": 60_000_000, "labels": {},
+            "ready": false, "systemd": false, "restarts": 0, "createdUSec": 0, "startedUSec": 60_000_000, "labels": {}, "addresses": [],
+            "ports": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "range": 1}],
         });
         for (key, value) in changes.as_object().unwrap() {
             summary[key] = value.clone();
@@ -219,9 +223,9 @@ mod tests {
         );
         assert_eq!(
             ps.table(&[summary(json!({})), long], 240_000_000),
-            "CONTAINER ID  NAME  IMAGE   COMMAND                         CREATED        STATUS\n\
-             0123456789ab  web   debian  /sbin/init                      4 minutes ago  up 3 minutes\n\
-             0123456789ab  job   -       sh -c a very long command, th…  4 minutes ago  up 3 minutes\n"
+            "CONTAINER ID  NAME  IMAGE   COMMAND                         CREATED        STATUS        PORTS\n\
+             0123456789ab  web   debian  /sbin/init                      4 minutes ago  up 3 minutes  8080->80/tcp\n\
+             0123456789ab  job   -       sh -c a very long command, th…  4 minutes ago  up 3 minutes  8080->80/tcp\n"
         );
     }
 

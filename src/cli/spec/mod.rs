@@ -2,6 +2,7 @@
 //! `io.dormouse.Container` that they make. Only the form is checked here; what can be done is for the service to say.
 
 mod mounts;
+mod network;
 mod resources;
 mod security;
 
@@ -99,6 +100,8 @@ pub struct SpecFlags {
     #[arg(long, help_heading = "Files")]
     read_only: bool,
 
+    #[command(flatten)]
+    network: network::NetworkFlags,
     #[command(flatten)]
     security: security::SecurityFlags,
     #[command(flatten)]
@@ -207,6 +210,7 @@ impl SpecFlags {
         put(&mut spec, "log", self.log()?);
         put(&mut spec, "runtime", self.runtime);
         put(&mut spec, "autoRemove", when(self.rm));
+        self.network.add_to(&mut spec)?;
         self.security.add_to(&mut spec)?;
         self.resources.add_to(&mut spec)?;
         Ok(spec)

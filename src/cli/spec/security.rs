@@ -34,9 +34,6 @@ pub(super) struct SecurityFlags {
     /// Host name: private, host, container:NAME
     #[arg(long, value_name = "NAMESPACE", help_heading = "Security")]
     uts: Option<String>,
-    /// Network: private or none (loopback only), host, container:NAME
-    #[arg(long, visible_alias = "net", value_name = "NAMESPACE", help_heading = "Security")]
-    network: Option<String>,
 }
 
 impl SecurityFlags {
@@ -49,7 +46,6 @@ impl SecurityFlags {
             ("pidNamespace", "--pid", &self.pid),
             ("ipcNamespace", "--ipc", &self.ipc),
             ("utsNamespace", "--uts", &self.uts),
-            ("networkNamespace", "--network", &self.network),
         ];
         for (field, flag, value) in namespaces {
             put(spec, field, value.as_deref().map(|value| namespace(flag, value)).transpose()?);
@@ -97,10 +93,10 @@ fn seccomp_profile(path: &str) -> Result<Value, CliError> {
     Ok(json!({"kind": "profile", "profile": profile}))
 }
 
-fn namespace(flag: &str, text: &str) -> Result<Value, CliError> {
+pub(super) fn namespace(flag: &str, text: &str) -> Result<Value, CliError> {
     match text {
         "private" => Ok(json!({"kind": "private"})),
-        "none" if flag != "--pid" && flag != "--uts" => Ok(json!({"kind": "private"})),
+        "none" if flag == "--ipc" || flag == "--network" => Ok(json!({"kind": "private"})),
         "host" => Ok(json!({"kind": "host"})),
         _ => match text.strip_prefix("container:") {
             Some(name) if !name.is_empty() => Ok(json!({"kind": "container", "container": name})),

@@ -193,7 +193,7 @@ fn namespaces_are_private_the_hosts_or_those_of_a_container() {
             "utsNamespace": {"kind": "private"}, "networkNamespace": {"kind": "private"},
         }),
     );
-    refused(&["--network", "bridge"]);
+    refused(&["--pid", "bridge"]);
     refused(&["--pid", "container:"]);
 }
 

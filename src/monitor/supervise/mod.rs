@@ -194,8 +194,9 @@ impl Supervisor {
                 self.state.error = Some(failure.message.clone());
                 self.state.finished_at_usec = Some(now_usec());
                 self.state.restart_at_usec = None;
-                self.store();
                 self.clean_up_container();
+                self.run_end_command();
+                self.store();
                 Err(failure)
             }
         }
@@ -219,11 +220,14 @@ impl Supervisor {
                     continue;
                 }
                 if self.state.phase != Phase::Failed {
+                    self.run_end_command();
                     self.state.phase = Phase::Exited;
                     self.state.restart_at_usec = None;
                     self.store();
                 }
             } else {
+                // Before anybody is told: who hears of the end finds nothing left of the container.
+                self.run_end_command();
                 self.announce(Phase::Exited, outcome, None);
             }
             return self.finish();
@@ -294,6 +298,27 @@ impl Supervisor {
         }
         if let Some(cgroup) = &cgroup {
             let _ = cgroup.remove();
+        }
+    }
+
+    /// Has what is outside of the container taken down; between restarts it stays. The payload has ended and its output is
+    /// taken, so nothing is missed meanwhile.
+    fn run_end_command(&self) {
+        let [program, arguments @ ..] = self.config.end_command.as_slice() else { return };
+        let child = match sys::fork() {
+            Ok(sys::Fork::Child) => {
+                use std::os::unix::process::CommandExt as _;
+                sys::reset_signals();
+                let _ = std::process::Command::new(program).args(arguments).exec();
+                sys::exit_now(1)
+            }
+            Ok(sys::Fork::Parent(pid)) => rustix::process::Pid::from_raw(pid),
+            // The engine does it at its next wake.
+            Err(_) => None,
+        };
+        if let Some(child) = child {
+            let wait = || rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+            while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
         }
     }
 

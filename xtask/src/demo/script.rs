@@ -62,7 +62,7 @@ pub fn play(activation: &Activation, machine_tar: &Path, small_tar: &Path) -> Re
 
     heading("Boot: systemd as the first process of a container");
     let since = Instant::now();
-    let spec = json!({ "image": "machine", "name": "machine", "command": ["/sbin/init"] });
+    let spec = json!({ "image": "machine", "networkNamespace": {"kind": "private"}, "name": "machine", "command": ["/sbin/init"] });
     let run = json!({ "spec": spec, "wait": "ready", "timeoutUSec": 120_000_000 });
     client.call("io.dormouse.Container.Run", run)?;
     tell(format!("the systemd inside has reported READY=1, {} after the call", ms(since)));
@@ -73,7 +73,7 @@ pub fn play(activation: &Activation, machine_tar: &Path, small_tar: &Path) -> Re
     units(&mut client)?;
 
     heading("A second container, with a single process");
-    let spec = json!({ "image": "small", "name": "second", "command": ["sleep", "3600"] });
+    let spec = json!({ "image": "small", "networkNamespace": {"kind": "private"}, "name": "second", "command": ["sleep", "3600"] });
     client.call("io.dormouse.Container.Run", json!({ "spec": spec }))?;
     let second = summary(&mut client, "second")?;
     check(

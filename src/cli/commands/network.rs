@@ -1,0 +1,363 @@
+//! `dormouse network`
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Nothing, for_each};
+use crate::cli::errors::CliError;
+use crate::cli::human::parse_size;
+use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::service::Service;
+use crate::cli::spec::pairs;
+use crate::cli::streams::print;
+use crate::cli::table::{Table, printable, short_id};
+use crate::wire::network::{Details, Driver as WireDriver};
+
+/// Make networks, and see who is on them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse network create web
+  dormouse network create --subnet 10.1.2.0/24 --ipv6 web
+  dormouse network create --driver macvlan --interface eth0 --subnet 192.0.2.0/24 --gateway 192.0.2.1 lan
+  dormouse network connect --alias db web postgres")]
+pub struct Network {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Box<Create>),
+    #[command(visible_alias = "list")]
+    Ls(List),
+    Inspect(Inspect),
+    Rm(Remove),
+    Connect(Connect),
+    Disconnect(Disconnect),
+    /// Remove networks that no container refers to
+    Prune,
+    Reload(Reload),
+}
+
+/// Make a network
+#[derive(Debug, Args)]
+struct Create {
+    /// Name
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What connects the containers
+    #[arg(short, long, value_enum, value_name = "DRIVER")]
+    driver: Option<Driver>,
+    /// Subnet [default: a free one]
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
+    /// Gateway of the subnet before [default: for a bridge its first address]
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    gateways: Vec<String>,
+    /// First and last address that are given away of the subnet before
+    #[arg(long = "ip-range", value_name = "FIRST-LAST")]
+    ranges: Vec<String>,
+    /// Add a subnet of IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// Name of the bridge; for macvlan and ipvlan the interface of the host to sit on
+    #[arg(long, visible_aliases = ["interface-name", "parent"], value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// No way out of the host
+    #[arg(long)]
+    internal: bool,
+    /// Containers don't find each other by name
+    #[arg(long)]
+    disable_dns: bool,
+    /// Let packets pass between this network and others
+    #[arg(long)]
+    no_isolate: bool,
+    /// Size of the largest packet, in bytes
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    mtu: Option<i64>,
+    /// macvlan: bridge, private, vepa or passthru; ipvlan: l2, l3 or l3s
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// Label, as KEY=VALUE or KEY
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Driver {
+    Bridge,
+    Macvlan,
+    Ipvlan,
+}
+
+/// List networks
+#[derive(Debug, Args)]
+struct List {
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only those with: name=, id= or label=KEY[=VALUE]
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
+}
+
+/// Tell all of networks, as JSON
+#[derive(Debug, Args)]
+struct Inspect {
+    /// Networks, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "NETWORK")]
+    names: Vec<String>,
+}
+
+/// Remove networks
+#[derive(Debug, Args)]
+struct Remove {
+    /// Networks, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "NETWORK")]
+    names: Vec<String>,
+    /// Disconnect their containers first
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Connect a container to a network, now if it runs and at each start
+#[derive(Debug, Args)]
+struct Connect {
+    /// Network, by name, id or a prefix of the id
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    /// Container, by name, id or a prefix of the id
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Address on the network
+    #[arg(long = "ip", visible_alias = "ip6", value_name = "ADDRESS")]
+    addresses: Vec<String>,
+    /// Hardware address on the network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
+    /// Further name on the network
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+    /// Name of the interface in the container
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+/// Disconnect a container from a network
+#[derive(Debug, Args)]
+struct Disconnect {
+    /// Network, by name, id or a prefix of the id
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    /// Container, by name, id or a prefix of the id
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+/// Make firewall rules, ports and names of running containers anew
+#[derive(Debug, Args)]
+struct Reload {
+    /// Container, by name, id or a prefix of the id [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    container: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    networks: Vec<Value>,
+}
+
+impl Network {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        match self.command {
+            Command::Create(create) => create.run(service),
+            Command::Ls(list) => list.run(service),
+            Command::Inspect(inspect) => inspect.run(service),
+            Command::Rm(remove) => for_each(&remove.names, |name| {
+                let parameters = json!({"name": name, "force": remove.force});
+                let Nothing {} =
+                    call(service, &format!("remove the network {name:?}"), "Remove", parameters)?;
+                print(&format!("{name}\n"))
+            }),
+            Command::Connect(connect) => connect.run(service),
+            Command::Disconnect(given) => {
+                let attempted = format!("disconnect {:?} from {:?}", given.container, given.network);
+                let parameters = json!({"name": given.network, "container": given.container});
+                let Nothing {} = call(service, &attempted, "Disconnect", parameters)?;
+                Ok(())
+            }
+            Command::Prune => {
+                let reply: Value = call(service, "remove unused networks", "Prune", json!({}))?;
+                print_lines(&reply["removed"])
+            }
+            Command::Reload(given) => {
+                let parameters = json!({"container": given.container});
+                let reply: Value = call(service, "reload networks", "Reload", parameters)?;
+                print_lines(&reply["reloaded"])
+            }
+        }
+    }
+}
+
+fn call<T: serde::de::DeserializeOwned>(
+    service: &Service,
+    attempted: &str,
+    method: &str,
+    parameters: Value,
+) -> Result<T, CliError> {
+    service.call(attempted, &format!("io.dormouse.Network.{method}"), parameters)
+}
+
+fn print_lines(list: &Value) -> Result<(), CliError> {
+    let lines = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    print(&lines.map(|line| format!("{}\n", printable(line))).collect::<String>())
+}
+
+impl Create {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let reply: Value =
+            call(service, &format!("make the network {:?}", self.name), "Create", self.parameters()?)?;
+        print(&format!("{}\n", printable(reply["network"]["name"].as_str().unwrap_or(&self.name))))
+    }
+
+    fn parameters(&self) -> Result<Value, CliError> {
+        for (flag, list) in [("--gateway", &self.gateways), ("--ip-range", &self.ranges)] {
+            if list.len() > self.subnets.len() {
+                return Err(CliError::usage(format!("{flag}: there are more of them than subnets")));
+            }
+        }
+        let mut subnets = Vec::new();
+        for (index, subnet) in self.subnets.iter().enumerate() {
+            let range = match self.ranges.get(index) {
+                None => None,
+                Some(text) => Some(
+                    text.split_once('-')
+                        .ok_or_else(|| CliError::usage(format!("--ip-range: {text:?} is not FIRST-LAST")))?,
+                ),
+            };
+            subnets.push(json!({
+                "subnet": subnet, "gateway": self.gateways.get(index),
+                "rangeFirst": range.map(|(first, _)| first), "rangeLast": range.map(|(_, last)| last),
+            }));
+        }
+        Ok(json!({
+            "name": self.name, "driver": self.driver, "subnets": (!subnets.is_empty()).then_some(subnets),
+            "ipv6": self.ipv6, "interface": self.interface, "internal": self.internal,
+            "dns": self.disable_dns.then_some(false), "isolate": self.no_isolate.then_some(false),
+            "mtuBytes": self.mtu, "mode": self.mode, "labels": pairs("--label", &self.labels, true)?,
+        }))
+    }
+}
+
+impl List {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        const ATTEMPTED: &str = "list networks";
+        let (mut names, mut labels) = (Vec::new(), serde_json::Map::new());
+        for filter in &self.filters {
+            match filter.split_once('=') {
+                Some(("name" | "id", name)) => names.push(name),
+                Some(("label", label)) => {
+                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
+                    labels.insert(key.to_owned(), json!(value));
+                }
+                _ => {
+                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
+                        .with_hint("name=, id= and label= are known"));
+                }
+            }
+        }
+        let listed: Listed = call(service, ATTEMPTED, "List", json!({"names": names, "labels": labels}))?;
+        print_list(self.form.format, &listed.networks, || {
+            let networks: Vec<Details> =
+                listed.networks.iter().map(|network| typed(ATTEMPTED, network)).collect::<Result<_, _>>()?;
+            Ok(self.text(&networks))
+        })
+    }
+
+    fn text(&self, networks: &[Details]) -> String {
+        if self.quiet {
+            return networks.iter().map(|network| format!("{}\n", printable(&network.name))).collect();
+        }
+        let mut table = Table::new(&["NAME", "NETWORK ID", "DRIVER", "INTERFACE", "SUBNETS", "CONTAINERS"]);
+        for network in networks {
+            table.row([
+                network.name.clone(),
+                short_id(&network.id, self.no_trunc),
+                match network.driver {
+                    WireDriver::bridge => "bridge",
+                    WireDriver::macvlan => "macvlan",
+                    WireDriver::ipvlan => "ipvlan",
+                }
+                .to_owned(),
+                network.interface.clone(),
+                network.subnets.iter().map(|subnet| subnet.subnet.clone()).collect::<Vec<_>>().join(", "),
+                network.containers.len().to_string(),
+            ]);
+        }
+        table.render()
+    }
+}
+
+impl Inspect {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let mut found = Vec::new();
+        let told = for_each(&self.names, |name| {
+            let mut reply: Value =
+                call(service, &format!("inspect the network {name:?}"), "Inspect", json!({ "name": name }))?;
+            found.push(reply["network"].take());
+            Ok(())
+        });
+        print_list(Format::Json, &found, || Ok(String::new()))?;
+        told
+    }
+}
+
+impl Connect {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        let parameters = json!({
+            "name": self.network, "container": self.container, "addresses": some(&self.addresses),
+            "mac": self.mac_address, "aliases": some(&self.aliases), "interface": self.interface,
+        });
+        let attempted = format!("connect {:?} to {:?}", self.container, self.network);
+        let Nothing {} = call(service, &attempted, "Connect", parameters)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_a_row() {
+        let network: Details = typed(
+            "test",
+            &json!({
+                "id": "0123456789abcdef", "name": "web", "driver": "bridge", "interface": "dm0123456789",
+                "subnets": [{"subnet": "10.1.2.0/24"}, {"subnet": "fd00::/64"}], "internal": false, "dns": true,
+                "isolate": true, "labels": {}, "createdUSec": 0, "containers": [],
+            }),
+        )
+        .unwrap();
+        let list = List {
+            quiet: false,
+            no_trunc: false,
+            filters: vec![],
+            form: FormatFlag { format: Format::Table },
+        };
+        assert_eq!(
+            list.text(&[network]),
+            "NAME  NETWORK ID    DRIVER  INTERFACE     SUBNETS                 CONTAINERS\n\
+             web   0123456789ab  bridge  dm0123456789  10.1.2.0/24, fd00::/64  0\n"
+        );
+    }
+}
