@@ -130,6 +130,16 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// Bytes that are not those that their digest promises.
+    #[error("{what} is not what it should be: its digest is {found}, expected {expected}")]
+    WrongDigest {
+        /// In words: `the manifest of …`, `layer …`.
+        what: String,
+        /// As promised.
+        expected: crate::image::Digest,
+        /// As found.
+        found: crate::image::Digest,
+    },
     /// The caller has asked to stop.
     #[error("the import was cancelled")]
     Cancelled,
