@@ -14,7 +14,9 @@ pub enum EngineError {
     NotFound { name: String },
     #[error("several containers have an id that begins with {name:?}; give more of it")]
     Ambiguous { name: String },
-    #[error("there is no image {image:?}; `dormouse images` lists them, `dormouse import` makes one")]
+    #[error(
+        "there is no image {image:?}; `dormouse images` lists them, `dormouse import` and `dormouse load` make some"
+    )]
     ImageNotFound { image: String },
     #[error("several images have an id that begins with {image:?}; give more of it")]
     ImageAmbiguous { image: String },
@@ -40,7 +42,7 @@ pub enum EngineError {
     Timeout { name: String, what: String },
     #[error("cannot remove image {image:?}: containers are made from it ({}); remove them first", containers.join(", "))]
     ImageInUse { image: String, containers: Vec<String> },
-    #[error("cannot import the archive: {reason}")]
+    #[error("cannot use the archive: {reason}")]
     InvalidArchive { reason: String },
     #[error("no space left on the disk of {path:?}; nothing was changed")]
     StorageFull { path: PathBuf },

@@ -42,7 +42,10 @@ pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Event, EventFollower, EventKind};
 pub use exec::{ExecOutput, ExecRequest, ExecSession};
-pub use images::{Archive, Image, ImportProgress, Imported};
+pub use images::{
+    Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
+    Pruned, SaveFormat, SaveTo,
+};
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use query::{ContainerFilter, ContainerSummary};

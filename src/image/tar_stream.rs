@@ -176,6 +176,11 @@ impl<C: Chunks> TarStream<C> {
         self.data_left -= count as u64;
     }
 
+    /// Where the stream stands, in bytes from its beginning.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Tells that the next `length` bytes of data are written to `offset` of a file.
     pub(super) fn content(&mut self, place: &Place, offset: u64, length: u64) {
         self.chunks.content(place, offset, length.min(self.data_left));

@@ -1,7 +1,8 @@
 //! The tables, and the way from each older schema to the newest. `PRAGMA user_version` holds the schema's number.
 
 /// Each step leads from the schema of its index to the next; a new version appends, and never edits.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE images (
         id           TEXT PRIMARY KEY,
         config       TEXT NOT NULL,
@@ -28,7 +29,32 @@ pub(super) const MIGRATIONS: &[&str] = &["
     CREATE INDEX containers_by_image ON containers (image_id);
     CREATE INDEX image_layers_by_diff_id ON image_layers (diff_id);
     CREATE INDEX image_names_by_image ON image_names (image_id);
-"];
+",
+    "
+    ALTER TABLE images ADD COLUMN manifest TEXT;
+    ALTER TABLE images ADD COLUMN manifest_type TEXT;
+    CREATE TABLE image_digests (
+        repository   TEXT NOT NULL,
+        digest       TEXT NOT NULL,
+        image_id     TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_digests_by_image ON image_digests (image_id);
+    CREATE TABLE layers (
+        diff_id       TEXT PRIMARY KEY,
+        size_bytes    INTEGER NOT NULL,
+        finished_usec INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE layer_blobs (
+        diff_id      TEXT NOT NULL REFERENCES layers (diff_id) ON DELETE CASCADE,
+        repository   TEXT NOT NULL,
+        digest       TEXT NOT NULL,
+        media_type   TEXT NOT NULL,
+        size_bytes   INTEGER NOT NULL,
+        PRIMARY KEY (diff_id, repository, digest)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// The newest schema.
 pub(super) fn newest() -> i64 {

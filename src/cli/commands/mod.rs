@@ -5,12 +5,15 @@ mod completions;
 mod create;
 mod events;
 mod exec;
+mod history;
+mod image;
 mod images;
 mod import;
 mod info;
 mod inspect;
 mod journal;
 mod kill;
+mod load;
 mod logs;
 mod pause;
 mod ps;
@@ -20,9 +23,12 @@ mod resume;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stop;
+mod tag;
 mod units;
+mod untag;
 mod version;
 mod wait;
 
@@ -58,6 +64,12 @@ pub enum Command {
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
+    Tag(tag::Tag),
+    Untag(untag::Untag),
+    History(history::History),
+    Load(load::Load),
+    Save(save::Save),
+    Image(image::Image),
     Events(events::Events),
     Info(info::Info),
     Version(version::Version),
@@ -98,6 +110,12 @@ impl Command {
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
+            Self::Tag(command) => command.run(service),
+            Self::Untag(command) => command.run(service),
+            Self::History(command) => command.run(service),
+            Self::Load(command) => command.run(service),
+            Self::Save(command) => command.run(service),
+            Self::Image(command) => command.run(service),
             Self::Events(command) => command.run(service),
             Self::Info(command) => command.run(service),
             Self::Version(command) => command.run(service),

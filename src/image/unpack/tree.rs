@@ -247,6 +247,12 @@ impl<'a> Tree<'a> {
     /// Gives the directories their owners, modes, attributes and times.
     pub(super) fn finish(&mut self, warnings: &mut Vec<String>) -> Result<(), ImageError> {
         self.open.clear();
+        if self.pending.get(&b""[..]).is_none_or(|root| root.metadata.is_none()) {
+            // Many archives have no entry for the root; it is as any other directory that has none.
+            let root = rustix::fs::openat(self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+            root.and_then(|root| rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)))
+                .map_err(failed("chmod", b"/"))?;
+        }
         for (path, pending) in std::mem::take(&mut self.pending) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = match self.open_in_root(&path, flags) {
