@@ -44,6 +44,14 @@ pub enum EngineError {
     ImageInUse { image: String, containers: Vec<String> },
     #[error("cannot use the archive: {reason}")]
     InvalidArchive { reason: String },
+    #[error("cannot use image {image:?}: {reason}")]
+    InvalidImage { image: String, reason: String },
+    #[error("cannot get {image:?}: {reason}")]
+    NotInRegistry { image: String, registry: String, reason: String },
+    #[error("{reason}")]
+    Unauthorized { registry: String, reason: String },
+    #[error("{reason}")]
+    RegistryUnavailable { registry: String, reason: String },
     #[error("no space left on the disk of {path:?}; nothing was changed")]
     StorageFull { path: PathBuf },
     #[error("the first process of {name:?} is no systemd that can be reached: {reason}")]

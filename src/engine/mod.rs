@@ -9,6 +9,7 @@
 
 mod attach;
 mod capabilities;
+mod changes;
 mod container;
 mod create;
 mod definition;
@@ -36,6 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use attach::Streams;
+pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
 pub use create::Created;
 pub use definition::Definition;
@@ -44,7 +46,7 @@ pub use events::{Event, EventFollower, EventKind};
 pub use exec::{ExecOutput, ExecRequest, ExecSession};
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
-    Pruned, SaveFormat, SaveTo,
+    Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
 };
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};

@@ -176,7 +176,7 @@ pub(super) fn architecture() -> &'static str {
 }
 
 /// Writes a time as RFC 3339 in UTC, with microseconds if there are any.
-pub(super) fn rfc3339(usec: u64) -> String {
+pub(crate) fn rfc3339(usec: u64) -> String {
     let (seconds, fraction) = (usec / 1_000_000, usec % 1_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01 in the proleptic Gregorian calendar: years then begin in March, so that the day that

@@ -189,6 +189,9 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// A registry could not be used.
+    #[error(transparent)]
+    Registry(#[from] crate::image::registry::RegistryError),
     /// The caller has asked to stop.
     #[error("the import was cancelled")]
     Cancelled,

@@ -122,7 +122,7 @@ impl LayerStore {
             };
             DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed("create"))?;
             let handle = File::open(&directory).map_err(failed("open"))?;
-            Ok((directory, handle))
+            Ok::<_, ImageError>((directory, handle))
         };
         let (directory, handle) = open("layers")?;
         let (records, records_handle) = open("records")?;

@@ -17,9 +17,11 @@ mod layer;
 pub mod manifest;
 mod record;
 mod reference;
+pub mod registry;
 mod remove;
 mod source;
 mod tar_stream;
+mod tree_tar;
 mod unpack;
 mod verified;
 
@@ -30,5 +32,6 @@ pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
 pub use record::LayerTar;
 pub use reference::Reference;
 pub use source::DescriptorReader;
+pub use tree_tar::{TreeKind, tree_tar};
 
-pub(crate) use config::parse_rfc3339;
+pub(crate) use config::{parse_rfc3339, rfc3339};

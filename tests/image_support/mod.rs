@@ -182,7 +182,7 @@ pub struct Node {
     /// The first name, in order, of the same inode.
     same_as: Option<PathBuf>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    has_holes: bool,
+    pub has_holes: bool,
 }
 
 /// Describes a tree, by paths relative to it.

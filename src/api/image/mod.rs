@@ -4,7 +4,6 @@ mod transfer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -13,7 +12,7 @@ use crate::image::Process;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, ordered};
+use super::{CancelOnDrop, Descriptors, looked_up, ordered};
 use crate::wire::image as wire;
 
 const NAME: &str = "io.dormouse.Image";
@@ -45,6 +44,11 @@ impl Interface for ImageInterface {
                 "Prune" => self.prune(call).await,
                 "Load" => self.load(call).await,
                 "Save" => self.save(call).await,
+                "Pull" => self.pull(call).await,
+                "Push" => self.push(call).await,
+                "Search" => self.search(call).await,
+                "Login" => self.login(call).await,
+                "Logout" => self.logout(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -53,15 +57,6 @@ impl Interface for ImageInterface {
 
 fn failed(error: EngineError) -> CallError {
     to_reply(NAME)(error)
-}
-
-/// Has an import given up when its client leaves, which drops this.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl ImageInterface {
@@ -74,7 +69,7 @@ impl ImageInterface {
         let archive = archive_of(call, given.archive, given.path)?;
         let config = given.config.map(config_from_wire).unwrap_or_default();
         let cancelled = CancelOnDrop(Arc::default());
-        let (engine, flag, name) = (self.engine.clone(), cancelled.0.clone(), given.name);
+        let (engine, flag, name) = (self.engine.clone(), Arc::clone(&cancelled.0), given.name);
         let (tell, mut told) = mpsc::channel::<ImportProgress>(1);
         // Awake until it is done or given up; not to be finished at all costs, as an order would be.
         let mut import = tokio::task::spawn_blocking(move || {

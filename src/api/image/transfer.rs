@@ -2,18 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::{CancelOnDrop, ImageInterface, archive_of, count, failed, wire};
-use crate::api::{Descriptors, finished};
-use crate::engine::{EngineError, LayerProgress, LayerState, Loaded, SaveFormat, SaveTo};
+use super::{ImageInterface, archive_of, count, failed, wire};
+use crate::api::{CancelOnDrop, Descriptors, PROGRESS_INTERVAL, finished, looked_up, with_bytes};
+use crate::engine::{EngineError, LayerProgress, LayerState, Loaded, PullRequest, SaveFormat, SaveTo};
+use crate::image::manifest::Platform;
+use crate::image::registry::Credentials;
 use crate::varlink::{Call, CallError};
 
-/// No client needs to know more often.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const SEARCH_LIMIT: usize = 25;
 
 /// What has changed since it was last told. A client that reads slowly gets the newest, not all.
 #[derive(Default)]
@@ -43,7 +43,9 @@ impl Board {
 /// layers was not told yet.
 async fn with_layers<T: Send + 'static, R: Serialize>(
     call: &mut Call,
-    work: impl FnOnce(&AtomicBool, &(dyn Fn(LayerProgress) + Sync)) -> Result<T, EngineError> + Send + 'static,
+    work: impl FnOnce(&Arc<AtomicBool>, &(dyn Fn(LayerProgress) + Sync)) -> Result<T, EngineError>
+    + Send
+    + 'static,
     reply: impl Fn(Vec<wire::LayerProgress>) -> R,
 ) -> Result<(T, Vec<wire::LayerProgress>), CallError> {
     let cancelled = CancelOnDrop(Arc::default());
@@ -80,6 +82,81 @@ impl ImageInterface {
         call.reply(wire::Load_Reply { images, layers }).await
     }
 
+    pub(super) async fn pull(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Pull_Args = call.parameters()?;
+        let request = PullRequest {
+            name: given.name,
+            platform: given.platform.map(|platform| Platform {
+                os: platform.os,
+                architecture: platform.architecture,
+                variant: platform.variant,
+            }),
+            credentials: given.credentials.map(credentials),
+            if_missing: given.policy == Some(wire::Pull_Args_policy::missing),
+        };
+        let engine = self.engine.clone();
+        let (pulled, layers) = with_layers(
+            call,
+            move |cancelled, progress| engine.pull(&request, cancelled, progress),
+            |layers| wire::Pull_Reply { id: None, fullName: None, digest: None, layers },
+        )
+        .await?;
+        let (id, full) = (Some(pulled.id), Some(pulled.name));
+        call.reply(wire::Pull_Reply { id, fullName: full, digest: pulled.digest, layers }).await
+    }
+
+    pub(super) async fn push(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Push_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let (pushed, layers) = with_layers(
+            call,
+            move |cancelled, progress| {
+                let credentials = given.credentials.map(credentials);
+                engine.push(&given.name, given.destination.as_deref(), credentials, cancelled, progress)
+            },
+            |layers| wire::Push_Reply { fullName: None, digest: None, layers },
+        )
+        .await?;
+        call.reply(wire::Push_Reply { fullName: Some(pushed.name), digest: Some(pushed.digest), layers })
+            .await
+    }
+
+    pub(super) async fn search(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Search_Args = call.parameters()?;
+        let limit = match given.limit.map(usize::try_from) {
+            None => SEARCH_LIMIT,
+            Some(Ok(limit)) if limit > 0 => limit,
+            Some(_) => return Err(CallError::invalid_parameter("limit")),
+        };
+        let cancelled = CancelOnDrop(Arc::default());
+        let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
+        let found =
+            looked_up(move || engine.search(&given.term, given.registry.as_deref(), limit, &flag)).await;
+        let images = found.map_err(failed)?.into_iter().map(|found| wire::Found {
+            name: found.name,
+            description: found.description,
+            stars: found.stars,
+            official: found.official,
+        });
+        call.reply(wire::Search_Reply { images: images.collect() }).await
+    }
+
+    pub(super) async fn login(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Login_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let (registry, user) = (given.registry, given.credentials);
+        let file = looked_up(move || engine.login(&registry, &user.username, &user.password)).await;
+        let file = file.map_err(failed)?.to_string_lossy().into_owned();
+        call.reply(wire::Login_Reply { file }).await
+    }
+
+    pub(super) async fn logout(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Logout_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let forgotten = looked_up(move || engine.logout(&given.registry)).await.map_err(failed)?;
+        call.reply(wire::Logout_Reply { forgotten }).await
+    }
+
     pub(super) async fn save(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Save_Args = call.parameters()?;
         let descriptor = Descriptors::of(call).take("archive", given.archive)?;
@@ -93,30 +170,16 @@ impl ImageInterface {
             Some(wire::Save_Args_format::ociArchive) => SaveFormat::OciArchive,
             Some(wire::Save_Args_format::ociDirectory) => SaveFormat::OciDirectory,
         };
-        let cancelled = CancelOnDrop(Arc::default());
-        let (engine, flag, names) = (self.engine.clone(), Arc::clone(&cancelled.0), given.names);
-        let (tell, mut told) = mpsc::channel::<u64>(1);
-        let mut task = tokio::task::spawn_blocking(move || {
-            engine.save(&names, format, to, &flag, &mut |written| {
-                // If the client reads slowly, it gets fewer of these.
-                let _ = tell.try_send(written);
-            })
-        });
-        let result = loop {
-            tokio::select! {
-                result = &mut task => break finished(result),
-                Some(written) = told.recv(), if call.wants_more() => {
-                    call.reply_continues(wire::Save_Reply { bytesWritten: count(written) }).await?;
-                    tokio::select! {
-                        result = &mut task => break finished(result),
-                        () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
-                    }
-                }
-            }
+        let (engine, names) = (self.engine.clone(), given.names);
+        let work = move |cancelled: &AtomicBool, progress: &mut dyn FnMut(u64)| {
+            engine.save(&names, format, to, cancelled, progress)
         };
-        let written = result.map_err(failed)?;
-        call.reply(wire::Save_Reply { bytesWritten: count(written) }).await
+        with_bytes(call, work, failed, |written| wire::Save_Reply { bytesWritten: written }).await
     }
+}
+
+fn credentials(given: wire::Credentials) -> Credentials {
+    Credentials::Password { username: given.username, password: given.password }
 }
 
 pub(super) fn neither() -> EngineError {

@@ -1,10 +1,13 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod commit;
 mod completions;
 mod create;
+mod diff;
 mod events;
 mod exec;
+mod export;
 mod history;
 mod image;
 mod images;
@@ -14,9 +17,13 @@ mod inspect;
 mod journal;
 mod kill;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod pause;
 mod ps;
+mod pull;
+mod push;
 mod rename;
 mod restart;
 mod resume;
@@ -24,6 +31,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod search;
 mod start;
 mod stop;
 mod tag;
@@ -64,6 +72,14 @@ pub enum Command {
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
+    Commit(commit::Commit),
+    Export(export::Export),
+    Diff(diff::Diff),
+    Pull(pull::Pull),
+    Push(push::Push),
+    Search(search::Search),
+    Login(login::Login),
+    Logout(logout::Logout),
     Tag(tag::Tag),
     Untag(untag::Untag),
     History(history::History),
@@ -110,6 +126,14 @@ impl Command {
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
+            Self::Commit(command) => command.run(service),
+            Self::Export(command) => command.run(service),
+            Self::Diff(command) => command.run(service),
+            Self::Pull(command) => command.run(service),
+            Self::Push(command) => command.run(service),
+            Self::Search(command) => command.run(service),
+            Self::Login(command) => command.run(service),
+            Self::Logout(command) => command.run(service),
             Self::Tag(command) => command.run(service),
             Self::Untag(command) => command.run(service),
             Self::History(command) => command.run(service),

@@ -66,7 +66,7 @@ impl Save {
             let path = std::path::absolute(path).map_err(|error| CliError::io(&attempted, &error))?;
             parameters["path"] = json!(path);
         } else {
-            descriptors.push(self.open(&attempted)?);
+            descriptors.push(open_output(&attempted, self.output.as_deref())?);
             parameters["archive"] = json!(0);
             made = self.output.as_deref();
         }
@@ -87,22 +87,23 @@ impl Save {
         }
         result
     }
+}
 
-    fn open(&self, attempted: &str) -> Result<OwnedFd, CliError> {
-        let failed = |error: io::Error| CliError::io(attempted, &error);
-        match &self.output {
-            Some(path) => File::create(path).map(Into::into).map_err(failed),
-            None if io::stdout().is_terminal() => {
-                Err(CliError::usage(format!("cannot {attempted}: standard output is a terminal"))
-                    .with_hint("give --output FILE, or pipe it somewhere"))
-            }
-            None => io::stdout().as_fd().try_clone_to_owned().map_err(failed),
+/// The file, or standard output unless that is a terminal.
+pub(super) fn open_output(attempted: &str, output: Option<&Path>) -> Result<OwnedFd, CliError> {
+    let failed = |error: io::Error| CliError::io(attempted, &error);
+    match output {
+        Some(path) => File::create(path).map(Into::into).map_err(failed),
+        None if io::stdout().is_terminal() => {
+            Err(CliError::usage(format!("cannot {attempted}: standard output is a terminal"))
+                .with_hint("give --output FILE, or pipe it somewhere"))
         }
+        None => io::stdout().as_fd().try_clone_to_owned().map_err(failed),
     }
 }
 
 /// What is half an archive is worse than none; a device or pipe is left alone.
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     if path.is_file() {
         let _ = std::fs::remove_file(path);
     }

@@ -227,7 +227,7 @@ impl Engine {
     }
 
     /// Keeps layers from being swept as long as the result lives.
-    pub(super) fn hold_layers(&self, cancelled: &AtomicBool) -> Result<File, EngineError> {
+    pub(in crate::engine) fn hold_layers(&self, cancelled: &AtomicBool) -> Result<File, EngineError> {
         loop {
             match self.lock_layers(FlockOperation::NonBlockingLockShared) {
                 Err(EngineError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -20,7 +20,7 @@ pub struct Loaded {
 }
 
 /// What is known of an image whose layers are here.
-pub(super) struct NewImage {
+pub(in crate::engine) struct NewImage {
     pub names: Vec<String>,
     pub config: Vec<u8>,
     pub layers: Vec<Digest>,
@@ -84,7 +84,11 @@ impl Engine {
     }
 
     /// Records an image whose layers are here.
-    pub(super) fn record_image(&self, action: &'static str, image: NewImage) -> Result<Loaded, EngineError> {
+    pub(in crate::engine) fn record_image(
+        &self,
+        action: &'static str,
+        image: NewImage,
+    ) -> Result<Loaded, EngineError> {
         let not_text =
             |what: &str| EngineError::InvalidArchive { reason: format!("the {what} is not UTF-8") };
         let id = Digest::of(&image.config).to_string();

@@ -7,12 +7,18 @@ mod import;
 mod layers;
 mod load;
 mod prune;
+mod pull;
+mod push;
 mod save;
 
 pub use import::{Archive, ImportProgress, Imported};
 pub use layers::{LayerProgress, LayerState};
 pub use load::Loaded;
+pub(super) use load::NewImage;
 pub use prune::{DiskUse, Pruned};
+pub use pull::{PullRequest, Pulled};
+pub use push::Pushed;
+pub(super) use save::{PatientWriter, sink};
 pub use save::{SaveFormat, SaveTo};
 
 use crate::image::{HistoryStep, ImageConfig, ImageError, Reference};
@@ -229,6 +235,7 @@ pub(super) fn from_image_error(error: ImageError) -> EngineError {
     match error {
         ImageError::NoSpace { directory, .. } => EngineError::StorageFull { path: directory },
         ImageError::Cancelled => EngineError::Cancelled,
+        ImageError::Registry(error) => pull::from_registry_error("the image", error),
         ImageError::Store { action, path, source } => EngineError::io(action, path, source),
         ImageError::NoPlatform { ref wanted, .. } => {
             EngineError::Unsupported { feature: format!("an image for {wanted}"), reason: text_of(&error) }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -67,45 +67,68 @@ impl Engine {
             }
         }
         let store = self.layers()?;
-        let (file, path) = match to {
+        let to = match to {
+            SaveTo::Path(path) if format == SaveFormat::OciDirectory => {
+                check_absolute(&path)?;
+                return oci_directory(&store, &images, &path, cancelled, progress).map_err(from_image_error);
+            }
             SaveTo::Descriptor(_) if format == SaveFormat::OciDirectory => {
                 let reason = "a directory is saved to a path".to_owned();
                 return Err(EngineError::InvalidSpec { field: "archive".into(), reason });
             }
-            SaveTo::Descriptor(fd) => (File::from(fd), None),
-            SaveTo::Path(path) => {
-                if !path.is_absolute() {
-                    let reason = format!("{path:?} is not absolute");
-                    return Err(EngineError::InvalidSpec { field: "path".into(), reason });
-                }
-                if format == SaveFormat::OciDirectory {
-                    return oci_directory(&store, &images, &path, cancelled, progress)
-                        .map_err(from_image_error);
-                }
-                // Never instead of something that is there.
-                let file = File::create_new(&path).map_err(|error| EngineError::InvalidSpec {
-                    field: "path".into(),
-                    reason: format!("cannot make {path:?}: {error}"),
-                })?;
-                (file, Some(path))
-            }
+            to => to,
         };
+        let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
         let written = match format {
             SaveFormat::DockerArchive => docker_archive(&store, &images, out, cancelled, progress),
             _ => oci_archive(&store, &images, out, cancelled, progress),
         };
-        if written.is_err()
-            && let Some(path) = path
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            tracing::warn!(?path, %error, "cannot remove the unfinished archive, ignoring");
-        }
+        made.finish(written.is_ok());
         written.map_err(|error| match error {
             ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,
             error => from_image_error(error),
         })
     }
+}
+
+/// A file that was made for the caller, if one was.
+pub(in crate::engine) struct Made(Option<PathBuf>);
+
+impl Made {
+    /// Half an archive is worse than none.
+    pub(in crate::engine) fn finish(self, whole: bool) {
+        if !whole
+            && let Some(path) = self.0
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(?path, %error, "cannot remove the unfinished archive, ignoring");
+        }
+    }
+}
+
+/// Opens what is to be written to.
+pub(in crate::engine) fn sink(to: SaveTo) -> Result<(File, Made), EngineError> {
+    match to {
+        SaveTo::Descriptor(fd) => Ok((File::from(fd), Made(None))),
+        SaveTo::Path(path) => {
+            check_absolute(&path)?;
+            // Never instead of something that is there.
+            let file = File::create_new(&path).map_err(|error| EngineError::InvalidSpec {
+                field: "path".into(),
+                reason: format!("cannot make {path:?}: {error}"),
+            })?;
+            Ok((file, Made(Some(path))))
+        }
+    }
+}
+
+fn check_absolute(path: &Path) -> Result<(), EngineError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let reason = format!("{path:?} is not absolute");
+    Err(EngineError::InvalidSpec { field: "path".into(), reason })
 }
 
 fn saved(image: &Image, name: &str) -> Result<SavedImage, EngineError> {
@@ -132,14 +155,14 @@ fn saved(image: &Image, name: &str) -> Result<SavedImage, EngineError> {
 }
 
 /// Writes to what may take its time, and notices within 100 ms that nobody wants it any more.
-pub(super) struct PatientWriter<'a> {
+pub(in crate::engine) struct PatientWriter<'a> {
     file: File,
     is_stream: bool,
     cancelled: &'a AtomicBool,
 }
 
 impl<'a> PatientWriter<'a> {
-    pub(super) fn new(file: File, cancelled: &'a AtomicBool) -> Self {
+    pub(in crate::engine) fn new(file: File, cancelled: &'a AtomicBool) -> Self {
         let is_stream = !file.metadata().is_ok_and(|metadata| metadata.is_file());
         Self { file, is_stream, cancelled }
     }

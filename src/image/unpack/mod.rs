@@ -20,6 +20,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub(super) use self::metadata::is_kept_xattr;
 use self::{metadata::Metadata, tree::Tree};
 use super::{
     Digest, ImageError,
@@ -34,6 +35,8 @@ const CHUNKS_QUEUED: usize = 8;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 const WARNINGS_MAX: usize = 16;
+/// So many zeros in a row become a hole; data is written in pieces of this size.
+const HOLE_BYTES: usize = 64 << 10;
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -265,11 +268,23 @@ impl Unpacker<'_> {
                         if let Some(place) = &place {
                             tar.content(place, 0, entry.size);
                         }
+                        let (mut at, mut has_hole) = (0_u64, false);
                         while let Some(data) = tar.data()? {
-                            let count = data.len();
-                            file.write(data)?;
+                            let count = data.len().min(HOLE_BYTES);
+                            // What an archive fills with zeros was a hole, or may become one: a container's sparse file
+                            // that was committed must not take the whole of its length.
+                            if count == HOLE_BYTES && data[..count].iter().all(|&byte| byte == 0) {
+                                has_hole = true;
+                                file.seek(at + count as u64)?;
+                            } else {
+                                file.write(&data[..count])?;
+                            }
+                            at += count as u64;
                             tar.consumed(count);
                             self.tick();
+                        }
+                        if has_hole {
+                            file.set_length(size)?;
                         }
                     }
                     Some(sparse) => {
