@@ -192,8 +192,11 @@ impl Engine {
     /// Removes layers that no image has, and that were not finished just now for one to come. Left for another time while
     /// an import is under way.
     pub(in crate::engine) fn sweep_layers(&self) -> Result<(), EngineError> {
-        let Ok(_layers) = self.lock_layers(FlockOperation::NonBlockingLockExclusive) else { return Ok(()) };
-        self.sweep_locked_layers(now_usec() - KEPT_USEC)
+        match self.lock_layers(FlockOperation::NonBlockingLockExclusive) {
+            Ok(_layers) => self.sweep_locked_layers(now_usec() - KEPT_USEC),
+            // What is half made and not locked can go at any time; of the whole ones nothing is certain now.
+            Err(_) => self.sweep_layers_unless(&|_| true),
+        }
     }
 
     /// As [`Self::sweep_layers`], but waits, and takes also what was finished just now.
@@ -214,8 +217,12 @@ impl Engine {
         let store = self.store()?;
         store.forget_unused_layers(finished_until_usec)?;
         // What can't be looked up counts as known: nothing goes by mistake.
-        let is_known =
-            |digest: &Digest| store.is_layer_wanted(digest.as_str(), finished_until_usec).unwrap_or(true);
+        self.sweep_layers_unless(&|digest| {
+            store.is_layer_wanted(digest.as_str(), finished_until_usec).unwrap_or(true)
+        })
+    }
+
+    fn sweep_layers_unless(&self, is_known: &dyn Fn(&Digest) -> bool) -> Result<(), EngineError> {
         match self.layers()?.sweep(is_known) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "removed layers that no image has"),
