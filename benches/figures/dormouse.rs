@@ -21,17 +21,26 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_dormouse");
 pub struct Dormouse {
     place: PathBuf,
     child: Option<Child>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Dormouse {
     /// Starts a service with images of these names.
     pub fn start(bench: &Bench, name: &str, images: &[&str]) -> Result<Self> {
-        let place = bench.directory(&format!("dormouse-{name}"))?;
-        let mut dormouse = Self { place, child: None };
-        dormouse.wake()?;
+        let dormouse = Self::start_with(bench, name, &[])?;
         for image in images {
             dormouse.import(&mut dormouse.connect()?, image, &bench.image(image))?;
         }
+        Ok(dormouse)
+    }
+
+    /// Starts a service without images, with variables in its environment.
+    pub fn start_with(bench: &Bench, name: &str, environment: &[(&str, &Path)]) -> Result<Self> {
+        let place = bench.directory(&format!("dormouse-{name}"))?;
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut dormouse = Self { place, child: None, environment };
+        dormouse.wake()?;
         Ok(dormouse)
     }
 
@@ -43,7 +52,8 @@ impl Dormouse {
             .arg("--listen")
             .arg(self.address())
             .args(["--idle-timeout", "0"])
-            .args(self.directories());
+            .args(self.directories())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         // Ctrl-C is for us: the service is still needed to clean up.
         let child =
             command.stdin(Stdio::null()).process_group(0).spawn().map_err(failed("start dormouse serve"))?;

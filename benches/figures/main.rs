@@ -11,6 +11,7 @@ mod cycle;
 mod dormouse;
 mod figure;
 mod host;
+mod images;
 mod list;
 mod memory;
 mod nspawn;
@@ -68,6 +69,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("list", list::measure),
     ("boot", boot::measure),
     ("unpack", unpack::measure),
+    ("image", images::measure),
 ];
 
 fn main() -> ExitCode {

@@ -13,7 +13,7 @@ pub struct Podman {
 }
 
 /// What dormouse is asked for: a network namespace with nothing in it; and limits that this host can grant.
-const RUN_OPTIONS: &[&str] =
+pub const RUN_OPTIONS: &[&str] =
     &["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 impl Podman {

@@ -18,7 +18,7 @@ const NAME: &str = "io.dormouse.Container";
 
 /// The interface over an engine.
 pub(super) struct ContainerInterface {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 impl Interface for ContainerInterface {
@@ -43,6 +43,9 @@ impl Interface for ContainerInterface {
                 "Resume" => self.resume(call).await,
                 "Wait" => self.wait(call).await,
                 "Remove" => self.remove(call).await,
+                "Diff" => self.diff(call).await,
+                "Export" => self.export(call).await,
+                "Commit" => self.commit(call).await,
                 "Rename" => self.rename(call).await,
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
@@ -56,7 +59,7 @@ impl Interface for ContainerInterface {
     }
 }
 
-fn failed(error: EngineError) -> CallError {
+pub(super) fn failed(error: EngineError) -> CallError {
     to_reply(NAME)(error)
 }
 

@@ -86,6 +86,16 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
             ("InUse", json!({"name": image, "containers": containers, "reason": reason}))
         }
         EngineError::InvalidArchive { .. } => ("InvalidArchive", json!({"reason": reason})),
+        EngineError::InvalidImage { image, .. } => ("InvalidImage", json!({"name": image, "reason": reason})),
+        EngineError::NotInRegistry { image, registry, .. } => {
+            ("NotInRegistry", json!({"name": image, "registry": registry, "reason": reason}))
+        }
+        EngineError::Unauthorized { registry, .. } => {
+            ("Unauthorized", json!({"registry": registry, "reason": reason}))
+        }
+        EngineError::RegistryUnavailable { registry, .. } => {
+            ("RegistryUnavailable", json!({"registry": registry, "reason": reason}))
+        }
         EngineError::StorageFull { .. } => ("StorageFull", json!({"reason": reason})),
         EngineError::NotSystemd { name, .. } => ("NotSystemd", json!({"name": name, "reason": reason})),
         EngineError::NoSuchUnit { name, unit } => {

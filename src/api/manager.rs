@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::engine::{ContainerFilter, Engine, EngineError, Event, EventKind};
+use crate::engine::{ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind};
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::looked_up;
+use super::{looked_up, ordered};
 use crate::wire::manager as wire;
 
 const NAME: &str = "io.dormouse.Manager";
@@ -41,6 +41,8 @@ impl Interface for ManagerInterface {
                 }
                 "Info" => self.info(call).await,
                 "Events" => self.events(call).await,
+                "DiskUsage" => self.disk_usage(call).await,
+                "Prune" => self.prune(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -61,6 +63,27 @@ impl ManagerInterface {
         let idle_timeout = self.idle_timeout;
         let reply = looked_up(move || info(&engine, idle_timeout)).await.map_err(failed)?;
         call.reply(reply).await
+    }
+
+    async fn disk_usage(&self, call: &mut Call) -> Result<(), CallError> {
+        let engine = self.engine.clone();
+        let reply = looked_up(move || {
+            Ok(wire::DiskUsage_Reply {
+                images: disk_use(engine.image_disk_use()?),
+                containers: disk_use(engine.container_disk_use()?),
+            })
+        });
+        let reply = reply.await.map_err(failed)?;
+        call.reply(reply).await
+    }
+
+    async fn prune(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Prune_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let all = given.all.unwrap_or(false);
+        let pruned = ordered(call, looked_up(move || engine.prune_images(all))).await.map_err(failed)?;
+        let freed = i64::try_from(pruned.freed_bytes).unwrap_or(i64::MAX);
+        call.reply(wire::Prune_Reply { imagesRemoved: pruned.images, freedBytes: freed }).await
     }
 
     async fn events(&self, call: &mut Call) -> Result<(), CallError> {
@@ -87,6 +110,16 @@ impl ManagerInterface {
                 call.reply_continues(wire::Events_Reply { events }).await?;
             }
         }
+    }
+}
+
+fn disk_use(disk: DiskUse) -> wire::DiskUse {
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    wire::DiskUse {
+        count: count(disk.count),
+        inUse: count(disk.in_use),
+        bytes: count(disk.bytes),
+        reclaimableBytes: count(disk.reclaimable_bytes),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per varlink interface: wire types in, engine calls out, and no logic of its own.
 
+mod changes;
 mod container;
 mod convert;
 mod errors;
@@ -11,6 +12,8 @@ mod unit;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::engine::{Engine, EngineError};
@@ -18,6 +21,8 @@ use crate::varlink::{Call, CallError, Service};
 
 const VENDOR: &str = "dormouse";
 const PRODUCT: &str = "dormouse";
+/// No client needs to know more often how far something is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const URL: &str = "https://varlink.org/";
 
 /// The service with all its interfaces.
@@ -56,6 +61,47 @@ async fn looked_up<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     finished(tokio::task::spawn_blocking(work).await)
+}
+
+/// Has work given up when the client leaves, which drops this.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes something in a thread, and tells how many bytes are written; given up if the client leaves.
+async fn with_bytes<R: serde::Serialize>(
+    call: &mut Call,
+    work: impl FnOnce(&AtomicBool, &mut dyn FnMut(u64)) -> Result<u64, EngineError> + Send + 'static,
+    failed: impl Fn(EngineError) -> CallError,
+    reply: impl Fn(i64) -> R,
+) -> Result<(), CallError> {
+    let count = |written: u64| i64::try_from(written).unwrap_or(i64::MAX);
+    let cancelled = CancelOnDrop(Arc::default());
+    let flag = Arc::clone(&cancelled.0);
+    let (tell, mut told) = tokio::sync::mpsc::channel::<u64>(1);
+    let mut task = tokio::task::spawn_blocking(move || {
+        work(&flag, &mut |written| {
+            // If the client reads slowly, it gets fewer of these.
+            let _ = tell.try_send(written);
+        })
+    });
+    let result = loop {
+        tokio::select! {
+            result = &mut task => break finished(result),
+            Some(written) = told.recv(), if call.wants_more() => {
+                call.reply_continues(reply(count(written))).await?;
+                tokio::select! {
+                    result = &mut task => break finished(result),
+                    () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
+                }
+            }
+        }
+    };
+    call.reply(reply(count(result.map_err(failed)?))).await
 }
 
 fn finished<T>(result: Result<Result<T, EngineError>, tokio::task::JoinError>) -> Result<T, EngineError> {

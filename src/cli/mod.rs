@@ -11,6 +11,7 @@ mod commands;
 mod errors;
 mod human;
 mod output;
+mod progress;
 mod service;
 mod session;
 mod signals;

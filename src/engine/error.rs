@@ -15,7 +15,9 @@ pub enum EngineError {
     NotFound { name: String },
     #[error("several containers have an id that begins with {name:?}; give more of it")]
     Ambiguous { name: String },
-    #[error("there is no image {image:?}; `dormouse images` lists them, `dormouse import` makes one")]
+    #[error(
+        "there is no image {image:?}; `dormouse images` lists them, `dormouse import` and `dormouse load` make some"
+    )]
     ImageNotFound { image: String },
     #[error("several images have an id that begins with {image:?}; give more of it")]
     ImageAmbiguous { image: String },
@@ -61,8 +63,16 @@ pub enum EngineError {
         "the container {holder:?} has the address {address}; choose another one, or none to get a free one"
     )]
     AddressInUse { address: std::net::IpAddr, holder: String },
-    #[error("cannot import the archive: {reason}")]
+    #[error("cannot use the archive: {reason}")]
     InvalidArchive { reason: String },
+    #[error("cannot use image {image:?}: {reason}")]
+    InvalidImage { image: String, reason: String },
+    #[error("cannot get {image:?}: {reason}")]
+    NotInRegistry { image: String, registry: String, reason: String },
+    #[error("{reason}")]
+    Unauthorized { registry: String, reason: String },
+    #[error("{reason}")]
+    RegistryUnavailable { registry: String, reason: String },
     #[error("no space left on the disk of {path:?}; nothing was changed")]
     StorageFull { path: PathBuf },
     #[error("the first process of {name:?} is no systemd that can be reached: {reason}")]

@@ -174,17 +174,27 @@ impl Engine {
     }
 
     /// Topmost first, as overlayfs wants them.
-    fn layer_directories(&self, definition: &super::Definition) -> Result<Vec<PathBuf>, EngineError> {
+    pub(super) fn layer_directories(
+        &self,
+        definition: &super::Definition,
+    ) -> Result<Vec<PathBuf>, EngineError> {
         let layers = self.layers()?;
-        definition
-            .layers
-            .iter()
-            .rev()
-            .map(|digest| {
-                let digest = digest.parse().map_err(super::images::from_image_error)?;
-                Ok(layers.path(&digest))
-            })
-            .collect()
+        let mut directories = Vec::new();
+        for digest in definition.layers.iter().rev() {
+            let path = layers.path(&digest.parse().map_err(super::images::from_image_error)?);
+            // overlayfs takes no directory twice; what a layer holds is seen at its topmost place.
+            if !directories.contains(&path) {
+                directories.push(path);
+            }
+        }
+        if directories.is_empty() {
+            // An image of no layers has a root nevertheless.
+            let empty = self.paths().state_dir.join("empty");
+            std::fs::create_dir_all(&empty)
+                .map_err(|source| EngineError::io("make directory", &empty, source))?;
+            directories.push(empty);
+        }
+        Ok(directories)
     }
 
     /// The file that [`Log::K8sFile`] writes.

@@ -9,6 +9,7 @@
 
 mod attach;
 mod capabilities;
+mod changes;
 mod container;
 mod create;
 mod definition;
@@ -37,13 +38,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use attach::Streams;
+pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
 pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Event, EventFollower, EventKind};
 pub use exec::{ExecOutput, ExecRequest, ExecSession};
-pub use images::{Archive, Image, ImportProgress, Imported};
+pub use images::{
+    Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
+    Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
+};
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};

@@ -135,6 +135,15 @@ impl<R: Read> Uncompressed<R> {
         Ok(Self(State::Plain(input)))
     }
 
+    /// Whether these first bytes (at least four, or all there are) are of something compressed.
+    pub(super) fn is_compressed(magic: &[u8]) -> bool {
+        magic.starts_with(GZIP)
+            || is_zstd(magic)
+            || [&b"\xfd7zX"[..], b"BZh", b"LZIP", &[0x04, 0x22, 0x4d, 0x18]]
+                .iter()
+                .any(|other| magic.starts_with(other))
+    }
+
     /// Fills `buffer` as far as the stream lasts.
     pub(super) fn read_full(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
         let mut filled = 0;

@@ -32,6 +32,30 @@ pub struct ImageConfig {
     /// The layers.
     #[serde(default)]
     pub rootfs: RootFs,
+    /// How it came about, oldest step first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub history: Vec<HistoryStep>,
+}
+
+/// One step of an image's history.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HistoryStep {
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// The command that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Who made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// What was said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// It has no layer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
 }
 
 /// What to run, and how: the `config` object of the configuration.
@@ -100,6 +124,7 @@ impl ImageConfig {
             os: "linux".to_owned(),
             config: Process::default(),
             rootfs: RootFs { diff_ids: vec![diff_id], ..RootFs::default() },
+            history: Vec::new(),
         }
     }
 
@@ -132,12 +157,14 @@ impl ImageConfig {
 }
 
 /// Go writes `null` for what is empty; so do many images.
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
 /// This machine's processor in Go's words, which OCI uses.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -149,7 +176,7 @@ fn architecture() -> &'static str {
 }
 
 /// Writes a time as RFC 3339 in UTC, with microseconds if there are any.
-fn rfc3339(usec: u64) -> String {
+pub(crate) fn rfc3339(usec: u64) -> String {
     let (seconds, fraction) = (usec / 1_000_000, usec % 1_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01 in the proleptic Gregorian calendar: years then begin in March, so that the day that
@@ -171,6 +198,46 @@ fn rfc3339(usec: u64) -> String {
     text
 }
 
+/// Reads a time as RFC 3339; microseconds since 1970. What is finer is cut off.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
+    let digits = |range: std::ops::Range<usize>| -> Option<i64> {
+        let part = text.get(range)?;
+        if part.bytes().all(|byte| byte.is_ascii_digit()) { part.parse().ok() } else { None }
+    };
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    let separators = [4, 7, 10, 13, 16].map(|at| text.as_bytes().get(at).copied());
+    let well_formed = separators == [b'-', b'-', b'T', b':', b':'].map(Some);
+    if !well_formed || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let mut rest = text.get(19..)?;
+    let mut fraction = 0;
+    if let Some(after) = rest.strip_prefix('.') {
+        let end = after.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(after.len());
+        fraction = format!("{:0<6}", &after[..end]).get(..6)?.parse::<i64>().ok()?;
+        rest = &after[end..];
+    }
+    let offset = match rest.as_bytes() {
+        b"Z" | b"z" => 0,
+        [sign @ (b'+' | b'-'), ..] => {
+            let hours: i64 = rest.get(1..3)?.parse().ok()?;
+            let minutes: i64 = rest.get(4..6)?.parse().ok()?;
+            (hours * 60 + minutes) * if *sign == b'-' { -60 } else { 60 }
+        }
+        _ => return None,
+    };
+    // As in `rfc3339`, with years that begin in March.
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let days = year * 365 + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 1
+        - 719_468;
+    Some((days * 86_400 + hour * 3_600 + minute * 60 + second - offset) * 1_000_000 + fraction)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +251,23 @@ mod tests {
             (4_102_444_799_000_000, "2099-12-31T23:59:59Z"),
         ] {
             assert_eq!(rfc3339(usec), expected);
+            assert_eq!(parse_rfc3339(expected), Some(usec.cast_signed()));
+        }
+    }
+
+    #[test]
+    fn times_of_others_are_read() {
+        assert_eq!(parse_rfc3339("1970-01-01T01:00:00.123456789+01:00"), Some(123_456));
+        assert_eq!(parse_rfc3339("1969-12-31T23:59:59Z"), Some(-1_000_000));
+        for wrong in [
+            "",
+            "yesterday",
+            "1970-13-01T00:00:00Z",
+            "1970-01-01",
+            "1970-01-01T00:00:00",
+            "é970-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
         }
     }
 

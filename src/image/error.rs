@@ -130,6 +130,68 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// A manifest or an index that is not JSON of the expected form.
+    #[error("the manifest cannot be used: {reason}")]
+    BadManifest {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A layer that only its maker may give away.
+    #[error(
+        "layer {digest} is a foreign one, which is not kept with the image but at {urls:?}; such images are not supported"
+    )]
+    ForeignLayer {
+        /// Which layer.
+        digest: crate::image::Digest,
+        /// Where it would be.
+        urls: Vec<String>,
+    },
+    /// None of several images is for the machine that is asked for.
+    #[error("the image is not there for {wanted}, only for {}", offered.join(", "))]
+    NoPlatform {
+        /// As `os/architecture[/variant]`.
+        wanted: String,
+        /// All that there are.
+        offered: Vec<String>,
+    },
+    /// An archive of images lacks a part.
+    #[error(
+        "the archive has no {path:?}, which belongs to {owner}; it is incomplete or no archive of images"
+    )]
+    MissingPart {
+        /// The member's name.
+        path: String,
+        /// What refers to it.
+        owner: String,
+    },
+    /// What is wrong with one layer of several.
+    #[error("layer {digest}: {source}")]
+    Layer {
+        /// As the manifest calls it.
+        digest: String,
+        /// What is wrong.
+        source: Box<ImageError>,
+    },
+    /// Bytes that are not those that their digest promises.
+    #[error("{what} is not what it should be: its digest is {found}, expected {expected}")]
+    WrongDigest {
+        /// In words: `the manifest of …`, `layer …`.
+        what: String,
+        /// As promised.
+        expected: crate::image::Digest,
+        /// As found.
+        found: crate::image::Digest,
+    },
+    /// An archive could not be written.
+    #[error("cannot write the archive")]
+    Write {
+        /// The writer's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A registry could not be used.
+    #[error(transparent)]
+    Registry(#[from] crate::image::registry::RegistryError),
     /// The caller has asked to stop.
     #[error("the import was cancelled")]
     Cancelled,

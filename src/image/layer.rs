@@ -4,6 +4,8 @@
 //! STATE/layers/            0700
 //!   0f3a…/                 a complete layer: the extracted tree itself, named by its diff id
 //!   .tmp-PID-N/            half made, or being removed; flock(2)ed by the process at work
+//! STATE/records/           0700
+//!   0f3a…                  what it takes to make the layer's tar again; see `record`
 //! ```
 //!
 //! A layer is made in a `.tmp-` directory and renamed when everything is there: extracted, its digest known, and
@@ -25,9 +27,15 @@ use std::{
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use super::{Digest, ImageError, remove::remove_tree, unpack};
+use super::{
+    Digest, ImageError,
+    record::{LayerTar, give_name},
+    remove::remove_tree,
+    unpack,
+};
 
 const TMP_PREFIX: &str = ".tmp-";
+const SAVED_SUFFIX: &str = ".saved";
 
 /// Bounds for one archive. All of them are on what the archive claims or holds uncompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,17 +107,26 @@ pub struct ImportedLayer {
 pub struct LayerStore {
     directory: PathBuf,
     handle: File,
+    records: PathBuf,
+    records_handle: File,
 }
 
 impl LayerStore {
-    /// Opens `state_dir/layers`, making it (0700) if it is not there.
+    /// Opens `state_dir/layers` and `state_dir/records`, making them (0700) if they are not there.
     pub fn open(state_dir: &Path) -> Result<Self, ImageError> {
-        let directory = state_dir.join("layers");
-        let failed =
-            |action| move |source| ImageError::Store { action, path: state_dir.join("layers"), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed("create"))?;
-        let handle = File::open(&directory).map_err(failed("open"))?;
-        Ok(Self { directory, handle })
+        let open = |name: &str| {
+            let directory = state_dir.join(name);
+            let failed = |action| {
+                let path = directory.clone();
+                move |source| ImageError::Store { action, path, source }
+            };
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed("create"))?;
+            let handle = File::open(&directory).map_err(failed("open"))?;
+            Ok::<_, ImageError>((directory, handle))
+        };
+        let (directory, handle) = open("layers")?;
+        let (records, records_handle) = open("records")?;
+        Ok(Self { directory, handle, records, records_handle })
     }
 
     /// Returns where the layer is, or would be. The directory is the tree itself, ready to be an overlay's lower.
@@ -135,21 +152,43 @@ impl LayerStore {
         progress: &mut dyn FnMut(Progress),
         cancelled: &AtomicBool,
     ) -> Result<ImportedLayer, ImageError> {
+        self.import_expected(None, reader, limits, progress, cancelled)
+    }
+
+    /// As [`Self::import`], but only a layer of this digest.
+    /// # Errors
+    /// Those of [`Self::import`]; [`ImageError::WrongDigest`].
+    pub fn import_expected(
+        &self,
+        expected: Option<&Digest>,
+        reader: impl Read + Send,
+        limits: &Limits,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &AtomicBool,
+    ) -> Result<ImportedLayer, ImageError> {
         let tmp = self.make_tmp()?;
-        let unpacked =
-            unpack::unpack(reader, tmp.handle.as_fd(), limits, progress, cancelled).map_err(|error| {
-                match error {
-                    ImageError::Entry { entry, source, .. } if is_full(&source) => {
-                        ImageError::NoSpace { directory: self.directory.clone(), entry, source }
-                    }
-                    error => error,
+        let records = self.records_handle.as_fd();
+        let unpacked = unpack::unpack(reader, tmp.handle.as_fd(), records, limits, progress, cancelled)
+            .map_err(|error| match error {
+                ImageError::Entry { entry, source, .. } if is_full(&source) => {
+                    ImageError::NoSpace { directory: self.directory.clone(), entry, source }
                 }
+                error => error,
             })?;
+        if let Some(expected) = expected
+            && *expected != unpacked.diff_id
+        {
+            return Err(ImageError::WrongDigest {
+                what: "the uncompressed layer".to_owned(),
+                expected: expected.clone(),
+                found: unpacked.diff_id,
+            });
+        }
         rustix::fs::syncfs(&tmp.handle).map_err(|errno| self.failed("sync", &tmp.path, errno.into()))?;
         if cancelled.load(Ordering::Relaxed) {
             return Err(ImageError::Cancelled);
         }
-        let newly_made = self.publish(tmp, &unpacked.diff_id)?;
+        let newly_made = self.publish(tmp, &unpacked.diff_id, &unpacked.record)?;
         Ok(ImportedLayer {
             diff_id: unpacked.diff_id,
             size_bytes: unpacked.size_bytes,
@@ -158,6 +197,35 @@ impl LayerStore {
             newly_made,
             warnings: unpacked.warnings,
         })
+    }
+
+    /// The tar that the layer came as (uncompressed), to the byte.
+    /// # Errors
+    /// [`ImageError::Store`] if the layer is not there.
+    pub fn tar(&self, diff_id: &Digest) -> Result<LayerTar, ImageError> {
+        let path = self.path(diff_id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let tree = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|errno| self.failed("open", &path, errno.into()))?;
+        let (record, saved) = self.record_paths(diff_id);
+        LayerTar::open(diff_id, tree, &record, &saved)
+    }
+
+    fn record_paths(&self, diff_id: &Digest) -> (PathBuf, PathBuf) {
+        (self.records.join(diff_id.hex()), self.records.join(format!("{}{SAVED_SUFFIX}", diff_id.hex())))
+    }
+
+    fn remove_record(&self, diff_id: &Digest) -> Result<(), ImageError> {
+        let (record, saved) = self.record_paths(diff_id);
+        for path in [record, saved] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.failed("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Removes a layer; one that is not there is no error. A crash on the way leaves only what [`Self::sweep`] takes.
@@ -172,6 +240,7 @@ impl LayerStore {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(self.failed("rename", &path, errno.into())),
         }
+        self.remove_record(diff_id)?;
         doomed.remove().map_err(|source| self.failed("remove", &path, source))
     }
 
@@ -197,6 +266,18 @@ impl LayerStore {
             {
                 self.remove(&diff_id)?;
                 removed += 1;
+            }
+        }
+        let listing =
+            std::fs::read_dir(&self.records).map_err(|source| self.failed("list", &self.records, source))?;
+        for entry in listing {
+            let path = entry.map_err(|source| self.failed("list", &self.records, source))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Ok(diff_id) = Digest::from_hex(name.trim_end_matches(SAVED_SUFFIX))
+                && !self.contains(&diff_id)
+                && !is_known(&diff_id)
+            {
+                self.remove_record(&diff_id)?;
             }
         }
         Ok(removed)
@@ -252,8 +333,24 @@ impl LayerStore {
     }
 
     /// Gives a finished tree its name; says whether it is a new one.
-    fn publish(&self, tmp: Tmp<'_>, diff_id: &Digest) -> Result<bool, ImageError> {
+    fn publish(
+        &self,
+        tmp: Tmp<'_>,
+        diff_id: &Digest,
+        (record, saved): &(File, Option<File>),
+    ) -> Result<bool, ImageError> {
         let path = self.path(diff_id);
+        // First, so that no layer is ever without its record.
+        if !path.exists() {
+            let (hex, saved_name) = (diff_id.hex(), format!("{}{SAVED_SUFFIX}", diff_id.hex()));
+            let records = self.records_handle.as_fd();
+            saved
+                .as_ref()
+                .map_or(Ok(()), |saved| give_name(saved, records, &saved_name))
+                .and_then(|()| give_name(record, records, hex))
+                .and_then(|()| self.records_handle.sync_all())
+                .map_err(|source| self.failed("name", &self.records.join(hex), source))?;
+        }
         match std::fs::rename(&tmp.path, &path) {
             Ok(()) => {
                 tmp.keep();

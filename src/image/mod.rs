@@ -8,20 +8,30 @@
 //! invariant that every change must keep: unpacking touches nothing outside its own directory, and what is at
 //! [`LayerStore::path`] is complete and verified, always.
 
+pub mod archive;
 mod compression;
 mod config;
 mod digest;
 mod error;
 mod layer;
+pub mod manifest;
+mod record;
 mod reference;
+pub mod registry;
 mod remove;
 mod source;
 mod tar_stream;
+mod tree_tar;
 mod unpack;
+mod verified;
 
-pub use config::{ImageConfig, Process, RootFs};
+pub use config::{HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
+pub use record::LayerTar;
 pub use reference::Reference;
 pub use source::DescriptorReader;
+pub use tree_tar::{TreeKind, tree_tar};
+
+pub(crate) use config::{parse_rfc3339, rfc3339};

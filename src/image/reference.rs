@@ -8,6 +8,9 @@ use super::{Digest, ImageError};
 
 /// The registry part of a name that has none: images made on this machine.
 const DEFAULT_REGISTRY: &str = "localhost";
+const DOCKER_REGISTRY: &str = "docker.io";
+/// Where docker.io keeps names of one component.
+const DOCKER_OFFICIAL: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 const NAME_BYTES_MAX: usize = 255;
 const TAG_BYTES_MAX: usize = 128;
@@ -16,6 +19,7 @@ const TAG_BYTES_MAX: usize = 128;
 ///
 /// `web` is `localhost/web:latest`, `web:1` is `localhost/web:1`. A first component that holds a dot or a colon,
 /// or is `localhost`, is a registry. A name with a tag and a digest keeps the digest, which says more.
+/// `docker.io/web` is `docker.io/library/web:latest`, and `index.docker.io` is `docker.io`.
 ///
 /// Source: the grammar of distribution/reference, which OCI distribution-spec takes up for `<name>` and `<reference>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,6 +40,39 @@ impl Reference {
     /// The host (and port) that the image is kept at; `localhost` for images of this machine.
     pub fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// Reads a name as Docker would: one without a registry is of docker.io.
+    /// # Errors
+    /// Those of [`str::parse`].
+    pub fn of_docker(name: &str) -> Result<Self, ImageError> {
+        if Self::is_short(name) { format!("{DOCKER_REGISTRY}/{name}").parse() } else { name.parse() }
+    }
+
+    /// Whether a name says nothing of the registry.
+    pub fn is_short(name: &str) -> bool {
+        !matches!(name.split_once('/'), Some((first, _)) if is_registry(first))
+    }
+
+    /// The same version of the same repository elsewhere. `place` is a registry with or without a path.
+    /// # Errors
+    /// [`ImageError::BadReference`] if that is no name.
+    pub fn at(&self, place: &str) -> Result<Self, ImageError> {
+        let separator = if self.digest().is_some() { '@' } else { ':' };
+        format!("{place}{separator}{}", self.version()).parse()
+    }
+
+    /// The tag, or the digest with its algorithm, as the last part of a registry's address.
+    pub fn version(&self) -> &str {
+        match &self.version {
+            Version::Tag(tag) => tag,
+            Version::Digest(digest) => digest.as_str(),
+        }
+    }
+
+    /// Registry and repository, without tag or digest.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
     }
 
     /// The path below the registry.
@@ -87,9 +124,12 @@ fn parse(name: &str) -> Result<Reference, &'static str> {
         _ => (name, None),
     };
     let (registry, repository) = match path.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == DEFAULT_REGISTRY => (first, rest),
+        Some((first, rest)) if is_registry(first) => (first, rest),
         _ => (DEFAULT_REGISTRY, path),
     };
+    let registry = if registry == "index.docker.io" { DOCKER_REGISTRY } else { registry };
+    let official = registry == DOCKER_REGISTRY && !repository.contains('/');
+    let repository = if official { format!("{DOCKER_OFFICIAL}/{repository}") } else { repository.to_owned() };
     check_registry(registry)?;
     if path.len() > NAME_BYTES_MAX {
         return Err("it is longer than 255 bytes");
@@ -104,10 +144,21 @@ fn parse(name: &str) -> Result<Reference, &'static str> {
         (Some(digest), _) => Version::Digest(digest),
         (None, tag) => Version::Tag(tag.unwrap_or(DEFAULT_TAG).to_owned()),
     };
-    Ok(Reference { registry: registry.to_owned(), repository: repository.to_owned(), version })
+    Ok(Reference { registry: registry.to_owned(), repository, version })
+}
+
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first == DEFAULT_REGISTRY
 }
 
 fn check_registry(registry: &str) -> Result<(), &'static str> {
+    if let Some(rest) = registry.strip_prefix('[') {
+        let (address, port) = rest.split_once(']').ok_or("the registry's address has no closing bracket")?;
+        address.parse::<std::net::Ipv6Addr>().map_err(|_| "the registry's address is not of IPv6")?;
+        let port_ok =
+            port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        return if port_ok { Ok(()) } else { Err("the registry's port is not a number") };
+    }
     let (host, port) = match registry.rsplit_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (registry, None),
@@ -206,10 +257,35 @@ mod tests {
             ("registry:5000/web", "registry:5000/web:latest"),
             ("localhost:5000/web:1", "localhost:5000/web:1"),
             ("a__b/c--d.e", "localhost/a__b/c--d.e:latest"),
+            ("docker.io/web", "docker.io/library/web:latest"),
+            ("index.docker.io/team/web", "docker.io/team/web:latest"),
+            ("127.0.0.1:5000/web", "127.0.0.1:5000/web:latest"),
+            ("[::1]:5000/web:2", "[::1]:5000/web:2"),
             (&format!("web:1@{digest}"), &format!("localhost/web@{digest}")),
         ] {
             assert_eq!(given.parse::<Reference>().unwrap().to_string(), expected);
         }
+    }
+
+    #[test]
+    fn docker_means_its_own_registry_by_a_short_name() {
+        for (given, expected) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("team/web:1", "docker.io/team/web:1"),
+            ("localhost/web:1", "localhost/web:1"),
+            ("quay.io/web", "quay.io/web:latest"),
+        ] {
+            assert_eq!(Reference::of_docker(given).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_moved_to_a_mirror() {
+        let name: Reference = "docker.io/web:1".parse().unwrap();
+        assert_eq!(
+            name.at("mirror:5000/hub/library/web").unwrap().to_string(),
+            "mirror:5000/hub/library/web:1"
+        );
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{
     ffi::OsStr,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
 };
 
 use rustix::{
@@ -17,6 +20,19 @@ use rustix::{
 /// of an archive may go through links of the tree, and so build on a path of any length): a directory that is not
 /// empty is therefore moved up into the topmost one and emptied there, which takes two descriptors at any depth.
 pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    remove_tree_with(parent, name, &mut |_, _| Ok(()))
+}
+
+/// As [`remove_tree`]; `before` sees the directory and the name of each thing that is no directory before it goes.
+pub(super) fn remove_tree_with(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    before: &mut dyn FnMut(BorrowedFd<'_>, &OsStr) -> io::Result<()>,
+) -> io::Result<()> {
+    let kind = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    if kind.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory) {
+        before(parent, name)?;
+    }
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -29,11 +45,11 @@ pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()
     }
     let top = open_directory(parent, name)?;
     let mut moved = Moved { next: 0, waiting: Vec::new() };
-    empty(top.as_fd(), top.as_fd(), &mut moved)?;
+    empty(top.as_fd(), top.as_fd(), &mut moved, before)?;
     while let Some(number) = moved.waiting.pop() {
         let name = moved_name(number);
         let directory = open_directory(top.as_fd(), OsStr::new(&name))?;
-        empty(directory.as_fd(), top.as_fd(), &mut moved)?;
+        empty(directory.as_fd(), top.as_fd(), &mut moved, before)?;
         rustix::fs::unlinkat(top.as_fd(), name.as_str(), AtFlags::REMOVEDIR)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
@@ -56,7 +72,12 @@ fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
 }
 
 /// Removes everything in `directory`, but moves directories that are not empty to `top`.
-fn empty(directory: BorrowedFd<'_>, top: BorrowedFd<'_>, moved: &mut Moved) -> io::Result<()> {
+fn empty(
+    directory: BorrowedFd<'_>,
+    top: BorrowedFd<'_>,
+    moved: &mut Moved,
+    before: &mut dyn FnMut(BorrowedFd<'_>, &OsStr) -> io::Result<()>,
+) -> io::Result<()> {
     // Names first: what readdir(3) gives while the directory changes under it is not specified.
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -67,6 +88,7 @@ fn empty(directory: BorrowedFd<'_>, top: BorrowedFd<'_>, moved: &mut Moved) -> i
     }
     for (name, kind) in names {
         if kind != FileType::Directory {
+            before(directory, OsStr::from_bytes(name.to_bytes()))?;
             match rustix::fs::unlinkat(directory, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => continue,
                 Err(Errno::ISDIR | Errno::PERM) => {}

@@ -7,7 +7,7 @@
 
 use tar::Header;
 
-use super::{ImageError, layer::Limits};
+use super::{ImageError, layer::Limits, record::Place};
 
 const BLOCK_BYTES: usize = 512;
 /// Room for a long name, or the extended attributes and the sparse map, of one entry.
@@ -27,6 +27,22 @@ pub(super) trait Chunks {
     fn consume(&mut self, count: usize);
     /// Fails if nobody wants the bytes any more.
     fn check_cancelled(&self) -> Result<(), ImageError>;
+    /// Tells that the next `length` bytes will be found again at `offset` of a file of the tree.
+    fn content(&mut self, _place: &Place, _offset: u64, _length: u64) {}
+    /// Forgets `count` bytes, or as many as there are, and says how many those were.
+    fn skip(&mut self, count: u64) -> Result<u64, ImageError> {
+        let mut skipped = 0;
+        while skipped < count {
+            let available = self.available()?.len();
+            if available == 0 {
+                break;
+            }
+            let step = usize::try_from(count - skipped).map_or(available, |left| left.min(available));
+            self.consume(step);
+            skipped += step as u64;
+        }
+        Ok(skipped)
+    }
 }
 
 /// The kinds of entries that make something.
@@ -158,6 +174,21 @@ impl<C: Chunks> TarStream<C> {
         self.chunks.consume(count);
         self.offset += count as u64;
         self.data_left -= count as u64;
+    }
+
+    /// Where the stream stands, in bytes from its beginning.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Tells that the next `length` bytes of data are written to `offset` of a file.
+    pub(super) fn content(&mut self, place: &Place, offset: u64, length: u64) {
+        self.chunks.content(place, offset, length.min(self.data_left));
+    }
+
+    /// Gives back where the bytes come from.
+    pub(super) fn into_chunks(self) -> C {
+        self.chunks
     }
 
     /// Fails if the import was cancelled; the chunks know.
@@ -461,14 +492,13 @@ impl<C: Chunks> TarStream<C> {
     }
 
     fn skip_data(&mut self) -> Result<(), ImageError> {
-        while let Some(data) = self.data()? {
-            let count = data.len();
-            self.consumed(count);
-        }
-        self.data_left = std::mem::take(&mut self.padding);
-        while let Some(data) = self.data()? {
-            let count = data.len();
-            self.consumed(count);
+        for _ in 0..2 {
+            let skipped = self.chunks.skip(self.data_left)?;
+            self.offset += skipped;
+            if skipped < self.data_left {
+                return Err(self.truncated(&format!("{:?}", shown(&self.current))));
+            }
+            self.data_left = std::mem::take(&mut self.padding);
         }
         Ok(())
     }

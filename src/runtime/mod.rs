@@ -44,6 +44,7 @@ mod root;
 pub mod seccomp;
 mod spec;
 mod syscall;
+pub mod view;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

@@ -40,6 +40,10 @@ pub struct ImageRow {
     pub size_bytes: i64,
     /// How many containers refer to it.
     pub containers: i64,
+    /// The manifest that it last came with, if it came with one: media type and JSON, to the byte.
+    pub manifest: Option<(String, String)>,
+    /// Where it is by what digest: pairs of repository (with its registry) and digest.
+    pub digests: Vec<(String, String)>,
 }
 
 /// The open database. Used from several threads, one at a time; other processes may have it open too.
@@ -215,6 +219,24 @@ impl Store {
                     )?;
                 }
             }
+            // From now on they stay as long as their images do, and no longer.
+            transaction.execute(
+                "UPDATE layers SET finished_usec = 0 WHERE diff_id IN (SELECT diff_id FROM image_layers WHERE image_id = ?1)",
+                [&row.id],
+            )?;
+            if let Some((media_type, manifest)) = &row.manifest {
+                transaction.execute(
+                    "UPDATE images SET manifest = ?2, manifest_type = ?3 WHERE id = ?1",
+                    params![row.id, manifest, media_type],
+                )?;
+            }
+            for (repository, digest) in &row.digests {
+                transaction.execute(
+                    "INSERT INTO image_digests (repository, digest, image_id) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (repository, digest) DO UPDATE SET image_id = excluded.image_id",
+                    params![repository, digest, row.id],
+                )?;
+            }
             for name in &row.names {
                 transaction.execute(
                     "INSERT INTO image_names (name, image_id) VALUES (?1, ?2)
@@ -319,19 +341,6 @@ impl Store {
             Err(error) => Err(self.wrap("forget the image")(error)),
         }
     }
-
-    /// Whether an image has this layer.
-    ///
-    /// # Errors
-    /// The database's refusal.
-    pub fn has_layer(&self, diff_id: &str) -> Result<bool, StoreError> {
-        self.connection()
-            .query_row("SELECT count(*) FROM image_layers WHERE diff_id = ?1", [diff_id], |row| {
-                row.get::<_, i64>(0)
-            })
-            .map(|count| count > 0)
-            .map_err(self.wrap("look up the layer"))
-    }
 }
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -359,12 +368,16 @@ fn container_row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
 fn image_row(connection: &Connection, id: &str) -> rusqlite::Result<Option<ImageRow>> {
     let found = connection
         .prepare_cached(
-            "SELECT config, created_usec, size_bytes, (SELECT count(*) FROM containers WHERE image_id = images.id)
+            "SELECT config, created_usec, size_bytes, (SELECT count(*) FROM containers WHERE image_id = images.id),
+                    manifest_type, manifest
              FROM images WHERE id = ?1",
         )?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .query_row([id], |row| {
+            let manifest = Option::zip(row.get(4)?, row.get(5)?);
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, manifest))
+        })
         .optional()?;
-    let Some((config, created_usec, size_bytes, containers)) = found else { return Ok(None) };
+    let Some((config, created_usec, size_bytes, containers, manifest)) = found else { return Ok(None) };
     let names = connection
         .prepare_cached("SELECT name FROM image_names WHERE image_id = ?1 ORDER BY name")?
         .query_map([id], |row| row.get(0))?
@@ -373,7 +386,14 @@ fn image_row(connection: &Connection, id: &str) -> rusqlite::Result<Option<Image
         .prepare_cached("SELECT diff_id FROM image_layers WHERE image_id = ?1 ORDER BY position")?
         .query_map([id], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Some(ImageRow { id: id.to_owned(), names, layers, config, created_usec, size_bytes, containers }))
+    let digests = connection
+        .prepare_cached(
+            "SELECT repository, digest FROM image_digests WHERE image_id = ?1 ORDER BY repository, digest",
+        )?
+        .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let id = id.to_owned();
+    Ok(Some(ImageRow { id, names, layers, config, created_usec, size_bytes, containers, manifest, digests }))
 }
 
 pub(super) fn is_constraint(error: &rusqlite::Error) -> bool {
@@ -459,8 +479,11 @@ mod tests {
             created_usec: 5,
             size_bytes: 7,
             containers: 0,
+            manifest: Some(("type".into(), "{}".into())),
+            digests: vec![("localhost/web".into(), "sha256:9".into())],
         };
         store.insert_image(&image).unwrap();
+        assert_eq!(store.image_by_digest("localhost/web", "sha256:9").unwrap().unwrap(), image);
         assert_eq!(store.image("web:latest").unwrap().unwrap(), image);
         let row = ContainerRow { image_id: Some("sha256:abc".into()), ..container("a1", "web") };
         store.insert_container(&row).unwrap();
@@ -469,7 +492,7 @@ mod tests {
         store.delete_container("a1").unwrap();
         assert!(store.delete_image("sha256:abc").unwrap());
         assert!(store.image("web:latest").unwrap().is_none());
-        assert!(!store.has_layer("sha256:1").unwrap());
+        assert!(!store.is_layer_wanted("sha256:1", 0).unwrap());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   dormouse.db              SQLite, write-ahead log; one transaction per acknowledged change
 //!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
+//!   records/HEX              what it takes to make the layer's tar again
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
 //!   containers/ID/           the monitor's state file, sockets, specifications
 //!   netns/ID                 the container's network namespace, while it is on a network
@@ -18,6 +19,7 @@
 
 mod database;
 mod error;
+mod images;
 mod locks;
 mod networks;
 mod paths;
@@ -25,6 +27,7 @@ mod schema;
 
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
+pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;

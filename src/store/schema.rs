@@ -53,6 +53,30 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX ports_by_container ON ports (container_id);
 ",
+    "
+    ALTER TABLE images ADD COLUMN manifest TEXT;
+    ALTER TABLE images ADD COLUMN manifest_type TEXT;
+    CREATE TABLE image_digests (
+        repository   TEXT NOT NULL,
+        digest       TEXT NOT NULL,
+        image_id     TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_digests_by_image ON image_digests (image_id);
+    CREATE TABLE layers (
+        diff_id       TEXT PRIMARY KEY,
+        size_bytes    INTEGER NOT NULL,
+        finished_usec INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE layer_blobs (
+        diff_id      TEXT NOT NULL REFERENCES layers (diff_id) ON DELETE CASCADE,
+        repository   TEXT NOT NULL,
+        digest       TEXT NOT NULL,
+        media_type   TEXT NOT NULL,
+        size_bytes   INTEGER NOT NULL,
+        PRIMARY KEY (diff_id, repository, digest)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The newest schema.

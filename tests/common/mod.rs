@@ -63,6 +63,7 @@ pub fn answer(result: Result<Reply, ClientError>) -> Answer {
 pub struct Host {
     dir: TempDir,
     serve: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl Host {
@@ -72,8 +73,21 @@ impl Host {
             eprintln!("SKIPPED: containers with all their parts need root");
             return None;
         }
+        Self::with_environment(&[])
+    }
+
+    /// As [`Self::empty`], with variables in the service's environment.
+    pub fn with_environment(environment: &[(&str, &Path)]) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: containers with all their parts need root");
+            return None;
+        }
         let dir = tempfile::Builder::new().prefix("dormouse-test-").tempdir().unwrap();
-        let mut host = Self { dir, serve: None };
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.display().to_string()))
+            .collect();
+        let mut host = Self { dir, serve: None, environment };
         host.wake();
         Some(host)
     }
@@ -114,6 +128,7 @@ impl Host {
             .args(["serve", "--listen", &self.address(), "--idle-timeout", "0"])
             .env("DORMOUSE_STATE_DIR", self.state_dir())
             .env("DORMOUSE_RUN_DIR", self.run_dir())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

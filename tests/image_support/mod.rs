@@ -1,5 +1,7 @@
 //! What the tests of images are made of: archives, trees, and a state directory that notices what is left in it.
 
+#![allow(clippy::unwrap_used, dead_code, missing_docs, missing_debug_implementations)]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -83,6 +85,10 @@ impl Archive {
 
     pub fn file(self, name: &str, content: &str) -> Self {
         self.entry(b'0', name, "", 0o644, content.as_bytes())
+    }
+
+    pub fn bytes(self, name: &str, content: &[u8]) -> Self {
+        self.entry(b'0', name, "", 0o644, content)
     }
 
     pub fn directory(self, name: &str, mode: u32) -> Self {
@@ -176,7 +182,7 @@ pub struct Node {
     /// The first name, in order, of the same inode.
     same_as: Option<PathBuf>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    has_holes: bool,
+    pub has_holes: bool,
 }
 
 /// Describes a tree, by paths relative to it.

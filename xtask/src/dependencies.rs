@@ -35,7 +35,16 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("iptables", &[Purpose::Test, Purpose::Bench], "what netavark writes its rules with"),
     ("iproute2", &[Purpose::Test], "looks at interfaces and routes"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
-    ("podman", &[Purpose::Bench], "the container engine to be measured against"),
+    (
+        "podman",
+        &[Purpose::Test, Purpose::Bench],
+        "the container engine to share images with, and to be measured against",
+    ),
+    ("buildah", &[Purpose::Test, Purpose::Bench], "makes images"),
+    ("skopeo", &[Purpose::Test, Purpose::Bench], "copies images between registries and archives"),
+    ("docker-registry", &[Purpose::Test, Purpose::Bench], "a registry"),
+    ("apache2-utils", &[Purpose::Test], "htpasswd, for a registry that asks who is there"),
+    ("openssl", &[Purpose::Test], "certificates for a registry"),
     ("conmon", &[Purpose::Bench], "podman's monitor"),
     ("systemd-container", &[Purpose::Bench], "systemd-nspawn"),
 ];

@@ -75,7 +75,7 @@ mod tests {
             "test",
             &json!({
                 "id": "sha256:0123456789abcdef", "names": ["debian:12", "base:latest"], "sizeBytes": 123_207_680,
-                "createdUSec": 0, "labels": {}, "containers": 2,
+                "createdUSec": 0, "labels": {}, "containers": 2, "digests": [],
             }),
         )
         .unwrap();

@@ -112,7 +112,7 @@ impl Import {
 }
 
 /// The defaults of the containers; `None` if nothing was asked for.
-fn config(changes: &[String]) -> Result<Option<Value>, CliError> {
+pub(super) fn config(changes: &[String]) -> Result<Option<Value>, CliError> {
     let mut config = Map::new();
     for change in changes {
         let error = || {

@@ -1,30 +1,44 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod commit;
 mod completions;
 mod create;
+mod diff;
 mod events;
 mod exec;
+mod export;
+mod history;
+mod image;
 mod images;
 mod import;
 mod info;
 mod inspect;
 mod journal;
 mod kill;
+mod load;
+mod login;
+mod logout;
 mod logs;
 mod network;
 mod pause;
 mod port;
 mod ps;
+mod pull;
+mod push;
 mod rename;
 mod restart;
 mod resume;
 mod rm;
 mod rmi;
 mod run;
+mod save;
+mod search;
 mod start;
 mod stop;
+mod tag;
 mod units;
+mod untag;
 mod version;
 mod wait;
 
@@ -62,6 +76,20 @@ pub enum Command {
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
+    Commit(commit::Commit),
+    Export(export::Export),
+    Diff(diff::Diff),
+    Pull(pull::Pull),
+    Push(push::Push),
+    Search(search::Search),
+    Login(login::Login),
+    Logout(logout::Logout),
+    Tag(tag::Tag),
+    Untag(untag::Untag),
+    History(history::History),
+    Load(load::Load),
+    Save(save::Save),
+    Image(image::Image),
     Events(events::Events),
     Info(info::Info),
     Version(version::Version),
@@ -104,6 +132,20 @@ impl Command {
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
+            Self::Commit(command) => command.run(service),
+            Self::Export(command) => command.run(service),
+            Self::Diff(command) => command.run(service),
+            Self::Pull(command) => command.run(service),
+            Self::Push(command) => command.run(service),
+            Self::Search(command) => command.run(service),
+            Self::Login(command) => command.run(service),
+            Self::Logout(command) => command.run(service),
+            Self::Tag(command) => command.run(service),
+            Self::Untag(command) => command.run(service),
+            Self::History(command) => command.run(service),
+            Self::Load(command) => command.run(service),
+            Self::Save(command) => command.run(service),
+            Self::Image(command) => command.run(service),
             Self::Events(command) => command.run(service),
             Self::Info(command) => command.run(service),
             Self::Version(command) => command.run(service),

@@ -102,6 +102,11 @@ enum Judgement {
     DropQuietly,
 }
 
+/// Whether an image may have this extended attribute.
+pub(in crate::image) fn is_kept_xattr(name: &[u8]) -> bool {
+    matches!(judge(name), Judgement::Keep)
+}
+
 /// Which extended attributes an image may set.
 ///
 /// overlayfs's own would redirect names or hide files of other layers; labels of security modules are the host's

@@ -7,7 +7,8 @@ mod metadata;
 mod tree;
 
 use std::{
-    io::Read,
+    fs::File,
+    io::{self, Read},
     os::fd::BorrowedFd,
     sync::{
         Arc,
@@ -19,11 +20,13 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub(super) use self::metadata::is_kept_xattr;
 use self::{metadata::Metadata, tree::Tree};
 use super::{
     Digest, ImageError,
     compression::Uncompressed,
     layer::{Limits, Progress, Whiteouts},
+    record::{Place, RecordWriter, unnamed},
     tar_stream::{Chunks, Entry, Kind, TarStream, shown},
 };
 
@@ -32,6 +35,8 @@ const CHUNKS_QUEUED: usize = 8;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 const WARNINGS_MAX: usize = 16;
+/// So many zeros in a row become a hole; data is written in pieces of this size.
+const HOLE_BYTES: usize = 64 << 10;
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -42,25 +47,39 @@ pub(super) struct Unpacked {
     pub(super) compressed_bytes: u64,
     pub(super) entries: u64,
     pub(super) warnings: Vec<String>,
+    /// The record of the tar, and the contents of replaced files; both have no name yet.
+    pub(super) record: (File, Option<File>),
 }
 
-/// Unpacks `reader` into the empty directory `root`, which stays as it is after an error: the caller removes it.
+/// Unpacks `reader` into the empty directory `root`, which stays as it is after an error: the caller removes it. The
+/// record is made in the directory `records`.
 pub(super) fn unpack(
     reader: impl Read + Send,
     root: BorrowedFd<'_>,
+    records: BorrowedFd<'_>,
     limits: &Limits,
     progress: &mut dyn FnMut(Progress),
     cancelled: &AtomicBool,
 ) -> Result<Unpacked, ImageError> {
     let bytes_read = Arc::new(AtomicU64::new(0));
+    let record = unnamed(records).and_then(RecordWriter::new).map_err(record_failed)?;
     let (filled_sender, filled) = sync_channel(CHUNKS_QUEUED);
     let (emptied, emptied_receiver) = channel();
     std::thread::scope(|scope| {
         let counter = Arc::clone(&bytes_read);
         let producer = scope.spawn(move || produce(reader, counter, &filled_sender, &emptied_receiver));
-        let queue = Queue { filled, emptied, chunk: Vec::new(), start: 0, cancelled };
+        let queue = Queue {
+            filled,
+            emptied,
+            chunk: Vec::new(),
+            start: 0,
+            record,
+            content_left: 0,
+            record_error: None,
+            cancelled,
+        };
         let mut unpacker = Unpacker {
-            tree: Tree::new(root),
+            tree: Tree::new(root, records),
             limits,
             size_bytes: 0,
             entries: 0,
@@ -71,18 +90,20 @@ pub(super) fn unpack(
         };
         let result = unpacker.run(TarStream::new(queue, limits));
         let hash = producer.join();
-        result?;
+        let record = result?;
         // The error of a producer that failed has come through the queue; this is for one that panicked.
         let Ok(Some(diff_id)) = hash else {
             return Err(ImageError::DamagedCompression { reason: "the decompressor gave up".to_owned() });
         };
         unpacker.report();
+        let saved = unpacker.tree.into_saver().finish().map_err(record_failed)?;
         Ok(Unpacked {
             diff_id,
             size_bytes: unpacker.size_bytes,
             compressed_bytes: bytes_read.load(Ordering::Relaxed),
             entries: unpacker.entries,
             warnings: unpacker.warnings,
+            record: (record, saved),
         })
     })
 }
@@ -127,11 +148,18 @@ struct Queue<'a> {
     emptied: Sender<Vec<u8>>,
     chunk: Vec<u8>,
     start: usize,
+    record: RecordWriter,
+    /// Bytes to come that the record refers to elsewhere.
+    content_left: u64,
+    record_error: Option<io::Error>,
     cancelled: &'a AtomicBool,
 }
 
 impl Chunks for Queue<'_> {
     fn available(&mut self) -> Result<&[u8], ImageError> {
+        if let Some(error) = self.record_error.take() {
+            return Err(record_failed(error));
+        }
         if self.start == self.chunk.len() {
             self.start = 0;
             // A producer that has ended needs no buffers back.
@@ -155,7 +183,21 @@ impl Chunks for Queue<'_> {
     }
 
     fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.chunk.len());
+        let end = (self.start + count).min(self.chunk.len());
+        let elsewhere =
+            usize::try_from(self.content_left).map_or(end - self.start, |left| left.min(end - self.start));
+        self.content_left -= elsewhere as u64;
+        if let Err(error) = self.record.raw(&self.chunk[self.start + elsewhere..end]) {
+            self.record_error = Some(error);
+        }
+        self.start = end;
+    }
+
+    fn content(&mut self, place: &Place, offset: u64, length: u64) {
+        self.content_left = length;
+        if let Err(error) = self.record.content(place, offset, length) {
+            self.record_error = Some(error);
+        }
     }
 
     fn check_cancelled(&self) -> Result<(), ImageError> {
@@ -175,7 +217,8 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn run(&mut self, mut tar: TarStream<Queue<'_>>) -> Result<(), ImageError> {
+    /// Returns the record.
+    fn run(&mut self, mut tar: TarStream<Queue<'_>>) -> Result<File, ImageError> {
         while let Some(entry) = tar.next()? {
             self.entries += 1;
             if self.entries > self.limits.entries_max {
@@ -189,7 +232,8 @@ impl Unpacker<'_> {
         }
         self.warnings.extend(tar.warning());
         tar.drain()?;
-        self.tree.finish(&mut self.warnings)
+        self.tree.finish(&mut self.warnings)?;
+        tar.into_chunks().record.finish().map_err(record_failed)
     }
 
     fn entry(&mut self, entry: Entry, tar: &mut TarStream<Queue<'_>>) -> Result<(), ImageError> {
@@ -218,20 +262,38 @@ impl Unpacker<'_> {
                 {
                     return Err(ImageError::TooLarge { what: "bytes", limit });
                 }
-                let mut file = self.tree.file(parent, name, &entry.path)?;
+                let (mut file, place) = self.tree.file(parent, name, entry.size > 0, &entry.path)?;
                 match &entry.sparse {
                     None => {
+                        if let Some(place) = &place {
+                            tar.content(place, 0, entry.size);
+                        }
+                        let (mut at, mut has_hole) = (0_u64, false);
                         while let Some(data) = tar.data()? {
-                            let count = data.len();
-                            file.write(data)?;
+                            let count = data.len().min(HOLE_BYTES);
+                            // What an archive fills with zeros was a hole, or may become one: a container's sparse file
+                            // that was committed must not take the whole of its length.
+                            if count == HOLE_BYTES && data[..count].iter().all(|&byte| byte == 0) {
+                                has_hole = true;
+                                file.seek(at + count as u64)?;
+                            } else {
+                                file.write(&data[..count])?;
+                            }
+                            at += count as u64;
                             tar.consumed(count);
                             self.tick();
+                        }
+                        if has_hole {
+                            file.set_length(size)?;
                         }
                     }
                     Some(sparse) => {
                         for &(offset, length) in &sparse.map {
                             file.seek(offset)?;
                             let mut left = length;
+                            if let Some(place) = place.as_ref().filter(|_| length > 0) {
+                                tar.content(place, offset, length);
+                            }
                             while left > 0 {
                                 let Some(data) = tar.data()? else {
                                     return Err(bad(&entry.path, "its sparse map is longer than its data"));
@@ -340,6 +402,10 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 fn bad(entry: &[u8], reason: &str) -> ImageError {
     ImageError::BadEntry { entry: shown(entry), reason: reason.to_owned() }
+}
+
+fn record_failed(source: io::Error) -> ImageError {
+    ImageError::Entry { action: "record", entry: String::new(), source }
 }
 
 /// Keeps a warning, unless there are many already.

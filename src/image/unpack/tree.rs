@@ -8,6 +8,7 @@
 //! them (a default ACL, a setgid bit, a time) gets in the way of what is made below.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashMap},
     ffi::OsStr,
     os::{
@@ -27,7 +28,10 @@ use super::{
     metadata::{Metadata, failed},
     shown, split,
 };
-use crate::image::remove::remove_tree;
+use crate::image::{
+    record::{Place, Saver, place_of},
+    remove::remove_tree_with,
+};
 
 /// Directories that are kept open; entries mostly come sorted by directory.
 const OPEN_MAX: usize = 64;
@@ -38,9 +42,23 @@ const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
-    open: HashMap<Vec<u8>, Rc<OwnedFd>>,
+    open: HashMap<Vec<u8>, Rc<Directory>>,
     pending: BTreeMap<Vec<u8>, Pending>,
     pending_bytes: usize,
+    saver: Saver<'a>,
+    files: u64,
+}
+
+/// An open directory, and its path without links once somebody has asked.
+struct Directory {
+    fd: OwnedFd,
+    place: OnceCell<Option<Vec<u8>>>,
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// What a directory gets in the end.
@@ -51,8 +69,21 @@ struct Pending {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, open: HashMap::new(), pending: BTreeMap::new(), pending_bytes: 0 }
+    /// What later entries replace, and the tar's record still needs, is kept in a file made in `records`.
+    pub(super) fn new(root: BorrowedFd<'a>, records: BorrowedFd<'a>) -> Self {
+        Self {
+            root,
+            open: HashMap::new(),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            saver: Saver::new(records),
+            files: 0,
+        }
+    }
+
+    /// Ends with what was kept of replaced files.
+    pub(super) fn into_saver(self) -> Saver<'a> {
+        self.saver
     }
 
     /// Makes a directory, or takes the one that is there.
@@ -66,7 +97,7 @@ impl<'a> Tree<'a> {
         if !path.is_empty() {
             let (parent_path, name) = split(path);
             let parent = self.parent(parent_path, entry)?;
-            match rustix::fs::mkdirat(&parent, name, PRIVATE_DIRECTORY) {
+            match rustix::fs::mkdirat(&*parent, name, PRIVATE_DIRECTORY) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => match file_type(&parent, name).map_err(failed("look at", entry))? {
                     (FileType::Directory, _) => {}
@@ -74,7 +105,7 @@ impl<'a> Tree<'a> {
                         // What a whiteout has hidden must not shine through the directory that replaces it.
                         opaque = kind == FileType::CharacterDevice && device == 0;
                         self.remove_existing(&parent, (parent_path, name), entry)?;
-                        rustix::fs::mkdirat(&parent, name, PRIVATE_DIRECTORY)
+                        rustix::fs::mkdirat(&*parent, name, PRIVATE_DIRECTORY)
                             .map_err(failed("create", entry))?;
                     }
                 },
@@ -87,18 +118,32 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Makes an empty file; one that is there is replaced, not written to.
+    /// Makes an empty file; one that is there is replaced, not written to. Its place is told if its content is to be
+    /// found there again; it can't be if the path is too long.
     pub(super) fn file<'e>(
         &mut self,
         parent_path: &[u8],
         name: &[u8],
+        has_content: bool,
         entry: &'e [u8],
-    ) -> Result<NewFile<'e>, ImageError> {
+    ) -> Result<(NewFile<'e>, Option<Place>), ImageError> {
         let parent = self.parent(parent_path, entry)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || rustix::fs::openat(&parent, name, flags, PRIVATE_FILE);
+        let make = || rustix::fs::openat(&*parent, name, flags, PRIVATE_FILE);
         let file = self.make(&parent, (parent_path, name), entry, make)?;
-        Ok(NewFile { file, entry })
+        let mut place = None;
+        if has_content
+            && let Some(directory) = parent.place.get_or_init(|| place_of(parent.as_fd(), self.root))
+        {
+            self.files += 1;
+            self.saver.remember(file.as_fd(), self.files).map_err(|source| ImageError::Entry {
+                action: "look at",
+                entry: shown(entry),
+                source,
+            })?;
+            place = Some(Place { number: self.files, path: joined(directory, name) });
+        }
+        Ok((NewFile { file, entry }, place))
     }
 
     pub(super) fn symlink(
@@ -111,7 +156,7 @@ impl<'a> Tree<'a> {
         warnings: &mut Vec<String>,
     ) -> Result<(), ImageError> {
         let parent = self.parent(parent_path, entry)?;
-        self.make(&parent, (parent_path, name), entry, || rustix::fs::symlinkat(target, &parent, name))?;
+        self.make(&parent, (parent_path, name), entry, || rustix::fs::symlinkat(target, &*parent, name))?;
         metadata.apply_at(parent.as_fd(), name, false, entry, warnings)
     }
 
@@ -135,7 +180,7 @@ impl<'a> Tree<'a> {
         };
         let device = rustix::fs::makedev(major, minor);
         self.make(&parent, (parent_path, name), entry, || {
-            rustix::fs::mknodat(&parent, name, file_type, PRIVATE_FILE, device)
+            rustix::fs::mknodat(&*parent, name, file_type, PRIVATE_FILE, device)
         })?;
         metadata.apply_at(parent.as_fd(), name, true, entry, warnings)
     }
@@ -157,12 +202,12 @@ impl<'a> Tree<'a> {
             Err(errno) => return Err(hard_link_failed(entry, target, errno)),
         };
         let parent = self.parent(parent_path, entry)?;
-        let link = || rustix::fs::linkat(&from, target_name, &parent, name, AtFlags::empty());
+        let link = || rustix::fs::linkat(&*from, target_name, &*parent, name, AtFlags::empty());
         match link() {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
-                let existing = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-                let wanted = rustix::fs::statat(&from, target_name, AtFlags::SYMLINK_NOFOLLOW);
+                let existing = rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW);
+                let wanted = rustix::fs::statat(&*from, target_name, AtFlags::SYMLINK_NOFOLLOW);
                 match (existing, wanted) {
                     (Ok(existing), Ok(wanted)) if existing.st_ino == wanted.st_ino => return Ok(()),
                     (_, Err(errno)) => return Err(hard_link_failed(entry, target, errno)),
@@ -178,7 +223,7 @@ impl<'a> Tree<'a> {
     /// Hides `name` of the layers below, unless this layer itself has it: then only what is below shows not.
     pub(super) fn whiteout(&mut self, parent: &[u8], name: &[u8], entry: &[u8]) -> Result<(), ImageError> {
         let directory = self.parent(parent, entry)?;
-        match rustix::fs::mknodat(&directory, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        match rustix::fs::mknodat(&*directory, name, FileType::CharacterDevice, Mode::empty(), 0) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
                 if let (FileType::Directory, _) =
@@ -202,6 +247,12 @@ impl<'a> Tree<'a> {
     /// Gives the directories their owners, modes, attributes and times.
     pub(super) fn finish(&mut self, warnings: &mut Vec<String>) -> Result<(), ImageError> {
         self.open.clear();
+        if self.pending.get(&b""[..]).is_none_or(|root| root.metadata.is_none()) {
+            // Many archives have no entry for the root; it is as any other directory that has none.
+            let root = rustix::fs::openat(self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+            root.and_then(|root| rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)))
+                .map_err(failed("chmod", b"/"))?;
+        }
         for (path, pending) in std::mem::take(&mut self.pending) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = match self.open_in_root(&path, flags) {
@@ -224,7 +275,7 @@ impl<'a> Tree<'a> {
     /// Makes something that must be new, after removing what is there.
     fn make<T>(
         &mut self,
-        parent: &OwnedFd,
+        parent: &Directory,
         (parent_path, name): (&[u8], &[u8]),
         entry: &[u8],
         make: impl Fn() -> rustix::io::Result<T>,
@@ -241,7 +292,7 @@ impl<'a> Tree<'a> {
     /// Removes what a later entry of the same name replaces.
     fn remove_existing(
         &mut self,
-        parent: &OwnedFd,
+        parent: &Directory,
         (parent_path, name): (&[u8], &[u8]),
         entry: &[u8],
     ) -> Result<(), ImageError> {
@@ -253,11 +304,11 @@ impl<'a> Tree<'a> {
         if kind == FileType::Directory {
             self.forget(&joined(parent_path, name));
         }
-        remove_tree(parent.as_fd(), OsStr::from_bytes(name)).map_err(|source| ImageError::Entry {
-            action: "replace",
-            entry: shown(entry),
-            source,
+        let saver = &mut self.saver;
+        remove_tree_with(parent.as_fd(), OsStr::from_bytes(name), &mut |directory, name| {
+            saver.save(directory, name)
         })
+        .map_err(|source| ImageError::Entry { action: "replace", entry: shown(entry), source })
     }
 
     /// Drops what is pending for a directory that goes, and for those below it.
@@ -272,7 +323,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Returns the directory that an entry is made in, making it (0755, root's) if the archive has no entry for it.
-    fn parent(&mut self, path: &[u8], entry: &[u8]) -> Result<Rc<OwnedFd>, ImageError> {
+    fn parent(&mut self, path: &[u8], entry: &[u8]) -> Result<Rc<Directory>, ImageError> {
         match self.lookup(path) {
             Err(Errno::NOENT) => {}
             result => return result.map_err(failed("open the directory of", entry)),
@@ -287,7 +338,7 @@ impl<'a> Tree<'a> {
             }
             let (above, name) = split(ancestor);
             let above = self.lookup(above).map_err(failed("open the directory of", entry))?;
-            match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
+            match rustix::fs::mkdirat(&*above, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
                     return Err(bad(entry, "a directory on its way is a symbolic link to nothing"));
@@ -299,11 +350,12 @@ impl<'a> Tree<'a> {
     }
 
     /// Opens a directory below the root, only as a place to look names up in.
-    fn lookup(&mut self, path: &[u8]) -> rustix::io::Result<Rc<OwnedFd>> {
+    fn lookup(&mut self, path: &[u8]) -> rustix::io::Result<Rc<Directory>> {
         if let Some(directory) = self.open.get(path) {
             return Ok(Rc::clone(directory));
         }
-        let directory = Rc::new(self.open_in_root(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?);
+        let fd = self.open_in_root(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
+        let directory = Rc::new(Directory { fd, place: OnceCell::new() });
         if self.open.len() >= OPEN_MAX {
             self.open.clear();
         }
@@ -373,7 +425,7 @@ fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// The kind of what is there, and a device's number.
-fn file_type(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<(FileType, u64)> {
+fn file_type(parent: &Directory, name: &[u8]) -> rustix::io::Result<(FileType, u64)> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((FileType::from_raw_mode(stat.st_mode), stat.st_rdev))
 }

@@ -1,17 +1,18 @@
 //! io.dormouse.Image.
 
+mod transfer;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Archive, Engine, EngineError, Image, ImportProgress};
+use crate::engine::{Archive, Engine, EngineError, HistoryEntry, Image, ImportProgress};
 use crate::image::Process;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, ordered};
+use super::{CancelOnDrop, Descriptors, looked_up, ordered};
 use crate::wire::image as wire;
 
 const NAME: &str = "io.dormouse.Image";
@@ -27,7 +28,7 @@ impl Interface for ImageInterface {
     }
 
     fn description(&self) -> &'static str {
-        include_str!("../../interfaces/io.dormouse.Image.varlink")
+        include_str!("../../../interfaces/io.dormouse.Image.varlink")
     }
 
     fn call<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Result<(), CallError>> {
@@ -37,6 +38,17 @@ impl Interface for ImageInterface {
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
                 "Remove" => self.remove(call).await,
+                "Tag" => self.tag(call).await,
+                "Untag" => self.untag(call).await,
+                "History" => self.history(call).await,
+                "Prune" => self.prune(call).await,
+                "Load" => self.load(call).await,
+                "Save" => self.save(call).await,
+                "Pull" => self.pull(call).await,
+                "Push" => self.push(call).await,
+                "Search" => self.search(call).await,
+                "Login" => self.login(call).await,
+                "Logout" => self.logout(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -47,15 +59,6 @@ fn failed(error: EngineError) -> CallError {
     to_reply(NAME)(error)
 }
 
-/// Has an import given up when its client leaves, which drops this.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 impl ImageInterface {
     pub(super) fn new(engine: Engine) -> Self {
         Self { engine }
@@ -63,18 +66,10 @@ impl ImageInterface {
 
     async fn import(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Import_Args = call.parameters()?;
-        let descriptor = Descriptors::of(call).take("archive", given.archive)?;
-        let archive = match (descriptor, given.path) {
-            (Some(descriptor), None) => Archive::Descriptor(descriptor),
-            (None, Some(path)) => Archive::Path(path.into()),
-            _ => {
-                let reason = "either a descriptor or a path is wanted".to_owned();
-                return Err(failed(EngineError::InvalidSpec { field: "archive".into(), reason }));
-            }
-        };
+        let archive = archive_of(call, given.archive, given.path)?;
         let config = given.config.map(config_from_wire).unwrap_or_default();
         let cancelled = CancelOnDrop(Arc::default());
-        let (engine, flag, name) = (self.engine.clone(), cancelled.0.clone(), given.name);
+        let (engine, flag, name) = (self.engine.clone(), Arc::clone(&cancelled.0), given.name);
         let (tell, mut told) = mpsc::channel::<ImportProgress>(1);
         // Awake until it is done or given up; not to be finished at all costs, as an order would be.
         let mut import = tokio::task::spawn_blocking(move || {
@@ -146,14 +141,62 @@ impl ImageInterface {
             ordered(call, looked_up(move || engine.remove_image(&given.name))).await.map_err(failed)?;
         call.reply(wire::Remove_Reply { removed }).await
     }
+
+    async fn tag(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Tag_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let full = looked_up(move || engine.tag_image(&given.name, &given.newName)).await.map_err(failed)?;
+        call.reply(wire::Tag_Reply { fullName: full }).await
+    }
+
+    async fn untag(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Untag_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        looked_up(move || engine.untag_image(&given.name)).await.map_err(failed)?;
+        call.reply(wire::Untag_Reply {}).await
+    }
+
+    async fn history(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::History_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let steps = looked_up(move || engine.image_history(&given.name)).await.map_err(failed)?;
+        call.reply(wire::History_Reply { steps: steps.into_iter().map(step).collect() }).await
+    }
+
+    async fn prune(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Prune_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let all = given.all.unwrap_or(false);
+        let pruned = ordered(call, looked_up(move || engine.prune_images(all))).await.map_err(failed)?;
+        call.reply(wire::Prune_Reply { removed: pruned.images, freedBytes: count(pruned.freed_bytes) }).await
+    }
+}
+
+/// The archive that a call brings.
+fn archive_of(call: &mut Call, index: Option<i64>, path: Option<String>) -> Result<Archive, CallError> {
+    match (Descriptors::of(call).take("archive", index)?, path) {
+        (Some(descriptor), None) => Ok(Archive::Descriptor(descriptor)),
+        (None, Some(path)) => Ok(Archive::Path(path.into())),
+        _ => Err(failed(transfer::neither())),
+    }
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn step(entry: HistoryEntry) -> wire::HistoryEntry {
+    wire::HistoryEntry {
+        createdUSec: entry.created_usec(),
+        createdBy: entry.step.created_by,
+        comment: entry.step.comment,
+        layer: entry.layer,
+        sizeBytes: entry.size_bytes,
+    }
 }
 
 fn progress_reply(id: Option<String>, progress: ImportProgress) -> wire::Import_Reply {
-    wire::Import_Reply {
-        id,
-        bytesRead: i64::try_from(progress.bytes_read).unwrap_or(i64::MAX),
-        entries: i64::try_from(progress.entries).unwrap_or(i64::MAX),
-    }
+    wire::Import_Reply { id, bytesRead: count(progress.bytes_read), entries: count(progress.entries) }
 }
 
 fn config_from_wire(config: wire::Config) -> Process {
@@ -205,5 +248,6 @@ fn summary(image: &Image) -> wire::Summary {
         createdUSec: image.row.created_usec,
         labels: image.config.config.labels.clone().into_iter().collect(),
         containers: image.row.containers,
+        digests: image.row.digests.iter().map(|(name, digest)| format!("{name}@{digest}")).collect(),
     }
 }

@@ -1,0 +1,77 @@
+//! `dormouse load`
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::cli::errors::CliError;
+use crate::cli::progress::LayerBars;
+use crate::cli::service::Service;
+use crate::cli::streams::print;
+use crate::cli::table::printable;
+use crate::wire::image::{LayerProgress, Loaded};
+
+/// Load images from an archive that another engine, or `dormouse save`, has written
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse load web.tar
+  podman save web | dormouse load
+  dormouse load ./oci-layout web:1
+
+Takes docker-archive, oci-archive (plain, or compressed by gzip or zstd) and directories with an OCI layout. Prints a
+name, or the id, of each image.")]
+pub struct Load {
+    /// Archive or directory; - or nothing is standard input
+    #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
+    file: String,
+    /// One more name for the image, if there is only one
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Progress {
+    images: Vec<Loaded>,
+    layers: Vec<LayerProgress>,
+}
+
+impl Load {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        let attempted = format!("load {:?}", self.file);
+        let archive = open(&self.file).map_err(|error| CliError::io(&attempted, &error))?;
+        if self.file == "-" && io::stdin().is_terminal() {
+            return Err(CliError::usage(format!("cannot {attempted}: standard input is a terminal"))
+                .with_hint("name a file, or pipe an archive in, as in `podman save web | dormouse load`"));
+        }
+        let mut bars = LayerBars::new(self.quiet);
+        let mut images = Vec::new();
+        service.stream_with_fds(
+            &attempted,
+            "io.dormouse.Image.Load",
+            json!({"archive": 0, "name": self.name}),
+            vec![archive],
+            |progress: Progress, _| {
+                bars.update(&progress.layers);
+                images.extend(progress.images);
+                Ok(())
+            },
+        )?;
+        drop(bars);
+        for image in images {
+            print(&format!("{}\n", printable(image.names.first().unwrap_or(&image.id))))?;
+        }
+        Ok(())
+    }
+}
+
+fn open(file: &str) -> io::Result<OwnedFd> {
+    if file == "-" { io::stdin().as_fd().try_clone_to_owned() } else { File::open(file).map(Into::into) }
+}

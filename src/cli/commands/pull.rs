@@ -1,0 +1,76 @@
+//! `dormouse pull`
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::login::{UserFlags, platform};
+use crate::cli::errors::CliError;
+use crate::cli::progress::LayerBars;
+use crate::cli::service::Service;
+use crate::cli::streams::print;
+use crate::cli::table::printable;
+use crate::wire::image::LayerProgress;
+
+/// Get an image from a registry
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse pull debian:12
+  dormouse pull --policy missing quay.io/team/web@sha256:…
+  dormouse pull --platform linux/arm64 registry.example:5000/team/web:1.2
+
+Prints the id. Short names, mirrors and registries without TLS are as in registries.conf(5) of the service's host.")]
+pub struct Pull {
+    /// Image
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// For this machine instead of the service's: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<Value>,
+    /// Whether to ask the registry if there is an image of this name already
+    #[arg(long, value_enum, default_value = "always")]
+    policy: Policy,
+    #[command(flatten)]
+    user: UserFlags,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Policy {
+    Always,
+    Missing,
+}
+
+#[derive(Debug, Deserialize)]
+struct Progress {
+    id: Option<String>,
+    layers: Vec<LayerProgress>,
+}
+
+impl Pull {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        let attempted = format!("pull {:?}", self.image);
+        let policy = match self.policy {
+            Policy::Always => "always",
+            Policy::Missing => "missing",
+        };
+        let mut parameters =
+            json!({"name": self.image, "policy": policy, "credentials": self.user.credentials()?});
+        if let Some(platform) = self.platform {
+            parameters["platform"] = platform;
+        }
+        let mut bars = LayerBars::new(self.quiet);
+        let mut id = None;
+        service.stream(&attempted, "io.dormouse.Image.Pull", parameters, |progress: Progress| {
+            bars.update(&progress.layers);
+            id = progress.id.or(id.take());
+            Ok(())
+        })?;
+        drop(bars);
+        let id = id.ok_or_else(|| CliError::bad_reply(&attempted, "the last reply has no id"))?;
+        print(&format!("{}\n", printable(&id)))
+    }
+}

@@ -1,0 +1,44 @@
+//! Layers seen as one tree, by who has it open and nobody else: a mount that is attached nowhere.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+
+/// Opens layers, topmost first, as one read-only tree. It is gone when the descriptor is closed.
+///
+/// # Errors
+/// The kernel's: EPERM without the right to mount, ENOENT where a layer is not there.
+pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // overlayfs wants at least two.
+    if let [only] = layers {
+        return rustix::fs::open(only, directory, Mode::empty());
+    }
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // The topmost may be what a running container writes to; with an index that would be refused.
+    fsconfig_set_string(overlay.as_fd(), "index", "off")?;
+    // One at a time (Linux 6.5), else all in one string.
+    let single = layers
+        .first()
+        .is_some_and(|first| fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok());
+    if single {
+        layers
+            .iter()
+            .skip(1)
+            .try_for_each(|layer| fsconfig_set_string(overlay.as_fd(), "lowerdir+", layer.as_path()))?;
+    } else {
+        let joined = layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+        fsconfig_set_string(overlay.as_fd(), "lowerdir", joined.as_str())?;
+    }
+    fsconfig_create(overlay.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    rustix::fs::openat(&mount, ".", directory, Mode::empty())
+}

@@ -1,0 +1,145 @@
+//! The commands about images, as a user types them.
+
+#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
+
+mod common;
+mod image_registry;
+mod image_tools;
+
+use std::process::{Command, Output, Stdio};
+
+use common::{Host, wait_until};
+use image_registry::{Config, Fault, PASSWORD, Proxy, Registry, USER};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+fn command(host: &Host, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dormouse"));
+    command.env("DORMOUSE_ADDRESS", host.address()).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(host: &Host, arguments: &[&str]) -> Output {
+    command(host, arguments).output().unwrap()
+}
+
+#[track_caller]
+fn text(host: &Host, arguments: &[&str]) -> String {
+    let output = output(host, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "nothing but results where there is no terminal");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn complaint(host: &Host, arguments: &[&str], code: i32) -> String {
+    let output = output(host, arguments);
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn an_image_goes_through_all_commands() {
+    let Some(host) = Host::new() else { return };
+    let id = text(&host, &["images", "--quiet", "--no-trunc"]).trim().to_owned();
+    text(&host, &["tag", "busybox", "box:1", "box:2"]);
+    text(&host, &["untag", "box:2"]);
+    assert!(text(&host, &["images"]).contains("localhost/box:1"));
+    let steps: Value = serde_json::from_str(&text(&host, &["history", "--format", "json", "box:1"])).unwrap();
+    assert_eq!(steps.as_array().unwrap().len(), 1);
+
+    text(&host, &["run", "--name", "changed", "box:1", "sh", "-c", "echo new > /new; rm /etc/group"]);
+    assert_eq!(text(&host, &["diff", "changed"]), "C /etc\nD /etc/group\nA /new\n");
+    let committed =
+        text(&host, &["commit", "-m", "a test", "--change", "CMD [\"cat\", \"/new\"]", "changed", "new"]);
+    assert_eq!(text(&host, &["run", "--rm", "new"]), "new\n");
+    assert!(text(&host, &["history", "new"]).contains("a test"));
+
+    // From one service to another, through a pipe.
+    let other = Host::empty().unwrap();
+    for format in ["docker-archive", "oci-archive"] {
+        let mut save =
+            command(&host, &["save", "--format", format, "new"]).stdout(Stdio::piped()).spawn().unwrap();
+        let load = command(&other, &["load"]).stdin(save.stdout.take().unwrap()).output().unwrap();
+        assert!(save.wait().unwrap().success());
+        assert_eq!(String::from_utf8_lossy(&load.stdout), "localhost/new:latest\n");
+        assert_eq!(text(&other, &["images", "--quiet", "--no-trunc"]), committed);
+    }
+    let layout = host.path().join("layout");
+    text(&host, &["save", "--format", "oci-dir", "--output", layout.to_str().unwrap(), "new"]);
+    assert_eq!(text(&other, &["load", layout.to_str().unwrap()]), "localhost/new:latest\n");
+
+    let mut export = command(&host, &["export", "changed"]).stdout(Stdio::piped()).spawn().unwrap();
+    let import =
+        command(&other, &["import", "-", "flat"]).stdin(export.stdout.take().unwrap()).output().unwrap();
+    assert!(export.wait().unwrap().success() && import.status.success());
+    assert_eq!(text(&other, &["run", "--rm", "flat", "cat", "/new"]), "new\n");
+
+    text(&host, &["untag", "new"]);
+    wait_until("its container is removed", || host.names() == ["changed"]);
+    let pruned = text(&host, &["image", "prune"]);
+    assert!(
+        pruned.starts_with(&format!("removed {}", committed.trim())) && pruned.contains("\nfreed "),
+        "{pruned}"
+    );
+    assert!(text(&host, &["images", "--quiet", "--no-trunc"]).contains(&id));
+
+    assert!(complaint(&host, &["load", "/no/such/file"], 1).contains("no such file"));
+    assert!(complaint(&host, &["save", "--format", "oci-dir", "box:1"], 2).contains("--output"));
+    assert!(complaint(&host, &["tag", "absent", "x"], 1).contains("there is no image \"absent\""));
+    assert!(complaint(&host, &["pull", "--platform", "linux", "x"], 2).contains("OS/ARCHITECTURE"));
+    assert!(complaint(&host, &["push", "box:1"], 1).contains("of this machine"));
+    assert!(complaint(&host, &["commit", "absent"], 1).contains("absent"));
+}
+
+#[test]
+fn a_registry_is_logged_in_to_and_used() {
+    let Some(registry) = Registry::with_users() else { return };
+    let config = Config::insecure(&[&registry.address]);
+    let Some(host) = config.host() else { return };
+    host.import_busybox();
+    let name = format!("{}/team/box:1", registry.address);
+    assert!(complaint(&host, &["push", "busybox", &name], 1).contains("dormouse login"));
+    let mut login = command(&host, &["login", "--username", USER, "--password-stdin", &registry.address]);
+    let mut login = login.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    use std::io::Write as _;
+    login.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
+    assert!(login.wait().unwrap().success());
+    let digest = text(&host, &["push", "busybox", &name]);
+    assert!(digest.starts_with("sha256:"));
+    let id = text(&host, &["pull", &name]);
+    assert_eq!(
+        id,
+        text(&host, &["images", "--quiet", "--no-trunc"]).lines().next().unwrap().to_owned() + "\n"
+    );
+    let found: Value = serde_json::from_str(&text(
+        &host,
+        &["search", "--format", "json", "--registry", &registry.address, "box"],
+    ))
+    .unwrap();
+    assert_eq!(found[0]["name"], json!(format!("{}/team/box", registry.address)));
+    text(&host, &["logout", &registry.address]);
+    assert!(complaint(&host, &["pull", &name], 1).contains("dormouse login"));
+    let mut pull = command(&host, &["pull", "--username", USER, &name]);
+    assert!(pull.env("DORMOUSE_REGISTRY_PASSWORD", PASSWORD).status().unwrap().success());
+}
+
+#[test]
+fn ctrl_c_gives_a_pull_up() {
+    let Some(registry) = Registry::plain() else { return };
+    let proxy = Proxy::before(&registry);
+    let config = Config::insecure(&[&registry.address, &proxy.address]);
+    let Some(host) = config.host() else { return };
+    host.import_busybox();
+    text(&host, &["push", "busybox", &format!("{}/box:1", registry.address)]);
+    host.call("Image.Prune", json!({"all": true})).unwrap();
+    proxy.fail("GET", "/blobs/", 1000, Fault::Slow(std::time::Duration::from_millis(50)));
+    let layers = || std::fs::read_dir(host.state_dir().join("layers")).unwrap().count();
+    let mut pull =
+        command(&host, &["pull", &format!("{}/box:1", proxy.address)]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the layer is on the way", || layers() == 1);
+    kill(Pid::from_raw(i32::try_from(pull.id()).unwrap()), Signal::SIGINT).unwrap();
+    assert!(!pull.wait().unwrap().success());
+    wait_until("nothing is left of it", || layers() == 0);
+}
