@@ -67,6 +67,7 @@ impl Engine {
             reason: error.to_string(),
         })?;
         self.spawn_monitor(&container, &run_dir, streams)?;
+        self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
     }
 

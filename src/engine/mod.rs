@@ -8,6 +8,7 @@
 //! their text says that they must run to their end.
 
 mod attach;
+mod boot;
 mod capabilities;
 mod container;
 mod create;
@@ -36,6 +37,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use attach::Streams;
+pub use boot::Handled;
 pub use container::{Container, Live, Phase};
 pub use create::Created;
 pub use definition::Definition;

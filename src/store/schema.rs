@@ -1,7 +1,8 @@
 //! The tables, and the way from each older schema to the newest. `PRAGMA user_version` holds the schema's number.
 
 /// Each step leads from the schema of its index to the next; a new version appends, and never edits.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE images (
         id           TEXT PRIMARY KEY,
         config       TEXT NOT NULL,
@@ -28,7 +29,11 @@ pub(super) const MIGRATIONS: &[&str] = &["
     CREATE INDEX containers_by_image ON containers (image_id);
     CREATE INDEX image_layers_by_diff_id ON image_layers (diff_id);
     CREATE INDEX image_names_by_image ON image_names (image_id);
-"];
+",
+    "
+    ALTER TABLE containers ADD COLUMN left_running INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// The newest schema.
 pub(super) fn newest() -> i64 {

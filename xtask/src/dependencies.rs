@@ -19,6 +19,8 @@ pub enum Purpose {
     Test,
     /// The programs that dormouse is measured against.
     Bench,
+    /// A virtual host.
+    Vm,
 }
 
 /// A Debian package, what it is for, and what it gives us.
@@ -31,6 +33,9 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("systemd", &[Purpose::Demo, Purpose::Test, Purpose::Bench], "systemd-socket-activate, systemd-analyze"),
     ("crun", &[Purpose::Test, Purpose::Bench], "an OCI runtime, to be used and measured against"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
+    ("qemu-system-x86", &[Purpose::Vm], "boots a host with systemd as PID 1"),
+    ("e2fsprogs", &[Purpose::Vm], "makes its disks"),
+    ("binutils", &[Purpose::Vm], "strips the binary for the package"),
     ("podman", &[Purpose::Bench], "the container engine to be measured against"),
     ("conmon", &[Purpose::Bench], "podman's monitor"),
     ("systemd-container", &[Purpose::Bench], "systemd-nspawn"),
