@@ -9,7 +9,6 @@ fn main() -> ExitCode {
     match role {
         Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
         Some("exec-session") => dormouse::monitor::exec_session::main(),
-        Some("init") => dormouse::monitor::init::main(arguments.into_iter().skip(1)),
         Some("serve") => dormouse::serve::main(arguments),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),

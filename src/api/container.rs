@@ -129,7 +129,8 @@ impl ContainerInterface {
             Some(wire::Condition::ready) => Condition::Ready,
             Some(wire::Condition::exited) => Condition::Exited,
         };
-        let ended = self.engine.wait_known(id, name, condition, timeout(timeout_usec)?).await.map_err(failed)?;
+        let ended =
+            self.engine.wait_known(id, name, condition, timeout(timeout_usec)?).await.map_err(failed)?;
         Ok(ended.exit_code.map(Into::into))
     }
 

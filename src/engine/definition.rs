@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
 
-use super::spec::{ContainerSpec, Namespace, Seccomp, SystemdMode};
+use super::spec::{ContainerSpec, Namespace, Runtime, Seccomp, SystemdMode};
 use super::{EngineError, signals};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
@@ -81,6 +81,9 @@ impl Definition {
                 "spec.init",
                 "systemd is PID 1 in systemd mode; leave init out or set systemd to off",
             ));
+        }
+        if spec.init && spec.runtime != Runtime::Native {
+            return Err(invalid("spec.init", "only the native runtime has an init; leave one of them out"));
         }
         let pid_is_private = spec.pid_namespace == Namespace::Private;
         if systemd && !pid_is_private {

@@ -119,6 +119,7 @@ impl Engine {
                 Runtime::Crun => program("crun")?,
                 Runtime::Runc => program("runc")?,
             },
+            reaper: spec.init,
             log: match spec.log {
                 Log::K8sFile { size_max_bytes, files_max } => {
                     LogDriver::K8sFile { path: self.log_path(id), size_max_bytes, files_max }

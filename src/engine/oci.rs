@@ -22,8 +22,6 @@ const CGROUP_PARENT: &str = "/dormouse";
 const PIDS_MAX: i64 = 2048;
 const SHM_SIZE_BYTES: u64 = 64 << 20;
 const NOFILE_MAX: u64 = 1 << 20;
-/// Where our own binary is seen as PID 1 (`init`). On the container's own /dev, so that the root stays as it is.
-const INIT_PATH: &str = "/dev/init";
 
 /// A specification, ready to be written.
 pub(super) struct Built {
@@ -49,9 +47,6 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
     rlimits(definition, &mut warnings)?;
     block_io(&definition.spec.resources)?;
     seccomp_profile(definition, &[])?;
-    if definition.spec.init {
-        init_program()?;
-    }
     Ok(warnings)
 }
 
@@ -82,18 +77,9 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
     let ambient: Vec<String> = if user.uid == 0 { Vec::new() } else { asked_for(definition, &capabilities) };
     let (bounding, effective) = (&capabilities, if user.uid == 0 { effective } else { &ambient });
 
-    let mut args = definition.command.clone();
     let mut mounts = default_mounts(definition);
     for (index, mount) in spec.mounts.iter().enumerate() {
         mounts.push(user_mount(index, mount)?);
-    }
-    if spec.init {
-        init_program()?;
-        args.splice(0..0, [INIT_PATH, "init", "--"].map(str::to_owned));
-        mounts.push(json!({
-            "destination": INIT_PATH, "type": "bind", "source": "/proc/self/exe",
-            "options": ["bind", "ro", "nosuid", "nodev"],
-        }));
     }
 
     let (devices, device_rules) = devices(definition)?;
@@ -116,7 +102,7 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         "user": {
             "uid": user.uid, "gid": user.gid, "additionalGids": user.groups, "umask": spec.umask.unwrap_or(0o022),
         },
-        "args": args,
+        "args": definition.command,
         "env": env,
         "cwd": definition.workdir,
         "capabilities": {
@@ -525,38 +511,4 @@ pub(super) fn seccomp_profile(
     serde_json::to_value(profile)
         .map(Some)
         .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))
-}
-
-/// Our own binary can be PID 1 only if it needs nothing of the container: no dynamic linker, no libraries.
-fn init_program() -> Result<(), EngineError> {
-    if is_static(Path::new("/proc/self/exe")) {
-        return Ok(());
-    }
-    Err(EngineError::Unsupported {
-        feature: "init".to_owned(),
-        reason: "this build of dormouse is linked dynamically, and can't run in the container".to_owned(),
-    })
-}
-
-/// An ELF file without PT_INTERP, elf(5).
-fn is_static(path: &Path) -> bool {
-    use std::os::unix::fs::FileExt;
-    const PT_INTERP: u32 = 3;
-    let read = || -> Option<bool> {
-        let file = std::fs::File::open(path).ok()?;
-        let mut header = [0; 64];
-        file.read_exact_at(&mut header, 0).ok()?;
-        let offset = u64::from_le_bytes(header[32..40].try_into().ok()?);
-        let size = u64::from(u16::from_le_bytes(header[54..56].try_into().ok()?));
-        let count = u64::from(u16::from_le_bytes(header[56..58].try_into().ok()?));
-        for index in 0..count {
-            let mut kind = [0; 4];
-            file.read_exact_at(&mut kind, offset + index * size).ok()?;
-            if u32::from_le_bytes(kind) == PT_INTERP {
-                return Some(false);
-            }
-        }
-        Some(true)
-    };
-    read().unwrap_or(false)
 }

@@ -37,6 +37,10 @@ pub struct MonitorConfig {
     /// Who makes the payload's process.
     #[serde(default)]
     pub runtime: RuntimeChoice,
+    /// The payload's PID 1 is one of ours that reaps and passes signals on, and the command its child. With
+    /// [`RuntimeChoice::Native`] only.
+    #[serde(default)]
+    pub reaper: bool,
     /// Where the payload's output goes.
     #[serde(default)]
     pub log: LogDriver,
@@ -197,6 +201,7 @@ mod tests {
             rootfs: Rootfs::Directory { path: "/srv/root".into() },
             runtime: RuntimeChoice::External { program: "crun".into() },
             log: LogDriver::K8sFile { path: "/tmp/log".into(), size_max_bytes: 10, files_max: 2 },
+            reaper: false,
             stdin_open: true,
             restart: RestartPolicy::OnFailure { retries_max: Some(3) },
             systemd_mode: true,

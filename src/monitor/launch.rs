@@ -190,6 +190,7 @@ fn start(run_dir: &Path, config: &MonitorConfig) -> Result<Started, Failure> {
                 rootfs: &config.rootfs,
                 stdio,
                 preserved_fds: Vec::new(),
+                reaper: config.reaper,
             };
             let running = runtime::create(request)?.start()?;
             let init = ProcessRef { pid: running.pid, start_time: running.start_time };

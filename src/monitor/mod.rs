@@ -41,7 +41,6 @@ pub mod config;
 mod events;
 pub mod exec_session;
 mod external;
-pub mod init;
 mod keeper;
 mod launch;
 mod log;

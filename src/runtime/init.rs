@@ -14,7 +14,7 @@ use super::mounts::{self, MountFailure};
 use super::process::{Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
-use super::{CreateRequest, Stdio, Step, devices, syscall};
+use super::{CreateRequest, Stdio, Step, devices, reaper, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -129,15 +129,19 @@ impl Init<'_> {
         // The report itself must not be in a place that the payload's descriptors take.
         let report = Report::moved(&self.report).map_err(failed(Step::Descriptors, "keep the report"))?;
         self.prepared.place(descriptors)?;
-        let last = || -> Failure {
-            let result = self.prepared.enter_cwd().and_then(|()| self.prepared.drop_privileges());
-            match result {
-                Ok(()) => self.prepared.execute(),
-                Err(failure) => failure,
-            }
+        let mut report = Some(report);
+        if self.request.reaper {
+            reaper::name_this_process();
+        }
+        let result = self.prepared.enter_cwd().and_then(|()| self.prepared.drop_privileges());
+        let (step, what, errno) = match result {
+            Ok(()) if self.request.reaper => reaper::run(|| self.prepared.execute(), &mut report),
+            Ok(()) => self.prepared.execute(),
+            Err(failure) => failure,
         };
-        let (step, what, errno) = last();
-        let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        if let Some(report) = report {
+            let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        }
         syscall::exit_now(1)
     }
 

@@ -38,6 +38,7 @@ mod init;
 mod launch;
 mod mounts;
 mod process;
+mod reaper;
 mod report;
 mod root;
 pub mod seccomp;
@@ -107,6 +108,8 @@ pub struct CreateRequest<'a> {
     pub stdio: Stdio,
     /// Descriptors that the payload gets as 3, 4, …
     pub preserved_fds: Vec<OwnedFd>,
+    /// The first process stays as one that reaps and passes signals on, and the program is its child.
+    pub reaper: bool,
 }
 
 /// Everything that [`exec`] needs.

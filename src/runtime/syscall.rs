@@ -247,6 +247,42 @@ pub fn exit_now(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// `prctl(PR_SET_NAME)`: the name of this thread, of which the kernel takes 15 bytes.
+pub fn set_name(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads up to the closing NUL, or 16 bytes, of a string that outlives the call.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0u64, 0u64, 0u64) }.into()).map(drop)
+}
+
+/// `fork(2)`: the child's pid, `None` in the child. The caller must be single-threaded, as with [`clone3`].
+pub fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: no other thread of the caller can hold a lock that the child would never see released.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(i32::try_from(pid).ok().filter(|pid| *pid != 0))
+}
+
+/// Waits for a signal that is blocked, and takes it: its number, a real-time one's too.
+pub fn take_signal() -> Result<c_int, Errno> {
+    // SAFETY: both calls write into or read from a set on this stack; no information is asked for.
+    let signal = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    };
+    check(signal.into()).and_then(|signal| c_int::try_from(signal).map_err(|_| Errno::OVERFLOW))
+}
+
+/// `kill(2)` of a whole process group, with a signal by its number.
+pub fn kill_group(group: i32, signal: c_int) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(-group, signal) }.into()).map(drop)
+}
+
+/// Closes every descriptor, whoever owns it, for a process that uses none from here to its end.
+pub fn close_all() {
+    // SAFETY: no pointers; the caller runs no destructor and touches no descriptor after this.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+}
+
 /// `ioctl(TIOCSCTTY)`: makes `terminal` the controlling terminal of this session.
 pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the request takes a number.

@@ -110,6 +110,7 @@ pub fn command(args: &[&str]) -> Container {
         rootfs: Rootfs::Directory { path: rootfs },
         runtime,
         log: LogDriver::K8sFile { path: directory.path().join("log"), size_max_bytes: 0, files_max: 1 },
+        reaper: false,
         stdin_open: false,
         restart: RestartPolicy::No,
         systemd_mode: false,

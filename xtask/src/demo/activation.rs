@@ -6,6 +6,7 @@
 //! from the first call to the last it is the same socket, and a call that comes in between waits in its queue.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const UNIT: &str = "dormouse-demo";
 #[derive(Debug, Clone)]
 pub struct Activation {
     binary: PathBuf,
+    /// Its device and inode.
+    binary_file: (u64, u64),
     place: PathBuf,
     socket: PathBuf,
     holder: Holder,
@@ -54,7 +57,10 @@ impl Activation {
         let socket = place.join("io.dormouse");
         let by_systemd = Path::new("/run/systemd/system").is_dir();
         let holder = if by_systemd { Holder::Systemd } else { Holder::SocketActivate(Arc::default()) };
-        let activation = Self { binary: binary.to_owned(), place: place.to_owned(), socket, holder };
+        let metadata = std::fs::metadata(binary).map_err(on_file("look at", binary))?;
+        let binary_file = (metadata.dev(), metadata.ino());
+        let activation =
+            Self { binary: binary.to_owned(), binary_file, place: place.to_owned(), socket, holder };
         match &activation.holder {
             Holder::Systemd => activation.start_units()?,
             Holder::SocketActivate(armed) => activation.arm(Arc::clone(armed))?,
@@ -80,7 +86,9 @@ impl Activation {
         let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
-            let is_ours = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.binary);
+            // By file, not by path: a monitor runs through a mount of its own.
+            let is_ours = std::fs::metadata(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| (exe.dev(), exe.ino()) == self.binary_file);
             let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let arguments = String::from_utf8_lossy(&arguments);
             is_ours && arguments.split('\0').nth(1) == Some(role) && arguments.contains(&*place)
