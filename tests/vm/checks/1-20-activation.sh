@@ -61,21 +61,24 @@ check_upgrade_of_the_package_leaves_containers_untouched() {
     call Container.Stop '{"name": "upgraded", "timeoutUSec": 0}'
 }
 
-check_500_activations_in_a_row_lose_no_call() {
+# 500 where that takes a minute. Without KVM each costs a second, and the limits that could be tripped (5 starts in 10 s,
+# 200 triggers in 2 s) are those of a short time.
+check_activations_in_a_row_trip_no_limit_and_lose_no_call() {
     systemctl stop dormouse.service
     idle_after 1ms
+    local lost=0 calls=0 seen=0 wanted=60
+    [ "$(systemd-detect-virt)" = kvm ] && wanted=500
     journalctl --quiet --lines 0 --cursor-file=/tmp/cursor.copy
-    local lost=0 calls=0 seen=0
-    while [ $seen -lt 500 ] && [ $calls -lt 1500 ]; do
-        for _ in $(seq 50); do
+    while [ $seen -lt $wanted ] && [ $calls -lt $((3 * wanted)) ]; do
+        for _ in $(seq 20); do
             calls=$((calls + 1))
             varlinkctl call $S io.dormouse.Manager.Version '{}' >/dev/null || lost=$((lost + 1))
         done
         seen=$((seen + $(activations)))
-    done 2>/tmp/lost
+    done
     echo "$calls calls, $seen activations, $lost lost"
     equal "lost calls" $lost 0
-    [ $seen -ge 500 ] || fail "only $seen activations with $calls calls"
+    [ $seen -ge $wanted ] || fail "only $seen activations with $calls calls"
     equal "the socket" "$(systemctl is-active dormouse.socket)" active
 }
 
@@ -85,9 +88,9 @@ check_calls_during_the_idle_exit_are_all_answered() {
     local client
     for client in 1 2 3; do
         (
-            for _ in $(seq 60); do
+            for _ in $(seq 20); do
                 varlinkctl call $S io.dormouse.Manager.Version '{}' >/dev/null || echo lost
-            done >"/tmp/lost.$client" 2>&1
+            done >"/tmp/lost.$client"
         ) &
     done
     wait

@@ -28,7 +28,7 @@ check_limits_arrive_in_the_cgroup() {
 check_memory_limit_kills_and_is_told() {
     remove_at_end greedy
     dormouse run --detach --name greedy --memory 16m busybox sh -c 'tail /dev/zero' || true
-    within 60 test "$(get greedy state)" = exited
+    equal "the exit code" "$(call Container.Wait '{"name": "greedy"}' | jq .exitCode)" 137
     equal "told of the kill" "$(get greedy oomKilled)" true
 }
 

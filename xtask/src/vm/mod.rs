@@ -32,7 +32,7 @@ pub struct TestArguments {
     #[command(flatten)]
     build: payload::Build,
 
-    /// Only checks whose name contains this; those that prepare the host run all the same
+    /// Only checks whose name matches this (an extended regular expression); those that prepare the host run all the same
     filter: Option<String>,
 }
 
@@ -113,7 +113,7 @@ fn run(build: &payload::Build, filter: Option<&str>) -> Result<Tally> {
         }
     }
     if tally.passed + tally.failed + tally.skipped == 0 {
-        return Err(Failure::Unsuccessful { what: format!("no check is named like {filter:?}") });
+        return Err(Failure::Unsuccessful { what: format!("no check was run; the filter is {filter:?}") });
     }
     Ok(tally)
 }
