@@ -4,6 +4,7 @@
 //! `cli` → varlink client; `varlink` → `api` → `engine` → {`store`, `image`, `runtime`, `monitor`, `network`, `systemd`}.
 
 pub mod api;
+pub mod boot;
 pub mod cleanup;
 pub mod cli;
 pub mod engine;

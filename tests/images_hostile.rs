@@ -98,7 +98,7 @@ fn names_of_any_bytes_are_kept_and_too_long_ones_refused() {
         .file("ignored", "x")
         .file("-rf", "x")
         .build();
-    let id = load(&host, &[odd.clone()]).unwrap()["images"][0]["id"].clone();
+    let id = load(&host, std::slice::from_ref(&odd)).unwrap()["images"][0]["id"].clone();
     let names: Vec<_> =
         fs::read_dir(layer(&host, &odd)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 5);

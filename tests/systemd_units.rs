@@ -14,9 +14,10 @@ fn verify(folder: &str, options: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd-units").join(folder);
     let mut units = Vec::new();
-    for name in ["dormouse.service", "dormouse.socket"] {
-        let text = std::fs::read_to_string(source.join(name)).unwrap();
-        let unit = dir.path().join(name);
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let name = entry.unwrap().file_name();
+        let text = std::fs::read_to_string(source.join(&name)).unwrap();
+        let unit = dir.path().join(&name);
         std::fs::write(&unit, text.replace("/usr/bin/dormouse", env!("CARGO_BIN_EXE_dormouse"))).unwrap();
         units.push(unit);
     }

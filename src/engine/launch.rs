@@ -82,6 +82,7 @@ impl Engine {
         if let Some(network) = network {
             network.keep();
         }
+        self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
     }
 

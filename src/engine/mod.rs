@@ -8,6 +8,7 @@
 //! their text says that they must run to their end.
 
 mod attach;
+mod boot;
 mod capabilities;
 mod changes;
 mod container;
@@ -38,6 +39,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use attach::Streams;
+pub use boot::Handled;
 pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
 pub use create::Created;

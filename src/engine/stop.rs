@@ -10,7 +10,7 @@ use crate::monitor::state::ProcessRef;
 use crate::runtime::cgroup::Cgroup;
 
 use super::container::Live;
-use super::{Condition, Engine, EngineError, EventKind, Phase, Streams};
+use super::{Condition, Container, Engine, EngineError, EventKind, Phase, Streams};
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,17 @@ impl Engine {
     /// [`EngineError::NotFound`].
     pub async fn stop(&self, name: &str, timeout_usec: Option<u64>) -> Result<Stopped, EngineError> {
         let container = self.find(name)?;
+        self.remember_stopped(&container)?;
+        self.stop_container(&container, name, timeout_usec).await
+    }
+
+    /// As [`Self::stop`], for a stop that says nothing about what is wanted after the next boot.
+    pub(super) async fn stop_container(
+        &self,
+        container: &Container,
+        name: &str,
+        timeout_usec: Option<u64>,
+    ) -> Result<Stopped, EngineError> {
         let id = &container.row.id;
         let live = self.live(id)?;
         if !live.phase.is_alive() {
@@ -86,7 +97,8 @@ impl Engine {
     /// # Errors
     /// Those of [`Self::stop`] and [`Self::start`].
     pub async fn restart(&self, name: &str, timeout_usec: Option<u64>) -> Result<(), EngineError> {
-        self.stop(name, timeout_usec).await?;
+        let container = self.find(name)?;
+        self.stop_container(&container, name, timeout_usec).await?;
         self.start(name, Streams::default()).await?;
         Ok(())
     }

@@ -186,6 +186,30 @@ impl Store {
             .map_err(self.wrap("list the containers"))
     }
 
+    /// Records whether a container was left running: started, and not stopped by somebody since.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn set_left_running(&self, id: &str, left_running: bool) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached("UPDATE containers SET left_running = ?2 WHERE id = ?1 AND left_running <> ?2")
+            .and_then(|mut statement| statement.execute(params![id, left_running]))
+            .map(drop)
+            .map_err(self.wrap("record that the container runs"))
+    }
+
+    /// The containers of which [`Self::set_left_running`] said so, oldest first.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn containers_left_running(&self) -> Result<Vec<ContainerRow>, StoreError> {
+        let connection = self.connection();
+        connection
+            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers WHERE left_running ORDER BY created_usec, id")
+            .and_then(|mut statement| statement.query_map([], container_row)?.collect())
+            .map_err(self.wrap("list the containers that were left running"))
+    }
+
     /// Whether a container of this very id is recorded.
     ///
     /// # Errors
@@ -466,6 +490,19 @@ mod tests {
         assert!(store.find_containers("w").unwrap().is_empty(), "names have no prefixes");
         assert!(store.find_containers("").unwrap().is_empty());
         assert!(store.find_containers("%").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_left_running_is_known_after_opening_again() {
+        let (_dir, paths, store) = store();
+        for (id, name) in [("aa", "one"), ("bb", "two")] {
+            store.insert_container(&container(id, name)).unwrap();
+            store.set_left_running(id, true).unwrap();
+        }
+        store.set_left_running("bb", false).unwrap();
+        drop(store);
+        let left = Store::open(&paths).unwrap().containers_left_running().unwrap();
+        assert_eq!(left.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["one"]);
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (diff_id, repository, digest)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE containers ADD COLUMN left_running INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The newest schema.

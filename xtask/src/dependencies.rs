@@ -19,6 +19,8 @@ pub enum Purpose {
     Test,
     /// The programs that dormouse is measured against.
     Bench,
+    /// A virtual host.
+    Vm,
 }
 
 /// A Debian package, what it is for, and what it gives us.
@@ -45,6 +47,9 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("docker-registry", &[Purpose::Test, Purpose::Bench], "a registry"),
     ("apache2-utils", &[Purpose::Test], "htpasswd, for a registry that asks who is there"),
     ("openssl", &[Purpose::Test], "certificates for a registry"),
+    ("qemu-system-x86", &[Purpose::Vm], "boots a host with systemd as PID 1"),
+    ("e2fsprogs", &[Purpose::Vm], "makes its disks"),
+    ("binutils", &[Purpose::Vm], "strips the binary for the package"),
     ("conmon", &[Purpose::Bench], "podman's monitor"),
     ("systemd-container", &[Purpose::Bench], "systemd-nspawn"),
 ];

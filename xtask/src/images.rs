@@ -77,10 +77,7 @@ pub fn make(image: Image) -> Result<PathBuf> {
     fs::create_dir_all(&dir).map_err(on_file("make", &dir))?;
     let archive = dir.join(image.name()).with_extension("tar");
     let recipe_path = dir.join(image.name()).with_extension("recipe");
-    let recipe = match image.suite() {
-        None => format!("busybox {BUSYBOX_DIRECTORIES:?} {BUSYBOX_FILES:?}\n"),
-        Some(suite) => format!("{}\n", mmdebstrap_arguments(suite).join("\n")),
-    };
+    let recipe = recipe(image);
     if archive.exists() && fs::read_to_string(&recipe_path).is_ok_and(|made_from| made_from == recipe) {
         return Ok(archive);
     }
@@ -95,6 +92,33 @@ pub fn make(image: Image) -> Result<PathBuf> {
     fs::rename(&partial, &archive).map_err(on_file("rename", &partial))?;
     fs::write(&recipe_path, recipe).map_err(on_file("write", &recipe_path))?;
     Ok(archive)
+}
+
+/// The text of what an image is made from.
+pub fn recipe(image: Image) -> String {
+    match image.suite() {
+        None => format!("busybox {BUSYBOX_DIRECTORIES:?} {BUSYBOX_FILES:?}\n"),
+        Some(suite) => format!("{}\n", mmdebstrap_arguments(suite).join("\n")),
+    }
+}
+
+/// Makes a tree of Debian packages (comma separated), changed at last by `customize`, a shell script whose first argument
+/// is the tree.
+///
+/// # Errors
+/// What mmdebstrap says.
+pub fn debian_tree(suite: &str, packages: &str, customize: &str, tree: &Path) -> Result<()> {
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--mode=root", "--variant=minbase", "--format=directory"]);
+    command.arg(format!("--include={packages}"));
+    for path in ["doc", "info", "locale", "man"] {
+        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    }
+    command.arg(format!("--customize-hook={customize}")).arg(suite).arg(tree);
+    if let Some(mirror) = mirror() {
+        command.arg(mirror);
+    }
+    run_quietly(&mut command)
 }
 
 const BUSYBOX_DIRECTORIES: &[&str] = &[

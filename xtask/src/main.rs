@@ -3,6 +3,7 @@
 //! `cargo xtask --help` tells what there is. Each chore starts from nothing and repeats only what is out of date.
 
 mod check;
+mod deb;
 mod demo;
 mod dependencies;
 mod images;
@@ -12,6 +13,7 @@ mod runner;
 mod tidy;
 mod undo;
 mod varlink;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,6 +41,12 @@ enum Chore {
     Check,
     /// Make the images that tests use, below target/images
     Images(images::Arguments),
+    /// Make the Debian package, below target/deb
+    Deb(deb::Arguments),
+    /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
+    Vm(vm::ShellArguments),
+    /// Run the checks of tests/vm in a virtual host with dormouse's package installed
+    VmTest(vm::TestArguments),
     /// Install the Debian packages that are missing
     InstallDependencies(dependencies::Arguments),
 }
@@ -50,6 +58,9 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => measure::main(&arguments),
         Chore::Check => check::main(),
         Chore::Images(arguments) => images::main(&arguments),
+        Chore::Deb(arguments) => deb::main(&arguments),
+        Chore::Vm(arguments) => vm::shell(&arguments),
+        Chore::VmTest(arguments) => vm::test(&arguments),
         Chore::InstallDependencies(arguments) => dependencies::main(&arguments),
     };
     match result {

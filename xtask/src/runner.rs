@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::dependencies::{self, Purpose};
 use crate::images::{self, Image};
 use crate::program::{Failure, Result, read, run};
-use crate::{check, workspace};
+use crate::{check, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -22,16 +22,20 @@ pub struct Arguments {
     #[arg(long)]
     no_install: bool,
 
+    /// Leave out the virtual host
+    #[arg(long)]
+    no_vm: bool,
+
     /// Only tests whose name contains this
     filter: Option<String>,
 }
 
 /// How the tests went.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Tally {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
 }
 
 pub fn main(arguments: &Arguments) -> Result<()> {
@@ -63,6 +67,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     } else {
         add(&mut tally, run_libtest(&["--workspace"], arguments.filter.as_deref())?);
     }
+    if arguments.filter.is_none() && !arguments.no_vm {
+        add(&mut tally, run_virtual_host(arguments.no_install));
+    }
     println!("all this took {} s", since.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed == 0 {
@@ -70,6 +77,23 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     }
     // The closing line stays the last one: what failed has been told above.
     std::process::exit(1);
+}
+
+/// The checks that need a whole host of their own.
+fn run_virtual_host(no_install: bool) -> Tally {
+    let impossible = if no_install && !crate::program::exists("qemu-system-x86_64") {
+        Some("there is no qemu-system-x86_64".to_owned())
+    } else {
+        vm::impossible()
+    };
+    if let Some(reason) = impossible {
+        println!("SKIPPED: the checks in a virtual host: {reason}");
+        return Tally { skipped: 1, ..Tally::default() };
+    }
+    vm::run_as_part_of_all().unwrap_or_else(|failure| {
+        println!("FAIL the checks in a virtual host: {}", crate::program::with_causes(&failure));
+        Tally { failed: 1, ..Tally::default() }
+    })
 }
 
 fn add(sum: &mut Tally, more: Tally) {
