@@ -234,6 +234,9 @@ fn user_mount(index: usize, mount: &super::spec::Mount) -> Result<Value, EngineE
     }
 }
 
+/// What a systemd has beyond the default set.
+const REBOOT: &str = "CAP_SYS_BOOT";
+
 /// In the runtime-spec's order of meaning: default set, minus the dropped, plus the added.
 pub(super) fn capabilities(definition: &Definition) -> Result<Vec<String>, EngineError> {
     let spec = &definition.spec;
@@ -251,6 +254,12 @@ pub(super) fn capabilities(definition: &Definition) -> Result<Vec<String>, Engin
         }
     };
     let mut set = capabilities::default_set();
+    // reboot(2) of a pid namespace only ends the namespace, and tells a reboot from a power-off by it. The one other thing
+    // that the capability allows is kexec, which the default filter refuses to everybody.
+    let confined = spec.pid_namespace == Namespace::Private && matches!(spec.seccomp, Seccomp::Default);
+    if definition.systemd && confined && available.iter().any(|name| name == REBOOT) {
+        set.push(REBOOT.to_owned());
+    }
     for (index, name) in spec.capabilities_drop.iter().enumerate() {
         match normal(format!("spec.capabilitiesDrop[{index}]"), name)?.as_str() {
             "ALL" => set.clear(),
