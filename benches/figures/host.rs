@@ -24,7 +24,7 @@ impl Bench {
     pub fn prepare(images: &Path, hurry: u32) -> Result<Self> {
         let on_disk = Path::new("/var/tmp");
         let place = tempfile::Builder::new()
-            .prefix("dormouse-bench-")
+            .prefix("dormouse-")
             .tempdir_in(on_disk)
             .map_err(failed("make a directory"))?;
         let mut bench = Self { images: images.to_owned(), hurry, place, mounted: Vec::new() };

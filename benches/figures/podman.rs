@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::figure::{Result, failed};
 use crate::host::{Bench, run};
@@ -17,8 +18,9 @@ pub const RUN_OPTIONS: &[&str] =
     &["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 impl Podman {
+    /// podman takes no run directory with a path of more than 50 characters.
     pub fn prepare(bench: &Bench, name: &str) -> Result<Self> {
-        Ok(Self { place: bench.directory(&format!("podman-{name}"))? })
+        Ok(Self { place: bench.directory(&format!("p-{name}"))? })
     }
 
     /// The program and its global options.
@@ -75,8 +77,14 @@ impl Drop for Podman {
         if let Err(failure) = run(self.command().args(["rm", "--all", "--force", "--time", "0"])) {
             eprintln!("figures: {failure}, ignoring");
         }
-        // podman binds its storage onto itself.
-        let _ = run(Command::new("umount").arg(self.place.join("root/overlay")));
-        let _ = std::fs::remove_dir_all(&self.place);
+        // podman binds its storage onto itself, and a clean-up that conmon has started may do so once more.
+        for _ in 0..50 {
+            let _ = run(Command::new("umount").arg(self.place.join("root/overlay")));
+            if std::fs::remove_dir_all(&self.place).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        eprintln!("figures: cannot remove {}, ignoring", self.place.display());
     }
 }
