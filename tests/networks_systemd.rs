@@ -71,7 +71,8 @@ fn a_networkd_inside_leaves_the_interface_alone_unless_it_is_called_host0() {
                              // Without it the unit of networkd is skipped.
                              "capabilitiesAdd": ["NET_ADMIN"]}))
                 .run_until("ready");
-            vm.exec_output("systemctl start systemd-networkd");
+            let code = vm.exec("systemctl start systemd-networkd")["exitCode"].clone();
+            assert_eq!(code, 0, "{}", vm.exec("journalctl --no-pager -u systemd-networkd; systemctl status systemd-networkd"));
             let listed = vm.exec_output(&format!(
                 "for i in $(seq 50); do s=$(networkctl list --no-legend --no-pager {interface}); \
                  case \"$s\" in *pending*|*initialized*) sleep 0.1;; *) break;; esac; done; echo \"$s\""
