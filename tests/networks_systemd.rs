@@ -72,7 +72,12 @@ fn a_networkd_inside_leaves_the_interface_alone_unless_it_is_called_host0() {
                              "capabilitiesAdd": ["NET_ADMIN"]}))
                 .run_until("ready");
             let code = vm.exec("systemctl start systemd-networkd")["exitCode"].clone();
-            assert_eq!(code, 0, "{}", vm.exec("journalctl --no-pager -u systemd-networkd; systemctl status systemd-networkd"));
+            assert_eq!(
+                code,
+                0,
+                "{}",
+                vm.exec("journalctl --no-pager -u systemd-networkd; systemctl status systemd-networkd")
+            );
             let listed = vm.exec_output(&format!(
                 "for i in $(seq 50); do s=$(networkctl list --no-legend --no-pager {interface}); \
                  case \"$s\" in *pending*|*initialized*) sleep 0.1;; *) break;; esac; done; echo \"$s\""

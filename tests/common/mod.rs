@@ -123,8 +123,22 @@ impl Host {
 
     /// Starts the service, and waits until it answers.
     pub fn wake(&mut self) {
+        self.serve = Some(self.spawn());
+        wait_until("the service answers", || {
+            // What a killed service was just about to execute may still hold its socket for a moment, and a live socket is
+            // not taken over.
+            if self.serve.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.serve = Some(self.spawn());
+            }
+            Connection::connect(&self.address())
+                .and_then(|mut connection| connection.call("org.varlink.service.GetInfo", json!({}), &[]))
+                .is_ok()
+        });
+    }
+
+    fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path().join("serve.log")).unwrap();
-        let serve = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        Command::new(env!("CARGO_BIN_EXE_dormouse"))
             .args(["serve", "--listen", &self.address(), "--idle-timeout", "0"])
             .env("DORMOUSE_STATE_DIR", self.state_dir())
             .env("DORMOUSE_RUN_DIR", self.run_dir())
@@ -133,9 +147,7 @@ impl Host {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap();
-        self.serve = Some(serve);
-        wait_until("the service answers", || Connection::connect(&self.address()).is_ok());
+            .unwrap()
     }
 
     /// The process id of the service.
