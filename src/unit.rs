@@ -21,7 +21,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::cli::ForegroundRun;
-use crate::engine::{Engine, PassedSocket, UnitFrame};
+use crate::engine::{Engine, PassedSocket, UNIT_SOCKET, UnitFrame};
 use crate::runtime::cgroup::{self, Cgroup, Layout};
 use crate::serve::{Directories, log_to_stderr};
 use crate::varlink::activation::{NamedFd, from_environment};
@@ -64,7 +64,7 @@ fn serve_and_run(run: ForegroundRun) -> Result<ExitCode, String> {
     signals.thread_block().map_err(|errno| format!("cannot take signals: {errno}"))?;
 
     let paths = Directories::from_environment().paths();
-    let socket = paths.run_dir.join(format!("unit-{}", std::process::id()));
+    let socket = paths.run_dir.join(format!("{UNIT_SOCKET}{}", std::process::id()));
     let engine = Engine::in_unit(paths, UnitFrame { cgroup: enter_unit()?, sockets })
         .map_err(|error| error.full_text())?;
     let address = format!("unix:{}", socket.display());

@@ -55,7 +55,7 @@ pub use images::{
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
-pub use place::{PassedSocket, UnitFrame};
+pub use place::{PassedSocket, UNIT_SOCKET, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
 pub use stop::Stopped;
 pub use units::{JournalReader, UnitSession};

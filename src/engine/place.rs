@@ -69,6 +69,9 @@ impl UnitFrame {
     }
 }
 
+/// With its pid, the name of the socket in the run directory on which a unit's main process serves itself.
+pub const UNIT_SOCKET: &str = "unit-";
+
 const MONITOR_LEAF: &str = "monitor";
 const PAYLOAD_LEAF: &str = "payload";
 const SCOPE_SUFFIX: &str = ".scope";

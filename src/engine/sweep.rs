@@ -7,6 +7,7 @@ use crate::monitor::state::Phase;
 use crate::runtime::cgroup::Cgroup;
 use crate::store::try_lock_object;
 
+use super::place::UNIT_SOCKET;
 use super::{Engine, EngineError};
 
 impl Engine {
@@ -32,7 +33,20 @@ impl Engine {
         for name in entries(&self.paths().locks()) {
             drop(try_lock_object(&self.paths().locks(), &name)?);
         }
+        self.sweep_unit_sockets();
         self.sweep_layers()
+    }
+
+    /// The sockets of units whose main process was killed: `unit-PID`, and a lock file.
+    fn sweep_unit_sockets(&self) {
+        for name in entries(&self.paths().run_dir) {
+            let pid =
+                name.strip_prefix(UNIT_SOCKET).and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                // Whoever else wakes now may have done it.
+                let _ = std::fs::remove_file(self.paths().run_dir.join(name));
+            }
+        }
     }
 
     /// Its monitor logs again what has waited in the pipes, learns how it ends, and does what follows an end.

@@ -18,7 +18,8 @@ nothing_left_of() {
     equal "the cgroup of $1" "$(ls -d "/sys/fs/cgroup/system.slice/$1" 2>/dev/null)" ""
     equal "containers" "$(dormouse ps --all --format json | jq "[.[] | select(.name == \"$2\")] | length")" 0
     ! pgrep --list-full --full "dormouse.*$2" || fail "processes are left"
-    equal "sockets of units" "$(ls /run/dormouse | grep -c '^unit-' || true)" 0
+    # A killed main process leaves them to the next wake.
+    within 30 eval '! ls /run/dormouse | grep ^unit-'
 }
 
 check_a_systemd_container_is_a_unit_with_its_readiness_stop_and_socket() {
