@@ -21,6 +21,9 @@ pub struct Launched {
     pub warnings: Vec<String>,
 }
 
+/// In the run directory: what was lowered or left out by the last start, one on each line.
+const WARNINGS_FILE_NAME: &str = "warnings";
+
 /// The longest answer of a monitor: one line.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
 
@@ -59,6 +62,7 @@ impl Engine {
         self.clear_last_run(id, &run_dir)?;
         let built = oci::build(self, &container)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
+        write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         let mut config = self.monitor_config(&container)?;
         // Taken down again when this ends by an error.
         let network = self.set_up_network(&container)?;
@@ -84,6 +88,12 @@ impl Engine {
         }
         self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
+    }
+
+    /// What the last start since boot has lowered or left out, in words.
+    pub fn warnings(&self, id: &str) -> Vec<String> {
+        let path = self.paths().run_container(id).join(WARNINGS_FILE_NAME);
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
     /// What an earlier run left: its state, sockets and cgroup.
