@@ -11,7 +11,12 @@ fn main() -> ExitCode {
         Some("exec-session") => dormouse::monitor::exec_session::main(),
         Some("serve") => dormouse::serve::main(arguments),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
+        Some("machine") => dormouse::machine::main(&arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
+        Some("run") if dormouse::unit::is_main_process() => match dormouse::cli::ForegroundRun::parse() {
+            Some(run) => dormouse::unit::main(run),
+            None => dormouse::cli::main(),
+        },
         _ => dormouse::cli::main(),
     }
 }

@@ -45,6 +45,12 @@ pub(crate) struct Directories {
 }
 
 impl Directories {
+    /// As the service has them if it is told nothing.
+    pub(crate) fn from_environment() -> Self {
+        let of = |name| std::env::var_os(name).map(PathBuf::from);
+        Self { state_dir: of("DORMOUSE_STATE_DIR"), run_dir: of("DORMOUSE_RUN_DIR") }
+    }
+
     pub(crate) fn paths(self) -> Paths {
         let root = rustix::process::geteuid().is_root();
         let of_user = |variable: &str, fallback: &str| {

@@ -93,6 +93,10 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
             Some(wire::Spec_systemd::always) => engine::SystemdMode::Always,
             Some(wire::Spec_systemd::off) => engine::SystemdMode::Off,
         },
+        sd_notify: spec.sdNotify.map(|who| match who {
+            wire::Spec_sdNotify::started => engine::SdNotify::Started,
+            wire::Spec_sdNotify::payload => engine::SdNotify::Payload,
+        }),
         terminal: spec.terminal.unwrap_or_default(),
         stdin_open: spec.stdinOpen.unwrap_or_default(),
         labels: sorted(spec.labels),
@@ -385,6 +389,10 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
             engine::SystemdMode::Always => Some(wire::Spec_systemd::always),
             engine::SystemdMode::Off => Some(wire::Spec_systemd::off),
         },
+        sdNotify: spec.sd_notify.map(|who| match who {
+            engine::SdNotify::Started => wire::Spec_sdNotify::started,
+            engine::SdNotify::Payload => wire::Spec_sdNotify::payload,
+        }),
         terminal: yes(spec.terminal),
         stdinOpen: yes(spec.stdin_open),
         labels: map(spec.labels),
@@ -550,7 +558,7 @@ mod tests {
             "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],
             "ports": [{"containerPort": 80, "hostPort": 8080, "hostIp": "127.0.0.1", "protocol": "udp", "range": 2}],
             "publishAll": true, "dnsServers": ["192.0.2.1"], "dnsSearch": ["example"], "dnsOptions": ["ndots:1"],
-            "extraHosts": {"db": "10.0.0.3"},
+            "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload",
         }));
     }
 

@@ -70,6 +70,35 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// `dormouse run` in the foreground, without an address of a service: what the main process of a unit does in its own way.
+#[derive(Debug)]
+pub struct ForegroundRun(commands::Run);
+
+impl ForegroundRun {
+    /// Reads the arguments of this process; `None` if they mean something else. Arguments that make no sense end it.
+    pub fn parse() -> Option<Self> {
+        let cli = Cli::parse();
+        match cli.command {
+            commands::Command::Run(run) if cli.address.is_none() && run.is_in_foreground() => {
+                Some(Self(*run))
+            }
+            _ => None,
+        }
+    }
+
+    /// Runs the container through the service at `address`, as a unit: the service manager is told of its readiness, and
+    /// SIGTERM stops it. The exit code is the container's.
+    pub fn main(self, address: &str) -> ExitCode {
+        match self.0.run_as_unit(&service::Service::at(Some(address))) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                streams::complain(&error.render());
+                ExitCode::from(error.exit_code(true))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

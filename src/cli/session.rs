@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use sd_notify::NotifyState;
 use serde_json::{Map, Value, json};
 
 use crate::cli::errors::CliError;
@@ -36,6 +37,8 @@ pub struct Session<'a> {
     pub interactive: bool,
     /// Keys that leave it running.
     pub detach_keys: &'a DetachKeys,
+    /// It is the unit that this process was started for.
+    pub as_unit: bool,
 }
 
 /// How a session ended.
@@ -73,6 +76,12 @@ struct Ended {
     exit_code: Option<i64>,
 }
 
+#[derive(serde::Deserialize)]
+struct Stopped {
+    #[serde(rename = "exitCode")]
+    exit_code: Option<i64>,
+}
+
 impl Session<'_> {
     /// Calls `method` with `parameters` and our streams, and stays until it replies or the user leaves. All output is
     /// written and the terminal is as before when this returns.
@@ -100,6 +109,9 @@ impl Session<'_> {
         let (indices, descriptors, output) = streams.into_parts();
         parameters.extend(indices);
 
+        if self.as_unit {
+            self.tell_readiness()?;
+        }
         let (attempted, method) = (attempted.to_owned(), method.to_owned());
         std::thread::Builder::new()
             .name("call".to_owned())
@@ -124,6 +136,25 @@ impl Session<'_> {
         outcome
     }
 
+    /// Waits beside everything else until the container is ready, and tells the service manager.
+    fn tell_readiness(&self) -> Result<(), CliError> {
+        let (service, id) = (self.service.clone(), self.id.to_owned());
+        let wait = move || {
+            let parameters = json!({"name": id, "condition": "ready"});
+            let ready: Result<Value, CliError> =
+                service.call("wait for its readiness", "io.dormouse.Container.Wait", parameters);
+            // An end before that is told by the session.
+            if ready.is_ok() {
+                notify(&[NotifyState::Ready]);
+            }
+        };
+        std::thread::Builder::new()
+            .name("readiness".to_owned())
+            .spawn(wait)
+            .map_err(|error| CliError::io("make a thread", &error))?;
+        Ok(())
+    }
+
     fn attend(&self, events: &Receiver<Event>) -> Result<Outcome, CliError> {
         let mut control =
             Control { session: self, connection: None, resize: self.terminal, kill: None, retries: 0 };
@@ -140,6 +171,13 @@ impl Session<'_> {
                 Ok(Event::Signal(Signal::SIGWINCH)) => control.want_resize(),
                 // The terminal is gone, which is no wish to end the container.
                 Ok(Event::Signal(signal @ Signal::SIGHUP)) => return Ok(Outcome::Left(signal)),
+                Ok(Event::Signal(Signal::SIGTERM | Signal::SIGINT)) if self.as_unit => {
+                    if !signalled {
+                        signalled = true;
+                        notify(&[NotifyState::Stopping]);
+                        control.want_stop();
+                    }
+                }
                 Ok(Event::Signal(signal)) if signalled => return Ok(Outcome::Left(signal)),
                 Ok(Event::Signal(signal)) => {
                     signalled = true;
@@ -160,6 +198,12 @@ impl Session<'_> {
 
 fn enter_raw() -> Result<Option<RawMode>, CliError> {
     RawMode::enter().map_err(|error| CliError::io("switch the terminal to raw mode", &error))
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        complain(&format!("dormouse: cannot notify the service manager: {error}\n"));
+    }
 }
 
 fn forward(sender: &Sender<Event>, event: Event) {
@@ -190,6 +234,25 @@ impl Control<'_> {
         self.kill = Some(signal);
         self.retries = 0;
         self.try_all();
+    }
+
+    /// In a thread of its own: it lasts as long as the container takes.
+    fn want_stop(&self) {
+        let (service, id) = (self.session.service.clone(), self.session.id.to_owned());
+        let stop = move || {
+            for _ in 0..RETRIES_MAX {
+                let stopped: Result<Stopped, CliError> =
+                    service.call("stop the container", "io.dormouse.Container.Stop", json!({"name": id}));
+                match stopped {
+                    // It may not have been started yet.
+                    Ok(Stopped { exit_code: None }) => std::thread::sleep(RETRY_INTERVAL),
+                    _ => return,
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("stop".to_owned()).spawn(stop) {
+            complain(&format!("dormouse: cannot stop the container: {error}\n"));
+        }
     }
 
     fn try_all(&mut self) {

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
 
-use super::spec::{ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, Seccomp, SystemdMode};
+use super::spec::{
+    ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
+};
 use super::{EngineError, network, signals};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
@@ -64,6 +66,11 @@ pub(super) struct SpecHead {
 }
 
 impl Definition {
+    /// The payload says itself when it is ready.
+    pub fn payload_notifies(&self) -> bool {
+        self.spec.sd_notify.map_or(self.systemd, |who| who == SdNotify::Payload)
+    }
+
     /// Joins a specification with the image's configuration, and checks all that can be checked without starting.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ impl Engine {
         let message = json!({
             "leader": init.pid,
             "leader_start_time": init.start_time,
-            "cgroup": oci::cgroup_path(&container.row.id),
+            "cgroup": self.cgroup_path(&container.row.id),
             "process": process.0,
             "seccomp": process.1,
         });

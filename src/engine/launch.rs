@@ -4,15 +4,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::monitor::config::{
-    LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME, STOP_REQUESTED,
+    GO_ON, LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME, STOP_REQUESTED,
 };
 use crate::runtime::Rootfs;
 
+use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime};
-use super::{Container, Engine, EngineError, Streams, blocking, oci};
+use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
 
 /// What the start of a container brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Launched {
 /// In the run directory: what was lowered or left out by the last start, one on each line.
 const WARNINGS_FILE_NAME: &str = "warnings";
 
+/// What the monitor takes at once.
+const SOCKETS_PER_PACKET: usize = 8;
 /// The longest answer of a monitor: one line.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
 
@@ -60,28 +63,39 @@ impl Engine {
         }
         let run_dir = self.paths().run_container(id);
         self.clear_last_run(id, &run_dir)?;
-        let built = oci::build(self, &container)?;
+        let name = &container.row.name;
+        let has_input = streams.stdin.is_some();
+        // A scope begins with a process: the monitor comes first then, and waits until everything else is there.
+        let (cgroup, waiting) = if let Some(cgroup) = self.unit().and_then(UnitFrame::payload_cgroup) {
+            (cgroup, Err(streams))
+        } else if place::uses_scopes() {
+            let monitor = self.execute_monitor(name, &run_dir, Task::Launch(streams), true)?;
+            (place::enter_scope(&container, monitor.pid)?, Ok(monitor))
+        } else {
+            (oci::cgroup_path(id), Err(streams))
+        };
+        let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
-        let mut config = self.monitor_config(&container)?;
+        let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let network = self.set_up_network(&container)?;
         if let Some(network) = &network {
             config.end_command = self.end_command(id, network.generation());
         }
         // Without a client it is only open on request, but one that brings its input wants it read.
-        config.stdin_open |= streams.stdin.is_some();
+        config.stdin_open |= has_input;
         config.store(&run_dir).map_err(|error| EngineError::Failed {
             attempted: "write the monitor's configuration".to_owned(),
             reason: error.to_string(),
         })?;
-        self.spawn_monitor(&container.row.name, &run_dir, Task::Launch(streams)).map_err(|failure| {
-            match failure {
-                MonitorFailure::Told { step, errno, message } => {
-                    launch_error(&container, step, errno, message)
-                }
-                MonitorFailure::Engine(error) => error,
-            }
+        let monitor = match waiting {
+            Ok(monitor) => monitor,
+            Err(streams) => self.execute_monitor(name, &run_dir, Task::Launch(streams), false)?,
+        };
+        monitor.answer(name).map_err(|failure| match failure {
+            MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
+            MonitorFailure::Engine(error) => error,
         })?;
         if let Some(network) = network {
             network.keep();
@@ -114,7 +128,7 @@ impl Engine {
         Ok(())
     }
 
-    fn monitor_config(&self, container: &Container) -> Result<MonitorConfig, EngineError> {
+    fn monitor_config(&self, container: &Container, cgroup: String) -> Result<MonitorConfig, EngineError> {
         let id = &container.row.id;
         let spec = &container.definition.spec;
         let directory = self.paths().container(id);
@@ -137,7 +151,7 @@ impl Engine {
         Ok(MonitorConfig {
             id: id.clone(),
             name: container.row.name.clone(),
-            cgroup: oci::cgroup_path(id),
+            cgroup,
             rootfs,
             runtime: match spec.runtime {
                 Runtime::Native => RuntimeChoice::Native,
@@ -160,19 +174,30 @@ impl Engine {
                 Restart::UnlessStopped => RestartPolicy::UnlessStopped,
             },
             systemd_mode: container.definition.systemd,
-            notify: if container.definition.systemd { Notify::Payload } else { Notify::Ignore },
+            notify: match container.definition.payload_notifies() {
+                true => Notify::Payload,
+                false => Notify::Ignore,
+            },
             events_path: self.paths().events(),
             auto_remove: spec.auto_remove,
             cleanup_command: self.cleanup_command(&[id]),
+            start_command: match place::becomes_machine(container) {
+                true => self.role_command("machine", &[id]),
+                false => Vec::new(),
+            },
             end_command: Vec::new(),
         })
     }
 
-    /// The role `cleanup` of this program, as the monitor executes it.
     fn cleanup_command(&self, arguments: &[&str]) -> Vec<String> {
+        self.role_command("cleanup", arguments)
+    }
+
+    /// A role of this program, as the monitor executes it.
+    fn role_command(&self, role: &str, arguments: &[&str]) -> Vec<String> {
         let state_dir = self.paths().state_dir.to_string_lossy();
         let run_dir = self.paths().run_dir.to_string_lossy();
-        let mut command = ["/proc/self/exe", "cleanup", "--state-dir", &state_dir, "--run-dir", &run_dir]
+        let mut command = ["/proc/self/exe", role, "--state-dir", &state_dir, "--run-dir", &run_dir]
             .map(str::to_owned)
             .to_vec();
         command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -215,29 +240,35 @@ impl Engine {
 
     /// Gives a container whose monitor has died another one. Blocks the thread; the caller holds the container's lock.
     pub(super) fn adopt(&self, name: &str, id: &str) -> Result<(), EngineError> {
-        self.spawn_monitor(name, &self.paths().run_container(id), Task::Adopt).map_err(
-            |failure| match failure {
-                MonitorFailure::Told { message, .. } => EngineError::Failed {
-                    attempted: format!("give {name:?} another monitor"),
-                    reason: message,
-                },
-                MonitorFailure::Engine(error) => error,
-            },
-        )
+        let failed =
+            |reason| EngineError::Failed { attempted: format!("give {name:?} another monitor"), reason };
+        let monitor = self.execute_monitor(name, &self.paths().run_container(id), Task::Adopt, true)?;
+        if let Err(error) = place::rejoin_scope(&self.cgroup_path(id), monitor.pid) {
+            tracing::warn!(container = name, %error, "the new monitor can't join the container's scope, ignoring");
+        }
+        monitor.answer(name).map_err(|failure| match failure {
+            MonitorFailure::Told { message, .. } => failed(message),
+            MonitorFailure::Engine(error) => error,
+        })
     }
 
-    /// Executes a monitor and takes its answer. It gets one socket, as its standard input: nothing else of ours can
-    /// leak into it, and posix_spawn(3) suffices.
-    fn spawn_monitor(&self, name: &str, run_dir: &Path, task: Task) -> Result<(), MonitorFailure> {
-        let failed = |attempted: &str, reason: String| {
-            let attempted = format!("{attempted} the monitor of {name:?}");
-            MonitorFailure::Engine(EngineError::Failed { attempted, reason })
-        };
+    /// Executes a monitor. It gets one socket, as its standard input: nothing else of ours can leak into it, and
+    /// posix_spawn(3) suffices. With `wait` it does nothing before it is asked for its [`Monitor::answer`], and ends if it is
+    /// not.
+    fn execute_monitor(
+        &self,
+        name: &str,
+        run_dir: &Path,
+        task: Task,
+        wait: bool,
+    ) -> Result<Monitor, EngineError> {
+        let failed = |attempted: &str, reason: String| monitor_failed(attempted, name, reason);
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let mut command = Command::new(self.program());
         command.arg("monitor").arg("--run-dir").arg(run_dir);
+        let adopts = matches!(task, Task::Adopt);
         match task {
             Task::Launch(streams) if streams.is_empty() => {}
             Task::Launch(streams) => {
@@ -250,6 +281,18 @@ impl Engine {
                 command.arg("--adopt");
             }
         }
+        let sockets = self.unit().map_or(&[][..], |unit| &unit.sockets);
+        if !sockets.is_empty() && !adopts {
+            let fds: Vec<_> = sockets.iter().map(|socket| socket.fd.as_fd()).collect();
+            for some in fds.chunks(SOCKETS_PER_PACKET) {
+                super::attach::send_packet(ours.as_fd(), b"L", some)
+                    .map_err(|error| failed("pass sockets to", error.to_string()))?;
+            }
+            command.arg("--sockets").arg(sockets.len().to_string());
+        }
+        if wait {
+            command.arg("--wait");
+        }
         let mut child = command
             .env_clear()
             .current_dir("/")
@@ -260,14 +303,34 @@ impl Engine {
             .map_err(|error| failed("execute", error.to_string()))?;
         // Of no more use here, and an end of file can only be seen without it.
         drop(command);
-        let answer = read_answer(&ours).map_err(|errno| failed("hear from", errno.to_string()))?;
-        let outcome = parse_answer(&answer);
+        let pid = i32::try_from(child.id()).unwrap_or_default();
         // It outlives this process if need be; while this process lives, it must be reaped by it.
         std::thread::Builder::new()
             .stack_size(16 << 10)
             .spawn(move || child.wait())
             .map_err(|error| failed("watch", error.to_string()))?;
-        match outcome {
+        Ok(Monitor { pid, socket: ours, waits: wait })
+    }
+}
+
+/// A monitor that was executed.
+struct Monitor {
+    pid: i32,
+    socket: OwnedFd,
+    waits: bool,
+}
+
+impl Monitor {
+    /// Lets it do its task, and takes its answer. `name` is the container's.
+    fn answer(self, name: &str) -> Result<(), MonitorFailure> {
+        let failed =
+            |attempted: &str, reason: String| MonitorFailure::Engine(monitor_failed(attempted, name, reason));
+        if self.waits {
+            rustix::net::send(&self.socket, GO_ON, SendFlags::NOSIGNAL)
+                .map_err(|errno| failed("speak to", errno.to_string()))?;
+        }
+        let answer = read_answer(&self.socket).map_err(|errno| failed("hear from", errno.to_string()))?;
+        match parse_answer(&answer) {
             Answer::Started => Ok(()),
             Answer::Failed { step, errno, message } => Err(MonitorFailure::Told { step, errno, message }),
             Answer::None => {
@@ -275,6 +338,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn monitor_failed(attempted: &str, name: &str, reason: String) -> EngineError {
+    EngineError::Failed { attempted: format!("{attempted} the monitor of {name:?}"), reason }
 }
 
 /// What a new monitor does first.

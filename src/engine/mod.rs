@@ -24,6 +24,7 @@ mod names;
 mod network;
 mod oci;
 mod passwd;
+mod place;
 mod query;
 mod remove;
 pub mod signals;
@@ -54,6 +55,7 @@ pub use images::{
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
+pub use place::{PassedSocket, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
 pub use stop::Stopped;
 pub use units::{JournalReader, UnitSession};
@@ -78,6 +80,7 @@ struct Inner {
     /// Opened by the first call that needs it: a call for the version does not pay for it.
     store: OnceLock<Store>,
     anchors: network::Anchors,
+    unit: Option<UnitFrame>,
 }
 
 impl Engine {
@@ -86,6 +89,10 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Io`] where a directory can't be made, or is not ours.
     pub fn new(paths: Paths) -> Result<Self, EngineError> {
+        Self::open(paths, None)
+    }
+
+    fn open(paths: Paths, unit: Option<UnitFrame>) -> Result<Self, EngineError> {
         paths.prepare()?;
         // Both lead to the running binary also after an upgrade. Without the right to mount there is no container of
         // another user that could be kept from writing to it.
@@ -104,8 +111,21 @@ impl Engine {
                 _read_only_program: read_only_program,
                 store,
                 anchors: network::Anchors::default(),
+                unit,
             }),
         })
+    }
+
+    /// As [`Self::new`], for the main process of a unit: the containers that it starts are part of that unit.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn in_unit(paths: Paths, unit: UnitFrame) -> Result<Self, EngineError> {
+        Self::open(paths, Some(unit))
+    }
+
+    fn unit(&self) -> Option<&UnitFrame> {
+        self.inner.unit.as_ref()
     }
 
     /// Where everything lies.

@@ -19,9 +19,12 @@ use super::{Container, Definition, Engine, EngineError, capabilities, network};
 /// Under which cgroup every container has its own, in each hierarchy.
 const CGROUP_PARENT: &str = "/dormouse";
 /// What Podman allows too; a fork bomb ends here.
-const PIDS_MAX: i64 = 2048;
+pub(super) const PIDS_MAX: i64 = 2048;
 const SHM_SIZE_BYTES: u64 = 64 << 20;
 const NOFILE_MAX: u64 = 1 << 20;
+
+/// Where a payload that is no systemd finds the socket for its readiness.
+const NOTIFY_TARGET: &str = "/run/host/notify";
 
 /// A specification, ready to be written.
 pub(super) struct Built {
@@ -29,7 +32,7 @@ pub(super) struct Built {
     pub warnings: Vec<String>,
 }
 
-/// The path of a container's cgroup, below the root of each hierarchy.
+/// The path of a container's cgroup, below the root of each hierarchy, where systemd does not make it ([`super::place`]).
 pub(super) fn cgroup_path(id: &str) -> String {
     format!("{CGROUP_PARENT}/{id}")
 }
@@ -50,8 +53,8 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
     Ok(warnings)
 }
 
-/// Builds the specification for a start now.
-pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, EngineError> {
+/// Builds the specification for a start now, in this cgroup.
+pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Result<Built, EngineError> {
     let definition = &container.definition;
     let spec = &definition.spec;
     let id = &container.row.id;
@@ -72,6 +75,14 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         env.push(format!("container={}", mode::MANAGER_NAME));
     }
 
+    if let Some(unit) = engine.unit() {
+        env.extend(unit.socket_variables(spec)?);
+    }
+    let notifies = definition.payload_notifies() && !definition.systemd;
+    if notifies {
+        env.push(format!("NOTIFY_SOCKET={NOTIFY_TARGET}"));
+    }
+
     let capabilities = capabilities(definition)?;
     // A user without privileges has them only as far as they can be gained; what was asked for is given outright.
     let effective: &[String] = if user.uid == 0 { &capabilities } else { &[] };
@@ -83,11 +94,17 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         mounts.push(user_mount(index, mount)?);
     }
 
+    if notifies {
+        let socket = engine.paths().run_container(id).join(NOTIFY_DIRECTORY).join(NOTIFY_SOCKET);
+        mounts.push(json!({"destination": NOTIFY_TARGET, "type": "bind", "source": socket,
+                           "options": ["bind", "rprivate", "nosuid", "nodev", "noexec"]}));
+    }
+
     let (devices, device_rules) = devices(definition)?;
     let (masked, read_only) = hidden_paths(definition);
     let mut linux = json!({
         "namespaces": namespaces(engine, container)?,
-        "cgroupsPath": cgroup_path(id),
+        "cgroupsPath": cgroup,
         "resources": resources(&spec.resources, device_rules)?,
         "devices": devices,
         "maskedPaths": masked,
@@ -148,7 +165,7 @@ pub(super) fn build(engine: &Engine, container: &Container) -> Result<Built, Eng
         let context = SystemdContext {
             container_id: id,
             host_directory: Some(&host_directory),
-            notify_socket: Some(&notify_socket),
+            notify_socket: definition.payload_notifies().then_some(&*notify_socket),
             host_os_release: &os_release,
             terminal: spec.terminal,
             privileged: spec.privileged,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::runtime::cgroup::Cgroup;
 
-use super::{Engine, EngineError, EventKind, blocking, oci, wait::Condition};
+use super::{Engine, EngineError, EventKind, blocking, wait::Condition};
 
 impl Engine {
     /// Removes a container with all that it has written. Its record goes first, so that it is gone for everyone at once;
@@ -40,8 +40,8 @@ impl Engine {
                         "cannot take the network down, left for the next wake"
                     );
                 }
-                engine.remove_directories(&id);
                 engine.remove_cgroup(&id);
+                engine.remove_directories(&id);
                 Ok(())
             })
             .await?;
@@ -83,7 +83,7 @@ impl Engine {
 
     /// Removes what is left of a container's cgroup.
     pub(super) fn remove_cgroup(&self, id: &str) {
-        let path = oci::cgroup_path(id);
+        let path = self.cgroup_path(id);
         if let Ok(cgroup) = Cgroup::open(&path)
             && let Err(error) = cgroup.remove()
         {

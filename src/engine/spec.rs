@@ -57,6 +57,7 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     pub stop_timeout_usec: Option<u64>,
     pub systemd: SystemdMode,
+    pub sd_notify: Option<SdNotify>,
     pub terminal: bool,
     pub stdin_open: bool,
     pub labels: BTreeMap<String, String>,
@@ -217,6 +218,15 @@ pub enum SystemdMode {
     Always,
     /// Never.
     Off,
+}
+
+/// Who says that the container is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SdNotify {
+    /// Nobody: it is, as soon as its process runs.
+    Started,
+    /// The payload, by sd_notify(3).
+    Payload,
 }
 
 /// What happens when the process ends.

@@ -7,7 +7,7 @@ use crate::monitor::state::Phase;
 use crate::runtime::cgroup::Cgroup;
 use crate::store::try_lock_object;
 
-use super::{Engine, EngineError, oci};
+use super::{Engine, EngineError};
 
 impl Engine {
     /// Removes directories, cgroups, locks and layers that nothing refers to. What another process works on is locked and left
@@ -63,7 +63,7 @@ impl Engine {
             return Ok(());
         }
         tracing::info!(id, "removing what an interrupted change left");
-        let path = oci::cgroup_path(id);
+        let path = self.cgroup_path(id);
         if let Ok(cgroup) = Cgroup::open(&path)
             && let Err(error) = cgroup.kill_all(libc::SIGKILL)
         {

@@ -15,6 +15,8 @@ pub const FILE_NAME: &str = "monitor.json";
 pub const SPEC_FILE_NAME: &str = "config.json";
 /// The name of the file whose presence in the run directory forbids another restart.
 pub const STOP_REQUESTED: &str = "stop-requested";
+/// The packet for which a monitor with `--wait` waits.
+pub const GO_ON: &[u8] = b"go";
 /// The name of the attach socket in the run directory.
 pub const ATTACH_SOCKET: &str = "attach.sock";
 /// The directory in the run directory that the spec binds to `/run/host/notify`.
@@ -66,6 +68,10 @@ pub struct MonitorConfig {
     /// The program and arguments that remove the container; run in place of the monitor, with its pid.
     #[serde(default)]
     pub cleanup_command: Vec<String>,
+    /// The program and arguments that are run after each start of the payload, without waiting for them. Empty if there is
+    /// nothing.
+    #[serde(default)]
+    pub start_command: Vec<String>,
     /// The program and arguments that are run when the payload has ended for good, and before that is told: it takes down
     /// what was set up for the container outside of it. Empty if there is nothing.
     #[serde(default)]
@@ -213,6 +219,7 @@ mod tests {
             events_path: "/run/events".into(),
             auto_remove: true,
             cleanup_command: vec!["/bin/true".into()],
+            start_command: vec!["/bin/sleep".into(), "0".into()],
             end_command: vec!["/bin/false".into()],
         };
         config.store(directory.path()).unwrap();

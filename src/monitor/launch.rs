@@ -133,11 +133,11 @@ impl From<ExternalError> for Failure {
     }
 }
 
-/// Starts the payload and returns when its program has been executed.
+/// Starts the payload and returns when its program has been executed. It gets copies of `sockets` as 3, 4, …
 ///
 /// # Errors
 /// A [`Failure`] that names the step; no process, mount or cgroup is left then.
-pub fn launch(run_dir: &Path, config: &MonitorConfig) -> Result<Launched, Failure> {
+pub fn launch(run_dir: &Path, config: &MonitorConfig, sockets: &[OwnedFd]) -> Result<Launched, Failure> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| Failure::io("launch", "make a socket pair", &error.into()))?;
@@ -149,7 +149,7 @@ pub fn launch(run_dir: &Path, config: &MonitorConfig) -> Result<Launched, Failur
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
             if rustix::process::getppid() == Some(monitor) {
                 sys::reset_signals();
-                answer(&theirs, start(run_dir, config));
+                answer(&theirs, start(run_dir, config, sockets));
             }
             sys::exit_now(0)
         }
@@ -168,7 +168,7 @@ struct Started {
     warnings: Vec<String>,
 }
 
-fn start(run_dir: &Path, config: &MonitorConfig) -> Result<Started, Failure> {
+fn start(run_dir: &Path, config: &MonitorConfig, sockets: &[OwnedFd]) -> Result<Started, Failure> {
     let spec = load_spec(run_dir)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
@@ -189,7 +189,11 @@ fn start(run_dir: &Path, config: &MonitorConfig) -> Result<Started, Failure> {
                 spec: &spec,
                 rootfs: &config.rootfs,
                 stdio,
-                preserved_fds: Vec::new(),
+                preserved_fds: sockets
+                    .iter()
+                    .map(OwnedFd::try_clone)
+                    .collect::<io::Result<_>>()
+                    .map_err(|error| Failure::io("descriptors", "pass sockets on", &error))?,
                 reaper: config.reaper,
             };
             let running = runtime::create(request)?.start()?;

@@ -20,7 +20,9 @@
 //!
 //! # The sync protocol
 //!
-//! The socket is of type SOCK_SEQPACKET. With `--attach passed`, the engine has sent an attach packet over it (see
+//! The socket is of type SOCK_SEQPACKET. With `--sockets N`, packets with N descriptors in all come next, which the payload
+//! gets as 3, 4, …, also after a restart. With `--wait` the monitor waits for the packet `go` first; if the engine goes
+//! without having sent it, so does the monitor. With `--attach passed`, the engine has sent an attach packet over it (see
 //! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was
 //! executed and the state says so, or `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed. After
 //! `--adopt`, `started` means taken over.
@@ -67,12 +69,12 @@ use self::supervise::Supervisor;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // For people who look at a list of processes; the kernel would take the name from the path of the program.
     let _ = rustix::thread::set_name(c"dormouse-mon");
-    let (mut run_dir, mut attach) = (None, false);
-    let mut adopt = false;
+    let (mut run_dir, mut attach, mut sockets_wanted) = (None, false, 0);
+    let (mut adopt, mut wait) = (false, false);
     let args = args.into_iter().filter(|argument| {
-        let is_adopt = argument == "--adopt";
-        adopt |= is_adopt;
-        !is_adopt
+        adopt |= argument == "--adopt";
+        wait |= argument == "--wait";
+        argument != "--adopt" && argument != "--wait"
     });
     let parsed = arguments::parse(args, |name, value| match name {
         "--run-dir" => {
@@ -83,39 +85,60 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             attach = true;
             Some(())
         }
+        "--sockets" => {
+            sockets_wanted = value.to_str()?.parse().ok()?;
+            Some(())
+        }
         _ => None,
     });
     let (Ok(()), Some(run_dir)) = (parsed, run_dir) else {
         eprintln!(
-            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt], with a socket as standard input"
+            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt] [--sockets N] [--wait], with a socket as standard input"
         );
         return ExitCode::from(2);
     };
     sys::close_all_but(&[]);
     let taken = sys::take_standard_input().and_then(|sync| {
         let client = if attach { Some(attach::receive_streams(&sync)?) } else { None };
-        Ok((sync, client))
+        let mut sockets = Vec::new();
+        while sockets.len() < sockets_wanted {
+            let (_, fds) = socket::receive_with_fds(&sync, &mut [0; 16], rustix::net::RecvFlags::empty())?;
+            if fds.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            sockets.extend(fds);
+        }
+        if wait {
+            let mut packet = [0; config::GO_ON.len()];
+            let flags = rustix::net::RecvFlags::empty();
+            let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&sync, &mut packet[..], flags))?;
+            if packet.get(..length) != Some(config::GO_ON) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok((sync, Passed { client, sockets }))
     });
-    let (sync, first_client) = match taken {
+    let (sync, passed) = match taken {
         Ok(taken) => taken,
         Err(error) => {
             eprintln!("dormouse monitor: standard input is not the socket that it should be: {error}");
             return ExitCode::from(2);
         }
     };
-    match supervise(&run_dir, sync, first_client, adopt) {
+    match supervise(&run_dir, sync, passed, adopt) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
+/// Descriptors that came at the start.
+struct Passed {
+    client: Option<attach::Streams>,
+    sockets: Vec<OwnedFd>,
+}
+
 /// Starts the payload, tells the engine, and supervises it to its end.
-fn supervise(
-    run_dir: &Path,
-    sync: OwnedFd,
-    first_client: Option<attach::Streams>,
-    adopt: bool,
-) -> io::Result<()> {
+fn supervise(run_dir: &Path, sync: OwnedFd, passed: Passed, adopt: bool) -> io::Result<()> {
     let started = detach(run_dir)
         .map_err(|error| Failure::io("monitor", "leave the session that it was started from", &error))
         .and_then(|run_dir| {
@@ -123,7 +146,7 @@ fn supervise(
             if adopt {
                 return Supervisor::adopt(&run_dir, config);
             }
-            let mut supervisor = Supervisor::new(&run_dir, config, first_client)?;
+            let mut supervisor = Supervisor::new(&run_dir, config, passed.client, passed.sockets)?;
             supervisor.start()?;
             Ok(supervisor)
         });

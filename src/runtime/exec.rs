@@ -42,13 +42,17 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
         foreign_namespaces(request.leader).map_err(host(Step::Namespaces, "look at the namespaces"))?;
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
-    syscall::setns(leader.as_fd(), namespaces).map_err(host(Step::Namespaces, "enter the container"))?;
+    // The new process enters the cgroup from outside, and only then its namespace: with the mount option nsdelegate nobody
+    // in a cgroup namespace moves what is not below its root.
+    let cgroup_namespace = namespaces & libc::CLONE_NEWCGROUP;
+    syscall::setns(leader.as_fd(), namespaces & !cgroup_namespace)
+        .map_err(host(Step::Namespaces, "enter the container"))?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
     let child =
         match syscall::clone3(0, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
             Cloned::Child => {
                 drop(ours);
-                run(&request, &prepared, &entrance.tasks, &theirs, namespaces)
+                run(&request, &prepared, &entrance.tasks, &theirs, &leader, namespaces)
             }
             Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
         };
@@ -90,9 +94,10 @@ fn run(
     prepared: &Prepared,
     tasks: &[(std::path::PathBuf, OwnedFd)],
     report: &Report,
+    leader: &OwnedFd,
     namespaces: libc::c_int,
 ) -> ! {
-    let (step, what, errno) = match become_program(request, prepared, tasks, report, namespaces) {
+    let (step, what, errno) = match become_program(request, prepared, tasks, report, leader, namespaces) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -105,6 +110,7 @@ fn become_program(
     prepared: &Prepared,
     tasks: &[(std::path::PathBuf, OwnedFd)],
     report: &Report,
+    leader: &OwnedFd,
     namespaces: libc::c_int,
 ) -> Result<std::convert::Infallible, Failure> {
     let failed = |step: Step, what: &str| {
@@ -114,6 +120,10 @@ fn become_program(
     syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
     for (path, tasks) in tasks {
         rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
+    }
+    if namespaces & libc::CLONE_NEWCGROUP != 0 {
+        syscall::setns(leader.as_fd(), libc::CLONE_NEWCGROUP)
+            .map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?;
     }
     prepared.set_rlimits(&mut |text| {
         let _ = report.send(&Message::Warning(text));

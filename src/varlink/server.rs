@@ -54,6 +54,8 @@ pub struct ServeOptions {
     pub connections_per_uid_max: usize,
     /// How long a plain call without ordered work ([`super::BusyGuard`]) may go on after SIGTERM.
     pub stop_grace: Duration,
+    /// Whether the service manager is told of readiness and the end, by sd_notify(3).
+    pub notifies: bool,
 }
 
 impl Default for ServeOptions {
@@ -64,6 +66,7 @@ impl Default for ServeOptions {
             connections_max: 256,
             connections_per_uid_max: 192,
             stop_grace: Duration::from_secs(3),
+            notifies: true,
         }
     }
 }
@@ -132,7 +135,7 @@ pub async fn serve_until(
         return Err(ServeError::NoListener);
     }
     let server = Server::new(service, listeners, options)?;
-    notify(&[NotifyState::Ready]);
+    server.notify(&[NotifyState::Ready]);
     tokio::pin!(stop);
     loop {
         match server.work(stop.as_mut()).await? {
@@ -248,7 +251,7 @@ impl Server {
             self.phase.send_replace(Phase::Serving);
             return Ok(Closed::BackToWork);
         }
-        notify(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
         // From here on systemd starts nothing for us until we have exited, so whoever comes now is better served by
         // our successor than by us. Sockets of our own have no successor: they are emptied.
         let mut emptied = false;
@@ -270,9 +273,9 @@ impl Server {
 
     /// Ends the service in good order: accepts no more, ends streams, finishes what was ordered.
     async fn stop(&self) -> Result<(), ServeError> {
-        notify(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
         if self.terms.activity.at_work() {
-            notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_USEC)]);
+            self.notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_USEC)]);
         }
         for listening in self.listening.iter().filter(|listening| listening.own.is_some()) {
             refuse_connections(listening);
@@ -282,10 +285,18 @@ impl Server {
         Ok(())
     }
 
+    fn notify(&self, state: &[NotifyState<'_>]) {
+        if self.options.notifies
+            && let Err(error) = sd_notify::notify(state)
+        {
+            tracing::warn!(%error, "cannot notify the service manager, ignoring");
+        }
+    }
+
     /// Waits until all is done, and asks systemd for the time it takes.
     async fn finish(&self) {
         while timeout(EXTEND_INTERVAL, self.terms.activity.wait_until(Activity::at_rest)).await.is_err() {
-            notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_USEC)]);
+            self.notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_USEC)]);
         }
     }
 
@@ -399,11 +410,5 @@ fn passes(error: &io::Error) -> Option<Duration> {
 fn refuse_connections(listening: &Listening) {
     if let Err(error) = rustix::net::shutdown(&listening.socket, Shutdown::Read) {
         tracing::warn!(%error, "cannot close a listening socket, ignoring");
-    }
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot notify the service manager, ignoring");
     }
 }

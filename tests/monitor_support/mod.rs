@@ -118,6 +118,7 @@ pub fn command(args: &[&str]) -> Container {
         events_path: directory.path().join("events.log"),
         auto_remove: false,
         cleanup_command: Vec::new(),
+        start_command: Vec::new(),
         end_command: Vec::new(),
         id,
     };

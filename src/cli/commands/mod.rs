@@ -96,6 +96,8 @@ pub enum Command {
     Completions(completions::Completions),
 }
 
+pub use run::Run;
+
 impl Command {
     /// Whether the exit code is that of a program in a container, so that our own failures need codes apart from it.
     pub fn passes_codes(&self) -> bool {

@@ -24,6 +24,9 @@ Examples:
   dormouse run -d --name web --wait ready --timeout 90 -m 512m debian /sbin/init
   tar c . | dormouse run --rm -i debian tar tv
 
+In a unit file: Type=notify, Delegate=yes, KillMode=mixed, ExecStart=dormouse run --rm --replace --name NAME IMAGE. The \
+unit is ready when the container is, its sockets are the payload's, its stop is the container's.
+
 In the foreground the exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the \
 command can't be executed, 127 that there is none. SIGINT and SIGTERM are passed on; a second one leaves."
 )]
@@ -37,6 +40,9 @@ pub struct Run {
     /// How long to wait at most, in seconds or as in 1m30s; the container goes on
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "detach")]
     timeout: Option<i64>,
+    /// Remove a container that has the name already, whether it runs or not
+    #[arg(long)]
+    replace: bool,
     /// Keys that leave it running; "" for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
@@ -50,7 +56,23 @@ pub struct Run {
 impl Run {
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
         let spec = self.spec.to_spec()?;
-        if self.detach { self.in_background(service, spec) } else { self.in_foreground(service, spec) }
+        if self.replace {
+            remove_predecessor(service, &spec)?;
+        }
+        if self.detach { self.in_background(service, spec) } else { self.in_foreground(service, spec, false) }
+    }
+
+    pub fn is_in_foreground(&self) -> bool {
+        !self.detach
+    }
+
+    /// As the main process of a unit.
+    pub fn run_as_unit(self, service: &Service) -> Result<u8, CliError> {
+        let spec = self.spec.to_spec()?;
+        if self.replace {
+            remove_predecessor(service, &spec)?;
+        }
+        self.in_foreground(service, spec, true)
     }
 
     fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
@@ -65,7 +87,12 @@ impl Run {
     }
 
     /// Creates and starts in two calls: while the second lasts, signals and sizes need the id that the first tells.
-    fn in_foreground(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
+    fn in_foreground(
+        &self,
+        service: &Service,
+        spec: Map<String, Value>,
+        as_unit: bool,
+    ) -> Result<u8, CliError> {
         let created: Created = service.call(
             format!("run {:?}", self.spec.subject()),
             "io.dormouse.Container.Create",
@@ -79,7 +106,9 @@ impl Run {
             terminal: self.spec.tty,
             interactive: self.spec.interactive,
             detach_keys: &self.detach_keys,
+            as_unit,
         };
+
         let mut parameters = Map::new();
         parameters.insert("name".to_owned(), json!(created.id));
         parameters.insert("wait".to_owned(), json!(Condition::Exited));
@@ -97,6 +126,22 @@ impl Run {
                 Err(error)
             }
         }
+    }
+}
+
+/// A run that was killed may have left its container.
+fn remove_predecessor(service: &Service, spec: &Map<String, Value>) -> Result<(), CliError> {
+    let Some(name) = spec.get("name") else {
+        return Err(CliError::usage("--replace needs a --name"));
+    };
+    let removed: Result<Nothing, CliError> = service.call(
+        format!("replace {name}"),
+        "io.dormouse.Container.Remove",
+        json!({"name": name, "force": true}),
+    );
+    match removed {
+        Err(error) if error.kind != FailureKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

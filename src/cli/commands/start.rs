@@ -73,6 +73,7 @@ impl Start {
             terminal: details.spec.terminal.unwrap_or(false),
             interactive: self.interactive,
             detach_keys: &self.detach_keys,
+            as_unit: false,
         };
         let mut parameters = Map::new();
         parameters.insert("name".to_owned(), json!(details.summary.id));

@@ -74,6 +74,9 @@ pub struct SpecFlags {
     /// Set up what a systemd inside expects: auto (when the command is one), always, false
     #[arg(long, value_name = "MODE", value_enum, default_missing_value = "true", num_args = 0..=1, require_equals = true, help_heading = "Process")]
     systemd: Option<SystemdMode>,
+    /// Who says that it is ready: started (nobody, it is at once) or payload, by sd_notify(3) [default: payload for a systemd]
+    #[arg(long = "sdnotify", value_name = "WHO", value_enum, help_heading = "Process")]
+    sd_notify: Option<SdNotify>,
     /// Signal to stop it [default: the image's; for a systemd SIGRTMIN+3]
     #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
     stop_signal: Option<String>,
@@ -141,6 +144,13 @@ enum SystemdMode {
     Off,
 }
 
+#[derive(Debug, Clone, Copy, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum SdNotify {
+    Started,
+    Payload,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogDriver {
     #[value(name = "k8s-file", alias = "json-file")]
@@ -201,6 +211,7 @@ impl SpecFlags {
                 SystemdMode::Off => "off",
             }),
         );
+        put(&mut spec, "sdNotify", self.sd_notify);
         put(&mut spec, "terminal", when(self.tty));
         put(&mut spec, "stdinOpen", when(self.interactive));
         put(&mut spec, "labels", nonempty_map(pairs("--label", &self.labels, true)?));

@@ -43,6 +43,8 @@ pub struct Supervisor {
     clients: Clients,
     notifier: Option<Notifier>,
     signals: SignalFd,
+    /// What the payload gets as descriptors 3, 4, …
+    sockets: Vec<OwnedFd>,
     /// Held for as long as this process lives: one monitor per container.
     _lock: OwnedFd,
     /// The payload is no child of this process.
@@ -73,10 +75,12 @@ impl Supervisor {
         run_dir: &Path,
         config: MonitorConfig,
         first_client: Option<Streams>,
+        sockets: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
         let own = own_reference()?;
         let state = RunState::starting(own, config.cgroup.clone());
-        let supervisor = Self::with_state(run_dir, config, state, first_client)?;
+        let mut supervisor = Self::with_state(run_dir, config, state, first_client)?;
+        supervisor.sockets = sockets;
         supervisor.state.store(run_dir).map_err(|error| Failure::new("state", None, &error))?;
         Ok(supervisor)
     }
@@ -141,6 +145,7 @@ impl Supervisor {
             clients,
             notifier,
             signals,
+            sockets: Vec::new(),
             _lock: lock,
             adopted: false,
             payload: None,
@@ -159,7 +164,7 @@ impl Supervisor {
     /// # Errors
     /// A [`Failure`]; it is in the state too, and nothing of the payload is left.
     pub fn start(&mut self) -> Result<(), Failure> {
-        match launch::launch(&self.run_dir, &self.config).and_then(|launched| {
+        match launch::launch(&self.run_dir, &self.config, &self.sockets).and_then(|launched| {
             let warnings = launched.warnings.clone();
             let payload = Payload::new(launched, self.config.stdin_open)
                 .map_err(|error| Failure::io("stdio", "set the payload's streams up", &error))?;
@@ -187,6 +192,8 @@ impl Supervisor {
                 self.shrink_at = Some(self.started + SHRINK_AFTER_START);
                 self.store();
                 self.events.write(now, Action::Start, None);
+                // Reaped with all other children.
+                let _ = spawn(&self.config.start_command);
                 Ok(())
             }
             Err(failure) => {
@@ -305,19 +312,8 @@ impl Supervisor {
     /// Has what is outside of the container taken down; between restarts it stays. The payload has ended and its output is
     /// taken, so nothing is missed meanwhile.
     fn run_end_command(&self) {
-        let [program, arguments @ ..] = self.config.end_command.as_slice() else { return };
-        let child = match sys::fork() {
-            Ok(sys::Fork::Child) => {
-                use std::os::unix::process::CommandExt as _;
-                sys::reset_signals();
-                let _ = std::process::Command::new(program).args(arguments).exec();
-                sys::exit_now(1)
-            }
-            Ok(sys::Fork::Parent(pid)) => rustix::process::Pid::from_raw(pid),
-            // The engine does it at its next wake.
-            Err(_) => None,
-        };
-        if let Some(child) = child {
+        // If there is no child, the engine does it at its next wake.
+        if let Some(child) = spawn(&self.config.end_command) {
             let wait = || rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
             while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
         }
@@ -388,6 +384,21 @@ impl Supervisor {
             self.store_at.get_or_insert_with(Instant::now);
         }
         self.clients.deliver(stream, data);
+    }
+}
+
+/// Starts a program beside the monitor; `None` if there is none to be started, or it can't be.
+fn spawn(command: &[String]) -> Option<rustix::process::Pid> {
+    let [program, arguments @ ..] = command else { return None };
+    match sys::fork() {
+        Ok(sys::Fork::Child) => {
+            use std::os::unix::process::CommandExt as _;
+            sys::reset_signals();
+            let _ = std::process::Command::new(program).args(arguments).exec();
+            sys::exit_now(1)
+        }
+        Ok(sys::Fork::Parent(pid)) => rustix::process::Pid::from_raw(pid),
+        Err(_) => None,
     }
 }
 

@@ -21,12 +21,12 @@ impl Setting {
 }
 
 /// Converts v1's CPU shares (2 to 262144, default 1024) to v2's weight (1 to 10000), as every runtime does.
-pub(super) fn weight_from_shares(shares: u64) -> u64 {
+pub fn weight_from_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 /// Converts the specification's block IO weight (10 to 1000) to v2's (1 to 10000).
-fn io_weight(weight: u16) -> u64 {
+pub fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990
 }
 

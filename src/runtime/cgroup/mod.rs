@@ -28,6 +28,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 pub use self::hierarchy::Mounted;
 pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
+pub use self::limits::{io_weight, weight_from_shares};
 use super::syscall;
 
 /// Which cgroup file systems the host has.
@@ -216,6 +217,29 @@ impl Cgroup {
             return Err(refused());
         }
         Ok(Self { path: path.to_owned(), relative, mounted: mounted.clone() })
+    }
+
+    /// The path of the cgroup2 that a process is in.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] where it can't be read, as for a process that has ended; [`CgroupError::NotMounted`] without
+    /// cgroup2.
+    pub fn path_of(pid: i32) -> Result<String, CgroupError> {
+        let table = read(&PathBuf::from(format!("/proc/{pid}/cgroup")))?;
+        let line = table.lines().find_map(|line| line.strip_prefix("0::"));
+        line.map(str::to_owned).ok_or(CgroupError::NotMounted)
+    }
+
+    /// Makes it on the cgroup2 if it is not there, and moves a process into it.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`]; [`CgroupError::NotMounted`] without cgroup2.
+    pub fn take_in(&self, pid: i32) -> Result<(), CgroupError> {
+        let hierarchy = self.hierarchies().iter().find(|hierarchy| hierarchy.version == Version::V2);
+        let hierarchy = hierarchy.ok_or(CgroupError::NotMounted)?;
+        let directory = self.directory(hierarchy);
+        make_directory(hierarchy, &directory)?;
+        write(&directory.join("cgroup.procs"), &pid.to_string())
     }
 
     /// The path that it was opened with.
@@ -598,9 +622,20 @@ fn enable_controllers(hierarchy: &Hierarchy, relative: &Path, wanted: &[&str]) {
     if controllers.is_empty() {
         return;
     }
+    let components: Vec<_> = relative.components().collect();
+    // What is above the cgroup that a unit was given is its service manager's to write to.
+    let is_unit = |component: &Component<'_>| {
+        let name = component.as_os_str().to_string_lossy();
+        name.ends_with(".scope") || name.ends_with(".service")
+    };
+    let ours = components.iter().rposition(is_unit).map_or(0, |unit| unit + 1);
     let mut directory = hierarchy.mount.clone();
-    for component in relative.components() {
+    for (depth, component) in components.into_iter().enumerate() {
         let file = directory.join("cgroup.subtree_control");
+        directory.push(component);
+        if depth < ours {
+            continue;
+        }
         let enabled = read(&file).unwrap_or_default();
         let enabled: Vec<&str> = enabled.split_whitespace().collect();
         for controller in &controllers {
@@ -610,7 +645,6 @@ fn enable_controllers(hierarchy: &Hierarchy, relative: &Path, wanted: &[&str]) {
                 tracing::debug!(path = ?file, controller, %error, "cannot enable a controller, ignoring");
             }
         }
-        directory.push(component);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::bus::BusError;
+use crate::systemd::bus::BusError;
 
 /// Errors of [`crate::systemd::inside`]. Texts that come from inside are cut and cleaned of control characters.
 #[derive(Debug, thiserror::Error)]

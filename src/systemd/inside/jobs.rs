@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use zbus::OwnedObjectPath;
 
-use super::{
-    InsideError, MANAGER, MANAGER_PATH, Manager,
-    bus::{BusError, Incoming},
-    call,
-    error::clean,
-    names::normalise_unit_name,
-};
+use super::{InsideError, MANAGER, MANAGER_PATH, Manager, call, error::clean, names::normalise_unit_name};
+use crate::systemd::bus::{BusError, Incoming};
 
 /// Ends of other units' jobs that come before the answer to the order.
 const EARLY_MAX: usize = 10_000;

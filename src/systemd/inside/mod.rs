@@ -7,7 +7,6 @@
 //!
 //! Works with the interface as systemd 252 has it (Debian 12); checked with 257 (Debian 13).
 
-mod bus;
 mod enter;
 mod error;
 mod jobs;
@@ -20,21 +19,19 @@ use std::{os::fd::BorrowedFd, time::Duration};
 use tokio::sync::Mutex;
 use zbus::{DynamicType, export::serde::Serialize};
 
-use self::{
-    bus::{Bus, Incoming},
-    error::CallError,
-};
+use self::error::CallError;
 pub use self::{
     error::InsideError,
     jobs::JobKind,
     names::normalise_unit_name,
     units::{SystemState, UnitDetails, UnitFilter, UnitInfo},
 };
+use super::bus::{self, Bus, Incoming};
 
 /// How long an answer may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A connection to the systemd inside a container. Dropping it closes it.

@@ -20,7 +20,7 @@ check_varlinkctl_finds_every_interface_valid() {
 
 check_varlinkctl_calls_and_streams() {
     remove_at_end c1
-    call Container.Create '{"spec": {"image": "busybox", "name": "c1", "command": ["sleep", "1000"]}}'
+    call Container.Create '{"spec": {"image": "busybox", "name": "c1", "networkNamespace": {"kind": "private"}, "command": ["sleep", "1000"]}}'
     call Container.Start '{"name": "c1"}'
     equal state "$(call Container.List | jq -r '.containers[] | select(.name == "c1") | .state')" running
     # A stream: the list first, then what changes.

@@ -2,7 +2,7 @@
 
 check_systemd_257_boots_ready_without_failed_units_and_stops_cleanly() {
     remove_at_end machine
-    dormouse run --detach --name machine --wait ready --timeout 200 \
+    dormouse run --network none --detach --name machine --wait ready --timeout 200 \
         --rootfs /var/lib/machines/trixie /sbin/init
     equal ready "$(get machine ready)" true
     equal "failed units" "$(call Unit.List '{"name": "machine", "activeStates": ["failed"]}' | jq '.units | length')" 0
@@ -13,7 +13,7 @@ check_systemd_257_boots_ready_without_failed_units_and_stops_cleanly() {
 
 check_limits_arrive_in_the_cgroup() {
     remove_at_end limited
-    dormouse run --detach --name limited --memory 64m --pids-limit 50 --cpus 0.5 busybox sleep 1000
+    dormouse run --network none --detach --name limited --memory 64m --pids-limit 50 --cpus 0.5 busybox sleep 1000
     local cgroup
     cgroup=$(cgroup_of limited)
     equal memory.max "$(cat "$cgroup/memory.max")" $((64 << 20))
@@ -27,7 +27,7 @@ check_limits_arrive_in_the_cgroup() {
 
 check_memory_limit_kills_and_is_told() {
     remove_at_end greedy
-    dormouse run --detach --name greedy --memory 16m busybox sh -c 'tail /dev/zero' || true
+    dormouse run --network none --detach --name greedy --memory 16m busybox sh -c 'tail /dev/zero' || true
     equal "the exit code" "$(call Container.Wait '{"name": "greedy"}' | jq .exitCode)" 137
     equal "told of the kill" "$(get greedy oomKilled)" true
 }
@@ -36,8 +36,8 @@ check_devices_of_the_host_are_out_of_reach() {
     # The root disk of the host, by a node that the container makes itself.
     local numbers
     numbers=$(lsblk --noheadings --nodeps --output MAJ:MIN /dev/nvme0n1 | tr -d ' ')
-    ! dormouse run --rm busybox sh -c "mknod /tmp/disk b ${numbers/:/ } && head -c 512 /tmp/disk" >/dev/null 2>/tmp/refused ||
+    ! dormouse run --network none --rm busybox sh -c "mknod /tmp/disk b ${numbers/:/ } && head -c 512 /tmp/disk" >/dev/null 2>/tmp/refused ||
         fail "the host's disk was read"
     grep -q 'not permitted' /tmp/refused
-    dormouse run --rm busybox head -c 1 /dev/zero >/dev/null
+    dormouse run --network none --rm busybox head -c 1 /dev/zero >/dev/null
 }

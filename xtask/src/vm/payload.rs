@@ -8,6 +8,9 @@ use crate::deb;
 use crate::program::{Result, on_file, run_quietly};
 use crate::workspace;
 
+/// How many activations in a row are checked; see tests/vm/checks/1-20-activation.sh.
+const ACTIVATIONS: &str = "DORMOUSE_VM_ACTIVATIONS";
+
 /// Which binary is installed in the guest.
 #[derive(Debug, Default, clap::Args)]
 pub struct Build {
@@ -46,6 +49,10 @@ pub fn make(build: &Build, filter: Option<&str>) -> Result<PathBuf> {
     }
     let filter_file = tree.join("filter");
     fs::write(&filter_file, filter.unwrap_or_default()).map_err(on_file("write", &filter_file))?;
+    if let Ok(number) = std::env::var(ACTIVATIONS) {
+        let file = tree.join("activations");
+        fs::write(&file, number).map_err(on_file("write", &file))?;
+    }
     let image = dir.join("payload.img");
     super::root::make_file_system(tree, &image, "256M", "vm-checks")?;
     Ok(image)

@@ -1,0 +1,41 @@
+//! The role `machine`: registers a container that has just started with systemd-machined. Its monitor executes this after
+//! each start, so that the monitor itself needs neither the store nor machined's interface.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::engine::{Engine, EngineError};
+use crate::serve::Directories;
+
+#[derive(Debug, Parser)]
+#[command(name = "dormouse machine", no_binary_name = true)]
+struct Arguments {
+    #[command(flatten)]
+    directories: Directories,
+
+    /// The container's id.
+    id: String,
+}
+
+/// Plays the role. Exit code 0 also if the container has ended meanwhile.
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    crate::serve::log_to_stderr();
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+    };
+    let registered =
+        Engine::new(arguments.directories.paths()).and_then(|engine| engine.register_machine(&arguments.id));
+    match registered {
+        Ok(()) | Err(EngineError::NotFound { .. } | EngineError::WrongState { .. }) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::warn!(error = error.full_text(), "machinectl will not know the container");
+            ExitCode::FAILURE
+        }
+    }
+}
