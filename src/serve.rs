@@ -102,14 +102,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     log_to_stderr();
     // Before there are threads: it changes the environment.
-    let listeners = passed_sockets().and_then(|mut listeners| {
-        for address in &arguments.listen {
-            let address: ListenAddress = address.parse().map_err(|error| with_causes(&error))?;
-            listeners.push(Listener::bind(&address).map_err(|error| with_causes(&error))?);
-        }
-        Ok(listeners)
-    });
-    match listeners.and_then(|listeners| serve(arguments, listeners)) {
+    match passed_sockets().and_then(|listeners| serve(arguments, listeners)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dormouse: {error}");
@@ -129,9 +122,14 @@ fn passed_sockets() -> Result<Vec<Listener>, String> {
     Ok(passed.listeners)
 }
 
-fn serve(arguments: Arguments, listeners: Vec<Listener>) -> Result<(), String> {
+fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), String> {
     let idle_timeout = (!arguments.idle_timeout.is_zero()).then_some(arguments.idle_timeout);
+    // Its directories first: the socket usually lies in one of them.
     let engine = Engine::new(arguments.directories.paths()).map_err(|error| error.full_text())?;
+    for address in &arguments.listen {
+        let address: ListenAddress = address.parse().map_err(|error| with_causes(&error))?;
+        listeners.push(Listener::bind(&address).map_err(|error| with_causes(&error))?);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(Duration::from_secs(2))

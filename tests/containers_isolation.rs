@@ -293,6 +293,7 @@ fn resource_limits_are_set_and_lowered_with_a_warning() {
     let container = host.sh("ulimit -Hn").with(limit(1 << 40)).run_until("exited");
     let warnings = container.reply["warnings"].to_string();
     assert!(warnings.contains("nofile"), "{warnings}");
+    assert_eq!(container.inspect()["warnings"].to_string(), warnings);
     let granted: u64 = container.log()[0].parse().unwrap();
     assert!(granted < 1 << 40);
 }
@@ -408,4 +409,15 @@ fn what_a_container_writes_lies_in_a_directory_for_root_alone() {
     assert_eq!(std::fs::read_to_string(upper.join("root/secret")).unwrap(), "secret\n");
     let closed = upper.ancestors().take_while(|dir| dir.starts_with(host.state_dir()));
     assert!(closed.clone().any(|dir| std::fs::metadata(dir).unwrap().mode() & 0o077 == 0), "{upper:?}");
+}
+
+#[test]
+fn mount_tables_show_where_things_come_from() {
+    let Some(host) = Host::new() else { return };
+    let table = host.sh("cat /proc/self/mounts").output();
+    let has = |start: &str| table.lines().any(|line| line.starts_with(start));
+    for start in ["overlay / overlay ", "proc /proc proc ", "tmpfs /dev tmpfs ", "shm /dev/shm tmpfs "] {
+        assert!(has(start), "{start}: {table}");
+    }
+    assert!(!has("none "), "{table}");
 }

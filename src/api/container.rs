@@ -102,9 +102,13 @@ impl ContainerInterface {
         .await
         .map_err(failed)?;
         let exit_code = self.wait_for(&created.id, &created.name, given.wait, given.timeoutUSec).await?;
-        let warnings = [created.warnings, launched.warnings].concat();
-        call.reply(wire::Run_Reply { id: created.id, name: created.name, exitCode: exit_code, warnings })
-            .await
+        call.reply(wire::Run_Reply {
+            id: created.id,
+            name: created.name,
+            exitCode: exit_code,
+            warnings: launched.warnings,
+        })
+        .await
     }
 
     async fn start(&self, call: &mut Call) -> Result<(), CallError> {
@@ -457,7 +461,7 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .then(|| upper.to_string_lossy().into_owned()),
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
-        warnings: Vec::new(),
+        warnings: engine.warnings(id),
         spec: spec_to_wire(container.definition.spec),
     })
 }

@@ -77,17 +77,21 @@ impl Engine {
         progress: &mut dyn FnMut(u64),
     ) -> Result<u64, EngineError> {
         let container = self.find(name)?;
-        let root = match &container.definition.spec.rootfs {
-            Some(path) => merged(std::slice::from_ref(path))?,
+        let (root, parts) = match &container.definition.spec.rootfs {
+            Some(path) => (merged(std::slice::from_ref(path))?, None),
             None => {
-                let mut layers = vec![self.upper(&container)?];
-                layers.extend(self.layer_directories(&container.definition)?);
-                merged(&layers)?
+                let upper = [self.upper(&container)?];
+                let lower = self.layer_directories(&container.definition)?;
+                let root = merged(&[&upper[..], &lower].concat())?;
+                (root, Some((merged(&upper)?, merged(&lower)?)))
             }
+        };
+        let leave_out = |path: &[u8]| {
+            parts.as_ref().is_some_and(|(upper, lower)| is_mount_place(upper.as_fd(), lower.as_fd(), path))
         };
         let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
-        let written = tree_tar(root.as_fd(), TreeKind::Root, out, &|_| false, cancelled, progress);
+        let written = tree_tar(root.as_fd(), TreeKind::Root, out, &leave_out, cancelled, progress);
         made.finish(written.is_ok());
         written.map_err(|error| match error {
             ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,

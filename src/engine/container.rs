@@ -10,11 +10,12 @@
 //! Nothing here is remembered between calls: the record says that the container exists, the monitor's state file what it
 //! last saw, and the kernel whether that is still so. A monitor that was killed can't be believed beyond its death.
 
+use std::cell::LazyCell;
 use std::fmt;
 
 use crate::monitor::config::STOP_REQUESTED;
 use crate::monitor::state::{Phase as Told, RunState};
-use crate::runtime::cgroup::Cgroup;
+use crate::runtime::cgroup::{Cgroup, Mounted};
 use crate::store::ContainerRow;
 
 use super::definition::Definition;
@@ -135,6 +136,11 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Failed`] where its state file can't be read.
     pub fn live(&self, id: &str) -> Result<Live, EngineError> {
+        self.live_on(id, &LazyCell::new(|| Mounted::read().ok()))
+    }
+
+    /// As [`Self::live`], for one of many: the hierarchies are read once, when the first one runs.
+    pub(super) fn live_on(&self, id: &str, mounted: &LazyCell<Option<Mounted>>) -> Result<Live, EngineError> {
         let run_dir = self.paths().run_container(id);
         let told = RunState::load(&run_dir).map_err(|error| EngineError::Failed {
             attempted: "read the state of the container".to_owned(),
@@ -152,7 +158,7 @@ impl Engine {
             Told::Running if told.init.is_some_and(|init| init.is_alive()) || supervised => {
                 if run_dir.join(STOP_REQUESTED).exists() {
                     Phase::Stopping
-                } else if Cgroup::open(&told.cgroup).is_ok_and(|cgroup| cgroup.frozen().unwrap_or(false)) {
+                } else if is_frozen(mounted.as_ref(), &told.cgroup) {
                     Phase::Paused
                 } else {
                     Phase::Running
@@ -163,6 +169,11 @@ impl Engine {
         };
         Ok(Live { phase, told: Some(told), supervised })
     }
+}
+
+fn is_frozen(mounted: Option<&Mounted>, path: &str) -> bool {
+    let cgroup = mounted.and_then(|mounted| Cgroup::open_on(mounted, path).ok());
+    cgroup.is_some_and(|cgroup| cgroup.frozen().unwrap_or(false))
 }
 
 pub(super) fn damaged(name: &str, source: serde_json::Error) -> EngineError {

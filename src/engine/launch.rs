@@ -22,6 +22,9 @@ pub struct Launched {
     pub warnings: Vec<String>,
 }
 
+/// In the run directory: what was lowered or left out by the last start, one on each line.
+const WARNINGS_FILE_NAME: &str = "warnings";
+
 /// What the monitor takes at once.
 const SOCKETS_PER_PACKET: usize = 8;
 /// The longest answer of a monitor: one line.
@@ -73,6 +76,7 @@ impl Engine {
         };
         let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
+        write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let network = self.set_up_network(&container)?;
@@ -98,6 +102,12 @@ impl Engine {
         }
         self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
+    }
+
+    /// What the last start since boot has lowered or left out, in words.
+    pub fn warnings(&self, id: &str) -> Vec<String> {
+        let path = self.paths().run_container(id).join(WARNINGS_FILE_NAME);
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
     /// What an earlier run left: its state, sockets and cgroup.

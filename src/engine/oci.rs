@@ -58,7 +58,8 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
     let definition = &container.definition;
     let spec = &definition.spec;
     let id = &container.row.id;
-    let mut warnings = check(definition)?;
+    check(definition)?;
+    let mut warnings = Vec::new();
 
     let view = RootView::new(engine, container)?;
     let user = passwd::look_up(&view, &definition.user, &spec.groups)?;

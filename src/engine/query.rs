@@ -1,7 +1,9 @@
 //! Lists and details: nothing here changes anything.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
+use crate::runtime::cgroup::Mounted;
 use crate::store::ContainerRow;
 
 use super::container::damaged;
@@ -42,11 +44,12 @@ impl Engine {
     /// Those of the store.
     pub fn list(&self, filter: &ContainerFilter) -> Result<Vec<ContainerSummary>, EngineError> {
         let mut found = Vec::new();
+        let mounted: LazyCell<Option<Mounted>> = LazyCell::new(|| Mounted::read().ok());
         for row in self.store()?.containers()? {
             if !filter.names.is_empty() && !filter.names.iter().any(|name| is_named(&row, name)) {
                 continue;
             }
-            let summary = self.summarise(row)?;
+            let summary = self.summarise(row, &mounted)?;
             let wanted_labels = filter.labels.iter().all(|(key, value)| {
                 summary.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
             });
@@ -58,10 +61,14 @@ impl Engine {
         Ok(found)
     }
 
-    fn summarise(&self, row: ContainerRow) -> Result<ContainerSummary, EngineError> {
+    fn summarise(
+        &self,
+        row: ContainerRow,
+        mounted: &LazyCell<Option<Mounted>>,
+    ) -> Result<ContainerSummary, EngineError> {
         let head: DefinitionHead =
             serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
-        let live = self.live(&row.id)?;
+        let live = self.live_on(&row.id, mounted)?;
         let network = if live.phase.is_alive() { self.network_state(&row.id)? } else { None };
         Ok(ContainerSummary {
             network,
@@ -83,7 +90,7 @@ impl Engine {
     /// [`EngineError::NotFound`].
     pub fn inspect(&self, name: &str) -> Result<(Container, ContainerSummary), EngineError> {
         let container = self.find(name)?;
-        let summary = self.summarise(container.row.clone())?;
+        let summary = self.summarise(container.row.clone(), &LazyCell::new(|| Mounted::read().ok()))?;
         Ok((container, summary))
     }
 

@@ -131,7 +131,19 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 /// Tells when something in a container's run directory has changed.
 #[derive(Debug)]
 pub(super) struct StateWatch {
-    inotify: AsyncFd<OwnedFd>,
+    /// Only taken by [`Drop`].
+    inotify: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Drop for StateWatch {
+    /// The kernel closes a watch only when nobody can look at it any more, which takes milliseconds that a reply should
+    /// not wait for.
+    fn drop(&mut self) {
+        let inotify = self.inotify.take().map(AsyncFd::into_inner);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(inotify));
+        }
+    }
 }
 
 impl StateWatch {
@@ -180,7 +192,7 @@ impl StateWatch {
     }
 
     fn over(inotify: Inotify) -> std::io::Result<Self> {
-        Ok(Self { inotify: crate::readiness::watch(inotify.into(), Interest::READABLE)? })
+        Ok(Self { inotify: Some(crate::readiness::watch(inotify.into(), Interest::READABLE)?) })
     }
 
     /// Returns when something has changed, or the process of `pidfd` has ended.
@@ -197,7 +209,8 @@ impl StateWatch {
             }
         };
         let told = async {
-            let mut guard = self.inotify.readable().await.map_err(failed)?;
+            let Some(inotify) = &self.inotify else { return Ok(()) };
+            let mut guard = inotify.readable().await.map_err(failed)?;
             // Drained unread: several changes are one reason to look.
             let mut drain = [0; 4096];
             while rustix::io::read(guard.get_inner(), &mut drain).is_ok_and(|length| length > 0) {}

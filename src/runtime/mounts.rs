@@ -131,6 +131,7 @@ pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
                 fsconfig_set_string(overlay.as_fd(), key, path)
                     .map_err(failed(format!("use {path:?} as {key} of the overlay")))
             };
+            set("source", Path::new("overlay"))?;
             // One at a time (Linux 6.5), else all in one string.
             let single = lower.first().is_some_and(|first| {
                 fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok()
@@ -162,13 +163,15 @@ pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(),
     move_mount(mount, "", place, "", flags)
 }
 
-/// A new file system, mounted detached.
+/// A new file system, mounted detached. The source is what mount tables show for it.
 pub(super) fn detached(
     kind: &str,
+    source: &str,
     data: &[(String, Option<String>)],
     attributes: u64,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", source)?;
     for (key, value) in data {
         match value {
             Some(value) => fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str())?,
@@ -222,7 +225,9 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         return cgroups(root, target, &options, hierarchies);
     } else {
         let what = describe(&format!("a {kind}"));
-        let mounted = detached(kind, &options.data, options.set & !RDONLY).map_err(failed(what.clone()))?;
+        let source = mount.source().as_deref().and_then(Path::to_str).filter(|source| !source.is_empty());
+        let mounted = detached(kind, source.unwrap_or(kind), &options.data, options.set & !RDONLY)
+            .map_err(failed(what.clone()))?;
         if options.copy_up
             && let Ok(below) = root.open(target, OFlags::RDONLY | OFlags::DIRECTORY)
         {
@@ -285,15 +290,15 @@ fn cgroups(
     let place =
         root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
     if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
-        let mount = detached("cgroup2", &[], attributes).map_err(failed(what("v2")))?;
+        let mount = detached("cgroup2", "cgroup2", &[], attributes).map_err(failed(what("v2")))?;
         if !writable {
             freeze(&mount, what("v2"))?;
         }
         return attach(mount.as_fd(), place.as_fd()).map_err(failed(what("v2")));
     }
     let mode = [("mode".to_owned(), Some("755".to_owned()))];
-    let parent =
-        detached("tmpfs", &mode, attributes).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
+    let parent = detached("tmpfs", "tmpfs", &mode, attributes)
+        .map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
     attach(parent.as_fd(), place.as_fd()).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
     for hierarchy in hierarchies {
         let name = hierarchy.directory_name();
@@ -311,7 +316,7 @@ fn cgroups(
                 ("cgroup", data)
             }
         };
-        let mount = detached(kind, &data, attributes).map_err(failed(what(&name)))?;
+        let mount = detached(kind, kind, &data, attributes).map_err(failed(what(&name)))?;
         let own = hierarchy.version == Version::V2 || hierarchy.name.as_deref() == Some("systemd");
         if !(writable && own) {
             freeze(&mount, what(&name))?;
@@ -398,7 +403,7 @@ pub(super) fn mask(root: &Root, path: &Path, null: BorrowedFd<'_>) -> Result<(),
     };
     let cover = if file_type(place.as_fd()).map_err(failed(what()))? == FileType::Directory {
         let data = [("size".to_owned(), Some("0k".to_owned())), ("mode".to_owned(), Some("555".to_owned()))];
-        let cover = detached("tmpfs", &data, NOSUID | NODEV | NOEXEC).map_err(failed(what()))?;
+        let cover = detached("tmpfs", "tmpfs", &data, NOSUID | NODEV | NOEXEC).map_err(failed(what()))?;
         let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
         syscall::mount_setattr(cover.as_fd(), false, &attr).map_err(failed(what()))?;
         cover

@@ -180,10 +180,13 @@ impl Store {
     /// The database's refusal.
     pub fn containers(&self) -> Result<Vec<ContainerRow>, StoreError> {
         let connection = self.connection();
-        connection
-            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers ORDER BY created_usec, id")
+        let mut rows: Vec<ContainerRow> = connection
+            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers")
             .and_then(|mut statement| statement.query_map([], container_row)?.collect())
-            .map_err(self.wrap("list the containers"))
+            .map_err(self.wrap("list the containers"))?;
+        // SQLite would sort whole rows, and soon in a temporary file.
+        rows.sort_unstable_by(|a, b| (a.created_usec, &a.id).cmp(&(b.created_usec, &b.id)));
+        Ok(rows)
     }
 
     /// Records whether a container was left running: started, and not stopped by somebody since.

@@ -37,6 +37,7 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("iptables", &[Purpose::Test, Purpose::Bench], "what netavark writes its rules with"),
     ("iproute2", &[Purpose::Test], "looks at interfaces and routes"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
+    ("python3-venv", &[Purpose::Test], "where they are installed"),
     (
         "podman",
         &[Purpose::Test, Purpose::Bench],

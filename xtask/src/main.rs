@@ -3,6 +3,7 @@
 //! `cargo xtask --help` tells what there is. Each chore starts from nothing and repeats only what is out of date.
 
 mod check;
+mod clients;
 mod deb;
 mod demo;
 mod dependencies;
@@ -41,6 +42,8 @@ enum Chore {
     Check,
     /// Make the images that tests use, below target/images
     Images(images::Arguments),
+    /// Install varlink clients that others wrote, below target/clients; tests use them
+    Clients,
     /// Make the Debian package, below target/deb
     Deb(deb::Arguments),
     /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => measure::main(&arguments),
         Chore::Check => check::main(),
         Chore::Images(arguments) => images::main(&arguments),
+        Chore::Clients => clients::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
         Chore::Vm(arguments) => vm::shell(&arguments),
         Chore::VmTest(arguments) => vm::test(&arguments),

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::dependencies::{self, Purpose};
 use crate::images::{self, Image};
 use crate::program::{Failure, Result, read, run};
-use crate::{check, vm, workspace};
+use crate::{check, clients, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -59,6 +59,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     run(cargo().args(["build", "--quiet", "--workspace"]))?;
     for image in [Image::Busybox, Image::BookwormSystemd, Image::TrixieSystemd] {
         images::make(image)?;
+    }
+    if !arguments.no_install {
+        clients::make()?;
     }
     let has_nextest = read(cargo().args(["nextest", "--version"])).is_ok();
     if has_nextest {

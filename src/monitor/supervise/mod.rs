@@ -279,18 +279,19 @@ impl Supervisor {
         self.state.exit_signal = outcome.signal;
     }
 
-    /// Publishes the end: to the state, to clients, to the events.
+    /// Publishes the end: to the events, to the state, to clients.
     fn announce(&mut self, phase: Phase, outcome: Outcome, pause: Option<Duration>) {
         self.state.phase = phase;
         self.state.restart_at_usec =
             pause.map(|p| now_usec().saturating_add(u64::try_from(p.as_micros()).unwrap_or(u64::MAX)));
-        self.store();
-        self.clients.dismiss(outcome.code.unwrap_or(UNKNOWN_CODE));
+        // Who has waited for the end finds its events.
         let now = now_usec();
         if self.state.oom_killed {
             self.events.write(now, Action::Oom, None);
         }
         self.events.write(now, Action::Exit, outcome.code);
+        self.store();
+        self.clients.dismiss(outcome.code.unwrap_or(UNKNOWN_CODE));
     }
 
     /// Ends what processes are left and removes the cgroup, and what an external runtime has made.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{CgroupError, Layout};
 
@@ -35,16 +36,32 @@ impl Hierarchy {
     }
 }
 
-/// The hierarchies of this host, from the caller's mount table.
-pub(crate) fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
-    let path = PathBuf::from("/proc/self/mountinfo");
-    let table =
-        std::fs::read_to_string(&path).map_err(|source| CgroupError::File { what: "read", path, source })?;
-    let hierarchies = parse(&table);
-    if hierarchies.is_empty() {
-        return Err(CgroupError::NotMounted);
+/// The hierarchies of this host. Cheap to clone: whoever looks at many cgroups reads the mount table once.
+#[derive(Debug, Clone)]
+pub struct Mounted(Arc<[Hierarchy]>);
+
+impl Mounted {
+    /// Reads them from the caller's mount table.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotMounted`] on a host without cgroups; [`CgroupError::File`] when the table can't be read.
+    pub fn read() -> Result<Self, CgroupError> {
+        let path = PathBuf::from("/proc/self/mountinfo");
+        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File {
+            what: "read",
+            path,
+            source,
+        })?;
+        let hierarchies = parse(&table);
+        if hierarchies.is_empty() {
+            return Err(CgroupError::NotMounted);
+        }
+        Ok(Self(hierarchies.into()))
     }
-    Ok(hierarchies)
+
+    pub(crate) fn hierarchies(&self) -> &[Hierarchy] {
+        &self.0
+    }
 }
 
 /// The layout that a set of hierarchies makes.

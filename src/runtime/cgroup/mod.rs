@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
+pub use self::hierarchy::Mounted;
 pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
 pub use self::limits::{io_weight, weight_from_shares};
@@ -47,7 +48,7 @@ pub enum Layout {
 /// [`CgroupError::NotMounted`] when there is no cgroup file system, [`CgroupError::File`] when the mount table
 /// cannot be read.
 pub fn layout() -> Result<Layout, CgroupError> {
-    Ok(hierarchy::layout_of(&hierarchy::mounted()?))
+    Ok(hierarchy::layout_of(Mounted::read()?.hierarchies()))
 }
 
 /// A cgroup that could not be made, read, changed or removed.
@@ -148,7 +149,7 @@ pub struct Cgroup {
     path: String,
     /// Without the leading slash.
     relative: PathBuf,
-    hierarchies: Vec<Hierarchy>,
+    mounted: Mounted,
 }
 
 /// The open doors of a cgroup, for a process that is about to be made.
@@ -195,6 +196,14 @@ impl Cgroup {
     /// [`CgroupError::Path`] for a path that is empty, the root, or has `..` in it;
     /// [`CgroupError::NotMounted`] on a host without cgroups.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
+        Self::open_on(&Mounted::read()?, path)
+    }
+
+    /// As [`Self::open`], where the hierarchies are known.
+    ///
+    /// # Errors
+    /// [`CgroupError::Path`].
+    pub fn open_on(mounted: &Mounted, path: &str) -> Result<Self, CgroupError> {
         let refused = || CgroupError::Path { path: path.to_owned() };
         let mut relative = PathBuf::new();
         for component in Path::new(path).components() {
@@ -207,7 +216,7 @@ impl Cgroup {
         if relative.as_os_str().is_empty() || path.contains(['\0', '\n', ':']) {
             return Err(refused());
         }
-        Ok(Self { path: path.to_owned(), relative, hierarchies: hierarchy::mounted()? })
+        Ok(Self { path: path.to_owned(), relative, mounted: mounted.clone() })
     }
 
     /// The path of the cgroup2 that a process is in.
@@ -226,7 +235,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::File`]; [`CgroupError::NotMounted`] without cgroup2.
     pub fn take_in(&self, pid: i32) -> Result<(), CgroupError> {
-        let hierarchy = self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2);
+        let hierarchy = self.hierarchies().iter().find(|hierarchy| hierarchy.version == Version::V2);
         let hierarchy = hierarchy.ok_or(CgroupError::NotMounted)?;
         let directory = self.directory(hierarchy);
         make_directory(hierarchy, &directory)?;
@@ -240,16 +249,16 @@ impl Cgroup {
 
     /// The layout of the host that it is on.
     pub fn layout(&self) -> Layout {
-        hierarchy::layout_of(&self.hierarchies)
+        hierarchy::layout_of(self.hierarchies())
     }
 
     /// Whether it exists.
     pub fn exists(&self) -> bool {
-        self.hierarchies.iter().any(|hierarchy| self.directory(hierarchy).is_dir())
+        self.hierarchies().iter().any(|hierarchy| self.directory(hierarchy).is_dir())
     }
 
     pub(super) fn hierarchies(&self) -> &[Hierarchy] {
-        &self.hierarchies
+        self.mounted.hierarchies()
     }
 
     pub(super) fn directory(&self, hierarchy: &Hierarchy) -> PathBuf {
@@ -257,7 +266,7 @@ impl Cgroup {
     }
 
     fn unified(&self) -> Option<PathBuf> {
-        self.hierarchies
+        self.hierarchies()
             .iter()
             .find(|hierarchy| hierarchy.version == Version::V2)
             .map(|hierarchy| self.directory(hierarchy))
@@ -265,7 +274,7 @@ impl Cgroup {
 
     /// The directory in the v1 hierarchy of a controller.
     fn v1(&self, controller: &str) -> Option<PathBuf> {
-        self.hierarchies
+        self.hierarchies()
             .iter()
             .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
             .map(|hierarchy| self.directory(hierarchy))
@@ -275,7 +284,7 @@ impl Cgroup {
     fn primary(&self) -> PathBuf {
         self.unified()
             .or_else(|| self.v1("freezer"))
-            .or_else(|| self.hierarchies.first().map(|hierarchy| self.directory(hierarchy)))
+            .or_else(|| self.hierarchies().first().map(|hierarchy| self.directory(hierarchy)))
             .expect("a cgroup is opened only where a hierarchy is mounted")
     }
 
@@ -283,7 +292,7 @@ impl Cgroup {
     pub(super) fn create(self, resources: Option<&LinuxResources>) -> Result<PendingCgroup, CgroupError> {
         let wanted = resources.map(limits_wanted).unwrap_or_default();
         let mut made: Vec<PathBuf> = Vec::new();
-        let outcome = self.hierarchies.iter().try_for_each(|hierarchy| {
+        let outcome = self.hierarchies().iter().try_for_each(|hierarchy| {
             let directory = self.directory(hierarchy);
             match make_directory(hierarchy, &directory) {
                 Ok(true) => made.push(directory.clone()),
@@ -314,7 +323,7 @@ impl Cgroup {
     /// Opens what a new process needs to enter.
     pub(super) fn entrance(&self) -> Result<Entrance, CgroupError> {
         let mut entrance = Entrance { unified: None, tasks: Vec::new() };
-        for hierarchy in &self.hierarchies {
+        for hierarchy in self.hierarchies() {
             let directory = self.directory(hierarchy);
             let (path, flags, write) = match hierarchy.version {
                 Version::V2 => (directory, libc::O_DIRECTORY, false),
@@ -346,7 +355,7 @@ impl Cgroup {
         })?;
         let own = table.lines().find_map(|line| line.strip_prefix("0::/"));
         if let (Some(own), Some(hierarchy)) =
-            (own, self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2))
+            (own, self.hierarchies().iter().find(|hierarchy| hierarchy.version == Version::V2))
         {
             let path = hierarchy.mount.join(own);
             let file = OpenOptions::new()
@@ -532,7 +541,7 @@ impl Cgroup {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_micros(50);
         let mut left: Vec<PathBuf> =
-            self.hierarchies.iter().map(|hierarchy| self.directory(hierarchy)).collect();
+            self.hierarchies().iter().map(|hierarchy| self.directory(hierarchy)).collect();
         loop {
             let mut failure = None;
             left.retain(|directory| match remove_tree(directory) {
