@@ -421,3 +421,42 @@ fn mount_tables_show_where_things_come_from() {
     }
     assert!(!has("none "), "{table}");
 }
+
+/// A program of 32 bits (i386) that ends with the exit code 42.
+fn elf_of_32_bits() -> Vec<u8> {
+    let code = [0xb8, 1, 0, 0, 0, 0xbb, 42, 0, 0, 0, 0xcd, 0x80]; // mov eax, 1; mov ebx, 42; int 0x80
+    let (base, headers) = (0x0804_8000u32, 52 + 32u32);
+    let size = headers + 12;
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    for half in [2u16, 3] {
+        elf.extend(half.to_le_bytes());
+    }
+    for word in [1, base + headers, 52, 0, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    for half in [52u16, 32, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    for word in [1, 0, base, base, size, size, 5, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn programs_of_32_bits_run_under_the_filter() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(host) = Host::new() else { return };
+    let program = host.path().join("old");
+    std::fs::write(&program, elf_of_32_bits()).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    match std::process::Command::new(&program).status() {
+        Ok(status) => assert_eq!(status.code(), Some(42)),
+        Err(error) => return eprintln!("SKIPPED: this kernel runs no programs of 32 bits: {error}"),
+    }
+    let mount = json!({"kind": "bind", "source": program, "target": "/old"});
+    let (code, text) = host.sh("/old").with(json!({"mounts": [mount]})).finish();
+    assert_eq!(code, 42, "{text}");
+}

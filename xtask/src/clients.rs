@@ -22,7 +22,7 @@ pub fn make() -> Result<()> {
     run_quietly(Command::new(place.join("bin/pip")).args(["install", "--quiet", PYPI]))?;
     run_quietly(
         Command::new("cargo")
-            .args(["install", "--quiet", "--locked", CRATE.0, "--version", CRATE.1, "--root"])
+            .args(["install", "--quiet", "--locked", "--debug", CRATE.0, "--version", CRATE.1, "--root"])
             .arg(&place),
     )?;
     std::fs::write(&done, "").map_err(crate::program::on_file("write", &done))

@@ -1,14 +1,15 @@
 //! From a profile to classic BPF (seccomp(2)).
 //!
-//! The calls are sorted by number and found by binary search, so that a call costs about ten instructions and not four
-//! hundred. Calls through another architecture's entry (32 bit programs, x32) get the default action, or ENOSYS where
-//! that would allow them: their numbers mean other things.
+//! The numbers of calls are cut into spans that are treated alike, sorted, and found by binary search: a call costs about ten
+//! instructions and not four hundred. Each entry to the kernel that the profile names has numbers of its own, and so a
+//! search of its own. Calls through another entry (and x32) get the default action, or ENOSYS where that would allow
+//! them: their numbers mean other things.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use libc::sock_filter;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
+use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
 
 use super::SeccompError;
 
@@ -35,12 +36,39 @@ const JUMP_GREATER: u16 = code(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K);
 const JUMP_GREATER_EQUAL: u16 = code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K);
 const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
 
+/// A way into the kernel, whose calls have numbers of their own.
+struct Entry {
+    /// As seccomp tells it, AUDIT_ARCH_* of linux/audit.h.
+    audit: u32,
+    /// As profiles name it.
+    name: Arch,
+    number: fn(&str) -> Option<u32>,
+}
+
+macro_rules! entry {
+    ($audit:literal, $name:ident, $table:ident) => {
+        Entry {
+            audit: $audit,
+            name: Arch::$name,
+            number: |name| u32::try_from(syscalls::$table::Sysno::from_str(name).ok()?.id()).ok(),
+        }
+    };
+}
+
+/// The machine's own first, then that of its 32 bit programs.
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
+const ENTRIES: &[Entry] =
+    &[entry!(0xc000_003e, ScmpArchX86_64, x86_64), entry!(0x4000_0003, ScmpArchX86, x86)];
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
+const ENTRIES: &[Entry] =
+    &[entry!(0xc000_00b7, ScmpArchAarch64, aarch64), entry!(0x4000_0028, ScmpArchArm, arm)];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const ARCHITECTURE: Option<u32> = None;
+const ENTRIES: &[Entry] = &[];
+
+/// All entries that a container may use unless its profile says otherwise.
+pub(super) fn architectures() -> Vec<Arch> {
+    ENTRIES.iter().map(|entry| entry.name).collect()
+}
 
 /// One condition on an argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,37 +98,84 @@ struct Rule {
 
 /// Compiles a profile.
 ///
-/// Of several rules for one call, those with conditions come first, in their order; then the first one without.
+/// Of several rules for one call, those with conditions come first, in their order; then the first one without. The
+/// machine's own entry is always filtered by the rules, that of 32 bit programs if the profile names it.
 ///
 /// # Errors
 /// [`SeccompError`].
 pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, SeccompError> {
-    let architecture =
-        ARCHITECTURE.ok_or(SeccompError::Architecture { architecture: std::env::consts::ARCH })?;
+    let Some(native) = ENTRIES.first() else {
+        return Err(SeccompError::Architecture { architecture: std::env::consts::ARCH });
+    };
     let default = action(profile.default_action(), profile.default_errno_ret())?;
-    let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
-    for syscall in profile.syscalls().iter().flatten() {
-        let action = action(syscall.action(), syscall.errno_ret())?;
-        let conditions: Vec<Condition> = syscall.args().iter().flatten().map(condition).collect();
-        for name in syscall.names() {
-            // Names of other machines' calls are normal in a profile.
-            let Ok(number) = syscalls::Sysno::from_str(name) else { continue };
-            let number = u32::try_from(number.id()).unwrap_or(u32::MAX);
-            let rules = calls.entry(number).or_default();
-            // Two conditions on one argument can't be told by libseccomp's callers; here they are joined as all others.
-            rules.push(Rule { conditions: conditions.clone(), action });
-        }
-    }
+    let named = |entry: &&Entry| {
+        entry.audit == native.audit
+            || profile.architectures().iter().flatten().any(|name| *name == entry.name)
+    };
     let mut program = Program::default();
-    program.prologue(architecture, default);
-    let numbers: Vec<(u32, Vec<Rule>)> =
-        calls.into_iter().map(|(number, rules)| (number, settle(rules))).collect();
-    program.search(&numbers, default);
+    program.push(LOAD, DATA_ARCHITECTURE);
+    for entry in ENTRIES.iter().filter(named) {
+        let mut body = Program::default();
+        body.push(LOAD, DATA_NUMBER);
+        if cfg!(target_arch = "x86_64") && entry.audit == native.audit {
+            body.jump(JUMP_GREATER_EQUAL, X32_BIT, 0, 1);
+            body.push(RETURN, unknown(default));
+        }
+        body.search(&spans(profile, entry)?, default);
+        program.jump(JUMP_EQUAL, entry.audit, 1, 0);
+        program.push(JUMP, u32::try_from(body.code.len()).unwrap_or(u32::MAX));
+        program.code.append(&mut body.code);
+    }
+    program.push(RETURN, unknown(default));
     let instructions = program.code.len();
     if instructions > INSTRUCTIONS_MAX {
         return Err(SeccompError::TooLarge { instructions });
     }
     Ok(program.code)
+}
+
+/// For calls whose numbers mean something else.
+fn unknown(default: u32) -> u32 {
+    if default == libc::SECCOMP_RET_ALLOW || default == libc::SECCOMP_RET_LOG {
+        libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()
+    } else {
+        default
+    }
+}
+
+/// Calls from this number to the next span that are treated alike; the default action where no rule holds.
+struct Span {
+    first: u32,
+    rules: Vec<Rule>,
+}
+
+fn spans(profile: &LinuxSeccomp, entry: &Entry) -> Result<Vec<Span>, SeccompError> {
+    let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    for syscall in profile.syscalls().iter().flatten() {
+        let action = action(syscall.action(), syscall.errno_ret())?;
+        let conditions: Vec<Condition> = syscall.args().iter().flatten().map(condition).collect();
+        // Names of other machines' calls are normal in a profile.
+        for number in syscall.names().iter().filter_map(|name| (entry.number)(name)) {
+            // Two conditions on one argument can't be told by libseccomp's callers; here they are joined as all others.
+            calls.entry(number).or_default().push(Rule { conditions: conditions.clone(), action });
+        }
+    }
+    let mut spans = vec![Span { first: 0, rules: Vec::new() }];
+    let mut begin = |first: u32, rules: Vec<Rule>| match spans.last_mut() {
+        Some(last) if last.rules == rules => {}
+        Some(last) if last.first == first => last.rules = rules,
+        _ => spans.push(Span { first, rules }),
+    };
+    let mut next = 0;
+    for (number, rules) in calls {
+        if number > next {
+            begin(next, Vec::new());
+        }
+        begin(number, settle(rules));
+        next = number.saturating_add(1);
+    }
+    begin(next, Vec::new());
+    Ok(spans)
 }
 
 /// Those with conditions first; of the others only the first counts.
@@ -159,44 +234,20 @@ impl Program {
         self.code.push(sock_filter { code, jt, jf, k });
     }
 
-    fn prologue(&mut self, architecture: u32, default: u32) {
-        let foreign = if default == libc::SECCOMP_RET_ALLOW || default == libc::SECCOMP_RET_LOG {
-            libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()
-        } else {
-            default
-        };
-        self.push(LOAD, DATA_ARCHITECTURE);
-        self.jump(JUMP_EQUAL, architecture, 1, 0);
-        self.push(RETURN, foreign);
-        self.push(LOAD, DATA_NUMBER);
-        if cfg!(target_arch = "x86_64") {
-            self.jump(JUMP_GREATER_EQUAL, X32_BIT, 0, 1);
-            self.push(RETURN, foreign);
-        }
-    }
-
     /// A tree of comparisons; the number is loaded when it is entered.
-    fn search(&mut self, calls: &[(u32, Vec<Rule>)], default: u32) {
-        match calls {
-            [] => self.push(RETURN, default),
-            [(number, rules)] => {
-                // Not this number: over what follows.
-                self.jump(JUMP_EQUAL, *number, 1, 0);
-                self.push(RETURN, default);
-                self.rules(rules, default);
-            }
-            _ => {
-                let (lower, upper) = calls.split_at(calls.len() / 2);
-                let mut left = Self::default();
-                left.search(lower, default);
-                // Greater or equal: over the jump that leads on to the lower half and over that half. The distance may
-                // be more than a conditional jump holds.
-                self.jump(JUMP_GREATER_EQUAL, upper[0].0, 0, 1);
-                self.push(JUMP, u32::try_from(left.code.len()).unwrap_or(u32::MAX));
-                self.code.append(&mut left.code);
-                self.search(upper, default);
-            }
-        }
+    fn search(&mut self, spans: &[Span], default: u32) {
+        let (lower, upper) = spans.split_at(spans.len() / 2);
+        let ([_, ..], [first, ..]) = (lower, upper) else {
+            return self.rules(spans.first().map_or(&[], |span| &span.rules), default);
+        };
+        let mut left = Self::default();
+        left.search(lower, default);
+        // Greater or equal: over the jump that leads on to the lower half and over that half. The distance may be more
+        // than a conditional jump holds.
+        self.jump(JUMP_GREATER_EQUAL, first.first, 0, 1);
+        self.push(JUMP, u32::try_from(left.code.len()).unwrap_or(u32::MAX));
+        self.code.append(&mut left.code);
+        self.search(upper, default);
     }
 
     fn rules(&mut self, rules: &[Rule], default: u32) {
@@ -323,11 +374,11 @@ mod tests {
     }
 
     fn number(name: &str) -> u32 {
-        u32::try_from(syscalls::Sysno::from_str(name).unwrap().id()).unwrap()
+        (ENTRIES[0].number)(name).unwrap()
     }
 
     fn decide(program: &[sock_filter], name: &str, arguments: [u64; 6]) -> u32 {
-        run(program, ARCHITECTURE.unwrap(), number(name), arguments)
+        run(program, ENTRIES[0].audit, number(name), arguments)
     }
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -355,9 +406,52 @@ mod tests {
         assert_eq!(decide("personality", none), ALLOW);
         assert_eq!(decide("personality", [8, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(decide("personality", [0x40, 0, 0, 0, 0, 0]), errno(libc::ENOSYS));
-        assert_eq!(run(&program, ARCHITECTURE.unwrap(), 4000, none), errno(libc::ENOSYS));
-        assert_eq!(run(&program, ARCHITECTURE.unwrap(), number("read") | X32_BIT, none), errno(libc::ENOSYS));
-        assert_eq!(run(&program, 0x4000_0003, number("read"), none), errno(libc::ENOSYS), "32 bit");
+        assert_eq!(run(&program, ENTRIES[0].audit, 4000, none), errno(libc::ENOSYS));
+        assert_eq!(run(&program, ENTRIES[0].audit, number("read") | X32_BIT, none), errno(libc::ENOSYS));
+        assert_eq!(run(&program, 0xdead, number("read"), none), errno(libc::ENOSYS), "another machine");
+    }
+
+    #[test]
+    fn every_number_of_every_entry_is_decided_as_its_rules_say() {
+        let profile = default_profile(&[Capability::SysChroot]);
+        let program = compile(&profile).unwrap();
+        assert!(program.len() < 1000, "{}", program.len());
+        for entry in ENTRIES {
+            let mut expected = BTreeMap::new();
+            for rule in profile.syscalls().iter().flatten().filter(|rule| rule.args().is_none()) {
+                let action = action(rule.action(), rule.errno_ret()).unwrap();
+                expected.extend(rule.names().iter().filter_map(|name| Some(((entry.number)(name)?, action))));
+            }
+            let conditional: Vec<_> =
+                ["socket", "personality"].iter().filter_map(|name| (entry.number)(name)).collect();
+            for number in (0..1000).filter(|number| !conditional.contains(number)) {
+                let wanted = expected.get(&number).copied().unwrap_or(errno(libc::ENOSYS));
+                assert_eq!(
+                    run(&program, entry.audit, number, [0; 6]),
+                    wanted,
+                    "{number} of {:?}",
+                    entry.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn programs_of_32_bits_may_only_if_the_profile_names_their_machine() {
+        let [native, compatible] = ENTRIES else { panic!("each has two") };
+        for named in [false, true] {
+            let mut profile = json!({"defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ALLOW"}]});
+            if named {
+                profile["archMap"] =
+                    json!([{"architecture": native.name, "subArchitectures": [compatible.name]}]);
+            }
+            let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+            let getpid = (compatible.number)("getpid").unwrap();
+            let found = run(&program, compatible.audit, getpid, [0; 6]) == ALLOW;
+            assert_eq!(found, named);
+            assert_eq!(decide(&program, "getpid", [0; 6]), ALLOW);
+        }
     }
 
     const AF_VSOCK_TEST: u64 = 40;

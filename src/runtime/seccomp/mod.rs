@@ -87,7 +87,7 @@ pub fn default_profile(capabilities: &[Capability]) -> LinuxSeccomp {
     }
     serde_json::from_value(json!({
         "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": ENOSYS,
-        "architectures": ["SCMP_ARCH_X86_64"],
+        "architectures": bpf::architectures(),
         "syscalls": rules,
     }))
     .expect("our own profile has the form of the runtime specification")

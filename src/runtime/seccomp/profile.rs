@@ -15,7 +15,20 @@ struct Profile {
     #[serde(default)]
     flags: Option<Value>,
     #[serde(default)]
+    architectures: Option<Vec<Value>>,
+    /// The newer form of `architectures`.
+    #[serde(default)]
+    arch_map: Option<Vec<Machine>>,
+    #[serde(default)]
     syscalls: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Machine {
+    architecture: Value,
+    #[serde(default)]
+    sub_architectures: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +101,17 @@ pub fn profile_from_json(profile: &Value, capabilities: &[Capability]) -> Result
         }
         rules.push(kept);
     }
+    let mut architectures = profile.architectures.unwrap_or_default();
+    let own = super::bpf::architectures().first().and_then(|name| serde_json::to_value(name).ok());
+    for machine in profile.arch_map.unwrap_or_default() {
+        if Some(&machine.architecture) == own.as_ref() {
+            architectures.extend(machine.sub_architectures.unwrap_or_default());
+        }
+    }
     let mut whole = serde_json::json!({"defaultAction": profile.default_action, "syscalls": rules});
+    if !architectures.is_empty() {
+        whole["architectures"] = Value::Array(architectures);
+    }
     if let Some(errno) = profile.default_errno_ret.filter(|errno| !errno.is_null()) {
         whole["defaultErrnoRet"] = errno;
     }
