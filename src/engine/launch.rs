@@ -1,6 +1,6 @@
 //! Starting: everything is prepared here, then a monitor is executed that does the rest and stays.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +11,7 @@ use crate::monitor::config::{
 };
 use crate::runtime::Rootfs;
 
+use super::network::PendingNetwork;
 use super::spec::{Log, Restart, Runtime};
 use super::{Container, Engine, EngineError, Streams, blocking, oci};
 
@@ -23,6 +24,8 @@ pub struct Launched {
 
 /// The longest answer of a monitor: one line.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
+/// In one message to a monitor.
+const PACKET_DESCRIPTORS: usize = 8;
 
 impl Engine {
     /// Starts a container that does not run, and returns when its command has been executed. Must run to its end once
@@ -71,14 +74,16 @@ impl Engine {
             attempted: "write the monitor's configuration".to_owned(),
             reason: error.to_string(),
         })?;
-        self.spawn_monitor(&container.row.name, &run_dir, Task::Launch(streams)).map_err(|failure| {
-            match failure {
+        let mut network = network;
+        let held = network.as_mut().map(PendingNetwork::take_reserved).unwrap_or_default();
+        self.spawn_monitor(&container.row.name, &run_dir, Task::Launch(streams), &held).map_err(
+            |failure| match failure {
                 MonitorFailure::Told { step, errno, message } => {
                     launch_error(&container, step, errno, message)
                 }
                 MonitorFailure::Engine(error) => error,
-            }
-        })?;
+            },
+        )?;
         if let Some(network) = network {
             network.keep();
         }
@@ -205,20 +210,27 @@ impl Engine {
 
     /// Gives a container whose monitor has died another one. Blocks the thread; the caller holds the container's lock.
     pub(super) fn adopt(&self, name: &str, id: &str) -> Result<(), EngineError> {
-        self.spawn_monitor(name, &self.paths().run_container(id), Task::Adopt).map_err(
-            |failure| match failure {
+        let held = self.reserve_again(id)?;
+        self.spawn_monitor(name, &self.paths().run_container(id), Task::Adopt, &held).map_err(|failure| {
+            match failure {
                 MonitorFailure::Told { message, .. } => EngineError::Failed {
                     attempted: format!("give {name:?} another monitor"),
                     reason: message,
                 },
                 MonitorFailure::Engine(error) => error,
-            },
-        )
+            }
+        })
     }
 
-    /// Executes a monitor and takes its answer. It gets one socket, as its standard input: nothing else of ours can
+    /// Executes a monitor and takes its answer; it keeps `held` open as long as the container runs. It gets one socket, as its standard input: nothing else of ours can
     /// leak into it, and posix_spawn(3) suffices.
-    fn spawn_monitor(&self, name: &str, run_dir: &Path, task: Task) -> Result<(), MonitorFailure> {
+    fn spawn_monitor(
+        &self,
+        name: &str,
+        run_dir: &Path,
+        task: Task,
+        held: &[OwnedFd],
+    ) -> Result<(), MonitorFailure> {
         let failed = |attempted: &str, reason: String| {
             let attempted = format!("{attempted} the monitor of {name:?}");
             MonitorFailure::Engine(EngineError::Failed { attempted, reason })
@@ -239,6 +251,15 @@ impl Engine {
             Task::Adopt => {
                 command.arg("--adopt");
             }
+        }
+        let packets: Vec<&[OwnedFd]> = held.chunks(PACKET_DESCRIPTORS).collect();
+        for packet in &packets {
+            let descriptors: Vec<BorrowedFd<'_>> = packet.iter().map(AsFd::as_fd).collect();
+            super::attach::send_packet(ours.as_fd(), b"H", &descriptors)
+                .map_err(|errno| failed("pass ports to", errno.to_string()))?;
+        }
+        if !packets.is_empty() {
+            command.arg("--hold").arg(packets.len().to_string());
         }
         let mut child = command
             .env_clear()

@@ -1,6 +1,6 @@
 //! The per-container supervisor: one small single-threaded process per running container.
 //!
-//! The engine starts it as `dormouse monitor --run-dir DIR [--attach passed]`, with one socket as its
+//! The engine starts it as `dormouse monitor --run-dir DIR [--attach passed] [--hold N]`, with one socket as its
 //! standard input (so that posix_spawn(3) suffices and nothing can leak). It starts the payload
 //! through [`crate::runtime`] (or crun, runc, …), answers once on the sync descriptor, and then lives as long as the
 //! container: it owns the payload's terminal or pipes, writes the log, serves attach clients, listens for readiness,
@@ -21,7 +21,8 @@
 //! # The sync protocol
 //!
 //! The socket is of type SOCK_SEQPACKET. With `--attach passed`, the engine has sent an attach packet over it (see
-//! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was
+//! [`attach`]): the streams of the first client. With `--hold N`, N packets with descriptors come after it, which the monitor
+//! keeps open until the container has ended for good, and uses for nothing (ports of the host). The answer is one line: `started` once the payload's program was
 //! executed and the state says so, or `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed. After
 //! `--adopt`, `started` means taken over.
 //!
@@ -58,6 +59,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::net::RecvFlags;
+
 pub use self::attach::AttachConnection;
 use self::config::MonitorConfig;
 use self::launch::Failure;
@@ -68,7 +71,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // For people who look at a list of processes; the kernel would take the name from the path of the program.
     let _ = rustix::thread::set_name(c"dormouse-mon");
     let (mut run_dir, mut attach) = (None, false);
-    let mut adopt = false;
+    let (mut adopt, mut packets) = (false, 0_usize);
     let args = args.into_iter().filter(|argument| {
         let is_adopt = argument == "--adopt";
         adopt |= is_adopt;
@@ -83,27 +86,36 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             attach = true;
             Some(())
         }
+        "--hold" => {
+            packets = value.to_str()?.parse().ok()?;
+            Some(())
+        }
         _ => None,
     });
     let (Ok(()), Some(run_dir)) = (parsed, run_dir) else {
         eprintln!(
-            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt], with a socket as standard input"
+            "usage: dormouse monitor --run-dir DIR [--attach passed | --adopt] [--hold N], with a socket as standard input"
         );
         return ExitCode::from(2);
     };
     sys::close_all_but(&[]);
     let taken = sys::take_standard_input().and_then(|sync| {
         let client = if attach { Some(attach::receive_streams(&sync)?) } else { None };
-        Ok((sync, client))
+        let mut held = Vec::new();
+        for _ in 0..packets {
+            let (_, descriptors) = socket::receive_with_fds(&sync, &mut [0; 16], RecvFlags::empty())?;
+            held.extend(descriptors);
+        }
+        Ok((sync, client, held))
     });
-    let (sync, first_client) = match taken {
+    let (sync, first_client, held) = match taken {
         Ok(taken) => taken,
         Err(error) => {
             eprintln!("dormouse monitor: standard input is not the socket that it should be: {error}");
             return ExitCode::from(2);
         }
     };
-    match supervise(&run_dir, sync, first_client, adopt) {
+    match supervise(&run_dir, sync, first_client, held, adopt) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -114,6 +126,7 @@ fn supervise(
     run_dir: &Path,
     sync: OwnedFd,
     first_client: Option<attach::Streams>,
+    held: Vec<OwnedFd>,
     adopt: bool,
 ) -> io::Result<()> {
     let started = detach(run_dir)
@@ -121,9 +134,12 @@ fn supervise(
         .and_then(|run_dir| {
             let config = MonitorConfig::load(&run_dir)?;
             if adopt {
-                return Supervisor::adopt(&run_dir, config);
+                let mut supervisor = Supervisor::adopt(&run_dir, config)?;
+                supervisor.hold(held);
+                return Ok(supervisor);
             }
             let mut supervisor = Supervisor::new(&run_dir, config, first_client)?;
+            supervisor.hold(held);
             supervisor.start()?;
             Ok(supervisor)
         });

@@ -27,6 +27,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
+pub use self::usage::{IoUsage, Usage};
 use super::syscall;
 
 /// Which cgroup file systems the host has.
