@@ -109,6 +109,86 @@ fn a_published_port_leads_to_the_container_from_the_host_and_from_beside() {
 }
 
 #[test]
+fn bytes_of_each_interface_are_counted() {
+    let Some(host) = network_host() else { return };
+    let networks = [create(&host, "one", json!({})), create(&host, "two", json!({}))];
+    let server =
+        on(host.sh("while :; do nc -l -p 80 -e head -c 3000000 /dev/zero; done"), &["one", "two"]).run();
+    let client = on(host.sleeper(), &["one"]).run();
+    let interfaces = || {
+        let reply = host.call("Container.Stats", json!({"names": [server.name]})).unwrap();
+        reply["stats"][0]["interfaces"].as_array().unwrap().clone()
+    };
+    let count = |interface: &Value, field: &str| interface[field].as_i64().unwrap();
+    let before = interfaces();
+    assert_eq!(before.iter().map(|one| &one["name"]).collect::<Vec<_>>(), ["eth0", "eth1"]);
+    let inside = address(&server);
+    ask_until((inside.parse::<IpAddr>().unwrap(), 80));
+    let received = client.exec_output(&format!("nc -w 5 {inside} 80 </dev/null | wc -c"));
+    assert_eq!(received.trim(), "3000000");
+    let after = interfaces();
+    assert!(count(&after[0], "sentBytes") - count(&before[0], "sentBytes") >= 3_000_000, "{after:?}");
+    assert!(count(&after[0], "sentPackets") > count(&before[0], "sentPackets"));
+    assert!(count(&after[0], "receivedBytes") > count(&before[0], "receivedBytes"));
+    assert!(count(&after[1], "sentBytes") < 100_000, "the other network saw none of it: {after:?}");
+    for container in [&server, &client] {
+        container.remove_by_force().unwrap();
+    }
+    assert_no_traces(&host, &networks);
+}
+
+#[test]
+fn a_published_port_is_taken_as_long_as_the_container_runs() {
+    let Some(mut host) = network_host() else { return };
+    let network = create(&host, "one", json!({}));
+    let ports = json!({"ports": [{"containerPort": 80}, {"containerPort": 53, "protocol": "udp"}],
+                       "restart": {"mode": "always"}});
+    let (number, udp) = {
+        let web = on(web_server(&host, "hello"), &["one"]).with(ports).named("web").run();
+        let published = web.summary()["ports"].clone();
+        let port = |index: usize| u16::try_from(published[index]["hostPort"].as_u64().unwrap()).unwrap();
+        (port(0), port(1))
+    };
+    let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let is_taken = || {
+        // The standard library's listener sets SO_REUSEADDR, as servers do.
+        all.iter().all(|address| TcpListener::bind((*address, number)).is_err())
+            && all.iter().all(|address| UdpSocket::bind((*address, udp)).is_err())
+    };
+    assert!(is_taken());
+    assert_eq!(ask_until((Ipv4Addr::LOCALHOST, number)), "hello");
+    let summary =
+        |host: &Host| host.call("Container.Inspect", json!({"name": "web"})).unwrap()["container"].clone();
+    // It stays so over restarts by the monitor, and when the container gets another monitor.
+    let init = summary(&host)["summary"]["pid"].as_i64().unwrap();
+    let kill = |pid: i64| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    };
+    kill(init);
+    wait_until("it is restarted", || summary(&host)["summary"]["restarts"] == 1);
+    wait_until("it runs", || summary(&host)["summary"]["state"] == "running");
+    assert!(is_taken());
+    assert_eq!(ask_until((Ipv4Addr::LOCALHOST, number)), "hello");
+    let monitor = summary(&host)["monitorPid"].as_i64().unwrap();
+    kill(monitor);
+    host.crash();
+    host.wake();
+    wait_until("it has another monitor", || {
+        let now = summary(&host)["monitorPid"].as_i64();
+        now.is_some() && now != Some(monitor)
+    });
+    assert!(is_taken());
+    host.call("Container.Stop", json!({"name": "web", "timeoutUSec": 0})).unwrap();
+    for address in all {
+        TcpListener::bind((address, number)).unwrap();
+        UdpSocket::bind((address, udp)).unwrap();
+    }
+    host.call("Container.Remove", json!({"name": "web"})).unwrap();
+    assert_no_traces(&host, &[network]);
+}
+
+#[test]
 fn ports_of_udp_and_ranges_are_published_too() {
     let Some(host) = network_host() else { return };
     let network = create(&host, "one", json!({}));

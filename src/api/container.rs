@@ -45,6 +45,9 @@ impl Interface for ContainerInterface {
                 "Remove" => self.remove(call).await,
                 "Diff" => self.diff(call).await,
                 "Export" => self.export(call).await,
+                "StatPath" => self.stat_path(call).await,
+                "CopyOut" => self.copy_out(call).await,
+                "CopyIn" => self.copy_in(call).await,
                 "Commit" => self.commit(call).await,
                 "Rename" => self.rename(call).await,
                 "List" => self.list(call).await,
@@ -52,6 +55,9 @@ impl Interface for ContainerInterface {
                 "Logs" => self.logs(call).await,
                 "Exec" => self.exec(call).await,
                 "Attach" => self.attach(call).await,
+                "Stats" => self.stats(call).await,
+                "Top" => self.top(call).await,
+                "Update" => self.update(call).await,
                 "Resize" => self.resize(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
@@ -370,7 +376,7 @@ fn streams(
     })
 }
 
-fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, CallError> {
+pub(super) fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, CallError> {
     T::try_from(value).map_err(|_| CallError::InvalidParameter { parameter: field.to_owned() })
 }
 
@@ -406,7 +412,7 @@ fn phase(state: wire::State) -> Phase {
     }
 }
 
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

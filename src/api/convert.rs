@@ -214,7 +214,7 @@ fn namespace_from_wire(
     }
 }
 
-fn resources_from_wire(resources: wire::Resources) -> Result<engine::Resources, EngineError> {
+pub(super) fn resources_from_wire(resources: wire::Resources) -> Result<engine::Resources, EngineError> {
     let weight: Option<u64> = number("resources.cpuWeight", resources.cpuWeight)?;
     let shares: Option<u64> = number("resources.cpuShares", resources.cpuShares)?;
     let cpu_shares = match (shares, weight) {

@@ -27,6 +27,9 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
                 json!({"name": name, "reason": reason}),
             )
         }
+        EngineError::PathNotFound { name, path } => {
+            ("PathNotFound", json!({"name": name, "path": path, "reason": reason}))
+        }
         EngineError::NetworkNotFound { network } | EngineError::NetworkAmbiguous { network } => {
             if interface == "io.dormouse.Network" {
                 ("NotFound", json!({"name": network, "reason": reason}))

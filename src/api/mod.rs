@@ -3,12 +3,14 @@
 mod changes;
 mod container;
 mod convert;
+mod copy;
 mod errors;
 mod image;
 mod manager;
 mod network;
 mod network_types;
 mod unit;
+mod usage;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -116,6 +118,12 @@ struct Descriptors(Vec<Option<OwnedFd>>);
 impl Descriptors {
     fn of(call: &mut Call) -> Self {
         Self(call.take_fds().into_iter().map(Some).collect())
+    }
+
+    /// As [`Self::take`], for one without which nothing can be done.
+    fn need(&mut self, field: &str, index: i64) -> Result<OwnedFd, CallError> {
+        self.take(field, Some(index))?
+            .ok_or_else(|| CallError::InvalidParameter { parameter: field.to_owned() })
     }
 
     /// An index that is out of range, or was taken before, is a slip of the caller.

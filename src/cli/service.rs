@@ -57,6 +57,27 @@ impl Service {
         call(&mut self.connect()?, attempted, method, parameters)
     }
 
+    /// As [`Self::call`]; `None` for the error reply of this full name.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`], but this one.
+    pub fn call_unless<T: DeserializeOwned>(
+        &self,
+        attempted: impl Display,
+        method: &str,
+        parameters: Value,
+        unless: &str,
+    ) -> Result<Option<T>, CliError> {
+        let attempted = attempted.to_string();
+        match self.connect()?.call(method, without_nulls(parameters), &[]) {
+            Ok(reply) => serde_json::from_value(reply.parameters)
+                .map(Some)
+                .map_err(|error| CliError::bad_reply(&attempted, error)),
+            Err(ClientError::Service { error, .. }) if error == unless => Ok(None),
+            Err(error) => Err(told(&attempted, error)),
+        }
+    }
+
     /// Calls a method with `more`, and takes each reply as it comes, until the last or until `each` fails.
     ///
     /// # Errors

@@ -337,7 +337,7 @@ fn check_sysctl(spec: &ContainerSpec, name: &str) -> Result<(), EngineError> {
     }
 }
 
-fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
+pub(super) fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
     let resources = &spec.resources;
     let field = |name: &str| format!("spec.resources.{name}");
     if resources.memory_bytes.is_some_and(|bytes| bytes < 512 << 10) {

@@ -13,6 +13,8 @@ use super::Phase;
 pub enum EngineError {
     #[error("there is no container {name:?}; `dormouse ps` lists them")]
     NotFound { name: String },
+    #[error("there is nothing at {path:?} in {name:?}")]
+    PathNotFound { name: String, path: String },
     #[error("several containers have an id that begins with {name:?}; give more of it")]
     Ambiguous { name: String },
     #[error(

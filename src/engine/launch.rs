@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::monitor::config::{
-    GO_ON, LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME, STOP_REQUESTED,
+    GO_ON, HOLD, LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME,
+    STOP_REQUESTED,
 };
 use crate::runtime::Rootfs;
 
@@ -25,10 +26,10 @@ pub struct Launched {
 /// In the run directory: what was lowered or left out by the last start, one on each line.
 const WARNINGS_FILE_NAME: &str = "warnings";
 
-/// What the monitor takes at once.
-const SOCKETS_PER_PACKET: usize = 8;
 /// The longest answer of a monitor: one line.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
+/// What a monitor takes at once.
+const FDS_PER_PACKET: usize = 8;
 
 impl Engine {
     /// Starts a container that does not run, and returns when its command has been executed. Must run to its end once
@@ -65,21 +66,19 @@ impl Engine {
         self.clear_last_run(id, &run_dir)?;
         let name = &container.row.name;
         let has_input = streams.stdin.is_some();
-        // A scope begins with a process: the monitor comes first then, and waits until everything else is there.
-        let (cgroup, waiting) = if let Some(cgroup) = self.unit().and_then(UnitFrame::payload_cgroup) {
-            (cgroup, Err(streams))
-        } else if place::uses_scopes() {
-            let monitor = self.execute_monitor(name, &run_dir, Task::Launch(streams), true)?;
-            (place::enter_scope(&container, monitor.pid)?, Ok(monitor))
-        } else {
-            (oci::cgroup_path(id), Err(streams))
+        // First: a scope begins with a process. It waits until everything else is there, and ends if this does not come.
+        let monitor = self.execute_monitor(name, &run_dir, Task::Launch(streams))?;
+        let cgroup = match self.unit().and_then(UnitFrame::payload_cgroup) {
+            Some(cgroup) => cgroup,
+            None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
+            None => oci::cgroup_path(id),
         };
         let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
-        let network = self.set_up_network(&container)?;
+        let mut network = self.set_up_network(&container)?;
         if let Some(network) = &network {
             config.end_command = self.end_command(id, network.generation());
         }
@@ -89,10 +88,9 @@ impl Engine {
             attempted: "write the monitor's configuration".to_owned(),
             reason: error.to_string(),
         })?;
-        let monitor = match waiting {
-            Ok(monitor) => monitor,
-            Err(streams) => self.execute_monitor(name, &run_dir, Task::Launch(streams), false)?,
-        };
+        if let Some(network) = &mut network {
+            monitor.hold(name, &network.take_reserved())?;
+        }
         monitor.answer(name).map_err(|failure| match failure {
             MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
             MonitorFailure::Engine(error) => error,
@@ -242,10 +240,11 @@ impl Engine {
     pub(super) fn adopt(&self, name: &str, id: &str) -> Result<(), EngineError> {
         let failed =
             |reason| EngineError::Failed { attempted: format!("give {name:?} another monitor"), reason };
-        let monitor = self.execute_monitor(name, &self.paths().run_container(id), Task::Adopt, true)?;
+        let monitor = self.execute_monitor(name, &self.paths().run_container(id), Task::Adopt)?;
         if let Err(error) = place::rejoin_scope(&self.cgroup_path(id), monitor.pid) {
             tracing::warn!(container = name, %error, "the new monitor can't join the container's scope, ignoring");
         }
+        monitor.hold(name, &self.reserve_again(id)?)?;
         monitor.answer(name).map_err(|failure| match failure {
             MonitorFailure::Told { message, .. } => failed(message),
             MonitorFailure::Engine(error) => error,
@@ -255,13 +254,7 @@ impl Engine {
     /// Executes a monitor. It gets one socket, as its standard input: nothing else of ours can leak into it, and
     /// posix_spawn(3) suffices. With `wait` it does nothing before it is asked for its [`Monitor::answer`], and ends if it is
     /// not.
-    fn execute_monitor(
-        &self,
-        name: &str,
-        run_dir: &Path,
-        task: Task,
-        wait: bool,
-    ) -> Result<Monitor, EngineError> {
+    fn execute_monitor(&self, name: &str, run_dir: &Path, task: Task) -> Result<Monitor, EngineError> {
         let failed = |attempted: &str, reason: String| monitor_failed(attempted, name, reason);
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -284,14 +277,11 @@ impl Engine {
         let sockets = self.unit().map_or(&[][..], |unit| &unit.sockets);
         if !sockets.is_empty() && !adopts {
             let fds: Vec<_> = sockets.iter().map(|socket| socket.fd.as_fd()).collect();
-            for some in fds.chunks(SOCKETS_PER_PACKET) {
+            for some in fds.chunks(FDS_PER_PACKET) {
                 super::attach::send_packet(ours.as_fd(), b"L", some)
                     .map_err(|error| failed("pass sockets to", error.to_string()))?;
             }
             command.arg("--sockets").arg(sockets.len().to_string());
-        }
-        if wait {
-            command.arg("--wait");
         }
         let mut child = command
             .env_clear()
@@ -309,7 +299,7 @@ impl Engine {
             .stack_size(16 << 10)
             .spawn(move || child.wait())
             .map_err(|error| failed("watch", error.to_string()))?;
-        Ok(Monitor { pid, socket: ours, waits: wait })
+        Ok(Monitor { pid, socket: ours })
     }
 }
 
@@ -317,18 +307,24 @@ impl Engine {
 struct Monitor {
     pid: i32,
     socket: OwnedFd,
-    waits: bool,
 }
 
 impl Monitor {
+    /// Has it keep descriptors open as long as the container runs. `name` is the container's.
+    fn hold(&self, name: &str, descriptors: &[OwnedFd]) -> Result<(), EngineError> {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        descriptors.chunks(FDS_PER_PACKET).try_for_each(|some| {
+            super::attach::send_packet(self.socket.as_fd(), HOLD, some)
+                .map_err(|errno| monitor_failed("pass ports to", name, errno.to_string()))
+        })
+    }
+
     /// Lets it do its task, and takes its answer. `name` is the container's.
     fn answer(self, name: &str) -> Result<(), MonitorFailure> {
         let failed =
             |attempted: &str, reason: String| MonitorFailure::Engine(monitor_failed(attempted, name, reason));
-        if self.waits {
-            rustix::net::send(&self.socket, GO_ON, SendFlags::NOSIGNAL)
-                .map_err(|errno| failed("speak to", errno.to_string()))?;
-        }
+        rustix::net::send(&self.socket, GO_ON, SendFlags::NOSIGNAL)
+            .map_err(|errno| failed("speak to", errno.to_string()))?;
         let answer = read_answer(&self.socket).map_err(|errno| failed("hear from", errno.to_string()))?;
         match parse_answer(&answer) {
             Answer::Started => Ok(()),

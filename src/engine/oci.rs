@@ -5,7 +5,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 
 use crate::monitor::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET};
@@ -20,6 +20,10 @@ use super::{Container, Definition, Engine, EngineError, capabilities, network};
 const CGROUP_PARENT: &str = "/dormouse";
 /// What Podman allows too; a fork bomb ends here.
 pub(super) const PIDS_MAX: i64 = 2048;
+/// The kernel's own.
+pub(super) const CPU_PERIOD_USEC: u64 = 100_000;
+/// What every cgroup begins with.
+pub(super) const CPU_SHARES: u64 = 1024;
 const SHM_SIZE_BYTES: u64 = 64 << 20;
 const NOFILE_MAX: u64 = 1 << 20;
 
@@ -457,6 +461,29 @@ fn block_io(resources: &Resources) -> Result<Value, EngineError> {
 }
 
 fn resources(resources: &Resources, device_rules: Vec<Value>) -> Result<Value, EngineError> {
+    let mut all = limits_json(resources, Some(PIDS_MAX))?;
+    all["devices"] = Value::Array(device_rules);
+    Ok(all)
+}
+
+/// Only those limits that are given.
+pub(super) fn limits(resources: &Resources) -> Result<LinuxResources, EngineError> {
+    typed(limits_json(resources, None)?)
+}
+
+/// The limits of a start, the default ones among them, without what it may do with devices.
+pub(super) fn whole_limits(resources: &Resources) -> Result<LinuxResources, EngineError> {
+    typed(limits_json(resources, Some(PIDS_MAX))?)
+}
+
+fn typed(limits: Value) -> Result<LinuxResources, EngineError> {
+    serde_json::from_value(limits).map_err(|error| EngineError::Failed {
+        attempted: "describe the limits".to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn limits_json(resources: &Resources, default_pids: Option<i64>) -> Result<Value, EngineError> {
     let given = |pairs: Vec<(&str, Option<Value>)>| {
         let map: serde_json::Map<_, _> =
             pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
@@ -467,23 +494,24 @@ fn resources(resources: &Resources, device_rules: Vec<Value>) -> Result<Value, E
         ("swap", resources.memory_swap_bytes.map(Value::from)),
         ("reservation", resources.memory_reservation_bytes.map(Value::from)),
     ]);
+    let period = resources.cpu_period_usec.or(resources.cpu_quota_usec.map(|_| CPU_PERIOD_USEC));
     let cpu = given(vec![
         ("shares", resources.cpu_shares.map(Value::from)),
         ("quota", resources.cpu_quota_usec.map(Value::from)),
-        ("period", resources.cpu_period_usec.or(resources.cpu_quota_usec.map(|_| 100_000)).map(Value::from)),
+        ("period", period.map(Value::from)),
         ("cpus", resources.cpuset_cpus.clone().map(Value::from)),
         ("mems", resources.cpuset_mems.clone().map(Value::from)),
     ]);
     let block_io =
         Some(block_io(resources)?).filter(|limits| limits.as_object().is_some_and(|map| !map.is_empty()));
+    let pids = resources.pids_max.or(default_pids);
     Ok(given(vec![
-        ("devices", Some(Value::Array(device_rules))),
         ("memory", memory),
         ("cpu", cpu),
-        ("pids", Some(json!({"limit": resources.pids_max.unwrap_or(PIDS_MAX)}))),
+        ("pids", pids.map(|pids| json!({"limit": pids}))),
         ("blockIO", block_io),
     ])
-    .unwrap_or_default())
+    .unwrap_or_else(|| json!({})))
 }
 
 fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Value>, EngineError> {

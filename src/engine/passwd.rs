@@ -1,6 +1,7 @@
 //! Users and groups by name, as the container's own /etc/passwd and /etc/group have them. These files are hostile: they
 //! are looked up inside the container's root only, and bounded.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -78,6 +79,18 @@ pub(super) fn look_up(view: &RootView, wanted: &str, extra_groups: &[String]) ->
     let passwd = view.read("etc/passwd").unwrap_or_default();
     let group = view.read("etc/group").unwrap_or_default();
     resolve(&passwd, &group, wanted, extra_groups)
+}
+
+/// The names of a container's users by their uid; the first one counts, as in getpwuid(3).
+pub(super) fn user_names(view: &RootView) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for line in view.read("etc/passwd").unwrap_or_default().lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(Ok(uid))) = (fields.next(), fields.nth(1).map(str::parse::<u32>)) {
+            names.entry(uid).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
 }
 
 fn resolve(passwd: &str, group: &str, wanted: &str, extra_groups: &[String]) -> Result<User, EngineError> {

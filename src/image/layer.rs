@@ -74,6 +74,8 @@ pub enum Whiteouts {
     Overlay,
     /// Leave them out: the layer has nothing below it.
     Drop,
+    /// Take them for files like all others.
+    Keep,
 }
 
 /// How far an import is.

@@ -32,6 +32,7 @@ pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
 pub use record::LayerTar;
 pub use reference::Reference;
 pub use source::DescriptorReader;
-pub use tree_tar::{TreeKind, tree_tar};
+pub use tree_tar::{TreeKind, part_tar, tree_tar};
+pub use unpack::copy_in;
 
 pub(crate) use config::{parse_rfc3339, rfc3339};

@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -43,6 +43,76 @@ pub enum TreeKind {
     Root,
     /// The upper directory of an overlay: its whiteouts become those of a layer.
     Upper,
+    /// A directory as a process sees it, with what is mounted below.
+    Part,
+}
+
+/// File systems that show the kernel, and hold no files; from linux/magic.h.
+const KERNEL_FILE_SYSTEMS: [u32; 12] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x1cd1,      // devpts
+    0x1980_0202, // mqueue
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0xcafe_4a11, // bpf
+    0x7363_6673, // securityfs
+    0x6265_6570, // configfs
+    0xde5e_81e4, // efivarfs
+];
+
+/// Writes what is opened at `target` as a tar whose first entry is called `name`: a directory with all that is in it, other
+/// mounts included as far as they hold files, or a single file, link or node. `target` may be opened by `O_PATH` only. The
+/// rest is as for [`tree_tar`].
+/// # Errors
+/// As for [`tree_tar`].
+pub fn part_tar(
+    target: BorrowedFd<'_>,
+    name: &[u8],
+    out: impl Write,
+    cancelled: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, ImageError> {
+    let out = Counted { out: io::BufWriter::with_capacity(COPY_BYTES, out), count: 0 };
+    let mut writer = Writer {
+        root: target,
+        kind: TreeKind::Part,
+        prefix: name.to_vec(),
+        out,
+        links: HashMap::new(),
+        buffer: vec![0; COPY_BYTES],
+        cancelled,
+        progress,
+    };
+    let stat = rustix::fs::fstat(target).map_err(failed("look at", name))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
+            while let Some(path) = waiting.pop() {
+                writer.directory(&path, &|_| false, &mut waiting)?;
+            }
+        }
+        FileType::RegularFile => {
+            // The very file that is open, whatever its name leads to by now.
+            let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+            let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed("open", name))?;
+            writer.opened_file(b"", fd, &stat)?;
+        }
+        FileType::Symlink => {
+            let link = rustix::fs::readlinkat(target, "", Vec::new()).map_err(failed("read", name))?;
+            writer.header(b"", &stat, EntryType::Symlink, link.as_bytes(), 0, None)?;
+        }
+        kind => {
+            if let Some(entry) = node_type(kind) {
+                writer.header(b"", &stat, entry, b"", 0, None)?;
+            }
+        }
+    }
+    writer.out.write_all(&[0; 1024]).and_then(|()| writer.out.flush()).map_err(write_failed)?;
+    Ok(writer.out.count)
 }
 
 /// Writes a tree as a tar. `leave_out` is asked for each path (relative, without a leading slash). Returns the bytes
@@ -59,8 +129,16 @@ pub fn tree_tar(
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64, ImageError> {
     let out = Counted { out: io::BufWriter::with_capacity(COPY_BYTES, out), count: 0 };
-    let mut writer =
-        Writer { root, kind, out, links: HashMap::new(), buffer: vec![0; COPY_BYTES], cancelled, progress };
+    let mut writer = Writer {
+        root,
+        kind,
+        prefix: Vec::new(),
+        out,
+        links: HashMap::new(),
+        buffer: vec![0; COPY_BYTES],
+        cancelled,
+        progress,
+    };
     let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
         // The root has no entry in an upper directory: it says nothing of the image's.
@@ -90,6 +168,8 @@ impl<W: Write> Write for Counted<W> {
 struct Writer<'a, W> {
     root: BorrowedFd<'a>,
     kind: TreeKind,
+    /// Before each path, and the name of the root; empty for none.
+    prefix: Vec<u8>,
     out: W,
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -107,6 +187,9 @@ impl<W: Write> Writer<'_, Counted<W>> {
         waiting: &mut Vec<Vec<u8>>,
     ) -> Result<(), ImageError> {
         let Some(directory) = self.open(path, OFlags::DIRECTORY)? else { return Ok(()) };
+        if self.kind == TreeKind::Part && shows_the_kernel(directory.as_fd()) {
+            return Ok(());
+        }
         let stat = rustix::fs::fstat(&directory).map_err(failed("look at", path))?;
         if !(path.is_empty() && self.kind == TreeKind::Upper) {
             self.header(path, &stat, EntryType::Directory, b"", 0, Some(directory.as_fd()))?;
@@ -164,7 +247,7 @@ impl<W: Write> Writer<'_, Counted<W>> {
             self.links.insert(identity, path.to_vec());
         }
         match kind {
-            FileType::RegularFile => self.file(path, stat),
+            FileType::RegularFile => self.file(path),
             FileType::Symlink => match rustix::fs::readlinkat(directory, name, Vec::new()) {
                 Ok(target) => self.header(path, stat, EntryType::Symlink, target.as_bytes(), 0, None),
                 Err(Errno::NOENT) => Ok(()),
@@ -174,15 +257,14 @@ impl<W: Write> Writer<'_, Counted<W>> {
                 let parent = path.len().saturating_sub(name.len() + 1);
                 self.marker(&joined(&path[..parent], &[b".wh.", name].concat()))
             }
-            FileType::CharacterDevice => self.header(path, stat, EntryType::Char, b"", 0, None),
-            FileType::BlockDevice => self.header(path, stat, EntryType::Block, b"", 0, None),
-            FileType::Fifo => self.header(path, stat, EntryType::Fifo, b"", 0, None),
-            // A socket is of the process that listens, not of the file system.
-            _ => Ok(()),
+            kind => match node_type(kind) {
+                Some(entry) => self.header(path, stat, entry, b"", 0, None),
+                None => Ok(()),
+            },
         }
     }
 
-    fn file(&mut self, path: &[u8], stat: &Stat) -> Result<(), ImageError> {
+    fn file(&mut self, path: &[u8]) -> Result<(), ImageError> {
         let Some(fd) = self.open(path, OFlags::NONBLOCK)? else { return Ok(()) };
         let now = rustix::fs::fstat(&fd).map_err(failed("look at", path))?;
         if FileType::from_raw_mode(now.st_mode) != FileType::RegularFile {
@@ -192,8 +274,13 @@ impl<W: Write> Writer<'_, Counted<W>> {
         if self.kind == TreeKind::Upper {
             self.overlay_marks(path, fd.as_fd())?;
         }
+        self.opened_file(path, fd, &now)
+    }
+
+    /// Writes a regular file that is open for reading.
+    fn opened_file(&mut self, path: &[u8], fd: OwnedFd, now: &Stat) -> Result<(), ImageError> {
         let size = u64::try_from(now.st_size).unwrap_or(0);
-        self.header(path, stat, EntryType::Regular, b"", size, Some(fd.as_fd()))?;
+        self.header(path, now, EntryType::Regular, b"", size, Some(fd.as_fd()))?;
         let file = File::from(fd);
         let mut at = 0;
         while at < size {
@@ -222,7 +309,10 @@ impl<W: Write> Writer<'_, Counted<W>> {
     fn open(&self, path: &[u8], flags: OFlags) -> Result<Option<OwnedFd>, ImageError> {
         let path = if path.is_empty() { b"." } else { path };
         let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        if self.kind != TreeKind::Part {
+            resolve |= ResolveFlags::NO_XDEV;
+        }
         loop {
             match rustix::fs::openat2(self.root, path, flags, Mode::empty(), resolve) {
                 Ok(fd) => return Ok(Some(fd)),
@@ -285,7 +375,13 @@ impl<W: Write> Writer<'_, Counted<W>> {
         let mut pax = Pax::default();
         header.set_entry_type(kind);
         header.set_mode(stat.st_mode & 0o7777);
-        let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
+        let mut name = match (path, self.prefix.as_slice()) {
+            (b"", b"") => b".".to_vec(),
+            (b"", prefix) => prefix.to_vec(),
+            (path, prefix) => joined(prefix, path),
+        };
+        let first_name = (kind == EntryType::Link).then(|| joined(&self.prefix, link));
+        let link = first_name.as_deref().unwrap_or(link);
         if kind == EntryType::Directory {
             name.push(b'/');
         }
@@ -393,6 +489,23 @@ fn attributes(path: &[u8], fd: BorrowedFd<'_>, pax: &mut Pax) -> Result<(), Imag
         }
     }
     Ok(())
+}
+
+/// What stands for a device or a FIFO. A socket is of the process that listens, not of the file system.
+fn node_type(kind: FileType) -> Option<EntryType> {
+    match kind {
+        FileType::CharacterDevice => Some(EntryType::Char),
+        FileType::BlockDevice => Some(EntryType::Block),
+        FileType::Fifo => Some(EntryType::Fifo),
+        _ => None,
+    }
+}
+
+fn shows_the_kernel(directory: BorrowedFd<'_>) -> bool {
+    // The magic has 32 bits, in a field whose width and sign differ between architectures.
+    rustix::fs::fstatfs(directory).is_ok_and(|status| {
+        KERNEL_FILE_SYSTEMS.iter().any(|magic| i128::from(*magic) == i128::from(status.f_type))
+    })
 }
 
 fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {

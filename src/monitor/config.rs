@@ -17,6 +17,8 @@ pub const SPEC_FILE_NAME: &str = "config.json";
 pub const STOP_REQUESTED: &str = "stop-requested";
 /// The packet for which a monitor with `--wait` waits.
 pub const GO_ON: &[u8] = b"go";
+/// Before that: descriptors to be held as long as the container runs.
+pub const HOLD: &[u8] = b"hold";
 /// The name of the attach socket in the run directory.
 pub const ATTACH_SOCKET: &str = "attach.sock";
 /// The directory in the run directory that the spec binds to `/run/host/notify`.

@@ -1,6 +1,6 @@
 //! The per-container supervisor: one small single-threaded process per running container.
 //!
-//! The engine starts it as `dormouse monitor --run-dir DIR [--attach passed]`, with one socket as its
+//! The engine starts it as `dormouse monitor --run-dir DIR [--attach passed] [--hold N]`, with one socket as its
 //! standard input (so that posix_spawn(3) suffices and nothing can leak). It starts the payload
 //! through [`crate::runtime`] (or crun, runc, …), answers once on the sync descriptor, and then lives as long as the
 //! container: it owns the payload's terminal or pipes, writes the log, serves attach clients, listens for readiness,
@@ -20,12 +20,13 @@
 //!
 //! # The sync protocol
 //!
-//! The socket is of type SOCK_SEQPACKET. With `--sockets N`, packets with N descriptors in all come next, which the payload
-//! gets as 3, 4, …, also after a restart. With `--wait` the monitor waits for the packet `go` first; if the engine goes
-//! without having sent it, so does the monitor. With `--attach passed`, the engine has sent an attach packet over it (see
-//! [`attach`]): the streams of the first client. The answer is one line: `started` once the payload's program was
-//! executed and the state says so, or `failed<TAB>step<TAB>errno<TAB>message`; then the descriptor is closed. After
-//! `--adopt`, `started` means taken over.
+//! The socket is of type SOCK_SEQPACKET. With `--attach passed`, the engine has sent an attach packet over it (see
+//! [`attach`]): the streams of the first client. With `--sockets N`, packets with N descriptors in all come next, which the
+//! payload gets as 3, 4, …, also after a restart. With `--wait` the monitor then waits for the packet `go`; if the engine goes
+//! without having sent it, so does the monitor. Packets `hold` may come before it, with descriptors that the monitor keeps
+//! open until the container has ended for good, and uses for nothing (ports of the host). The answer is one line: `started`
+//! once the payload's program was executed and the state says so, or `failed<TAB>step<TAB>errno<TAB>message`; then the
+//! descriptor is closed. After `--adopt`, `started` means taken over.
 //!
 //! # Invariants that a change must keep
 //!
@@ -108,15 +109,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             sockets.extend(fds);
         }
-        if wait {
-            let mut packet = [0; config::GO_ON.len()];
-            let flags = rustix::net::RecvFlags::empty();
-            let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&sync, &mut packet[..], flags))?;
-            if packet.get(..length) != Some(config::GO_ON) {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok((sync, Passed { client, sockets }))
+        let held = if wait { wait_for_go(&sync)? } else { Vec::new() };
+        Ok((sync, Passed { client, sockets, held }))
     });
     let (sync, passed) = match taken {
         Ok(taken) => taken,
@@ -135,6 +129,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 struct Passed {
     client: Option<attach::Streams>,
     sockets: Vec<OwnedFd>,
+    held: Vec<OwnedFd>,
+}
+
+/// Returns what is to be held until the container has ended.
+fn wait_for_go(sync: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
+    let mut held = Vec::new();
+    loop {
+        let mut packet = [0; 16];
+        let (length, fds) = socket::receive_with_fds(sync, &mut packet, rustix::net::RecvFlags::empty())?;
+        match packet.get(..length) {
+            Some(config::HOLD) => held.extend(fds),
+            Some(config::GO_ON) => return Ok(held),
+            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// Starts the payload, tells the engine, and supervises it to its end.
@@ -144,9 +153,12 @@ fn supervise(run_dir: &Path, sync: OwnedFd, passed: Passed, adopt: bool) -> io::
         .and_then(|run_dir| {
             let config = MonitorConfig::load(&run_dir)?;
             if adopt {
-                return Supervisor::adopt(&run_dir, config);
+                let mut supervisor = Supervisor::adopt(&run_dir, config)?;
+                supervisor.hold(passed.held);
+                return Ok(supervisor);
             }
             let mut supervisor = Supervisor::new(&run_dir, config, passed.client, passed.sockets)?;
+            supervisor.hold(passed.held);
             supervisor.start()?;
             Ok(supervisor)
         });

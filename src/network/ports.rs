@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, Protocol as KernelProtocol, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ impl Protocol {
 #[derive(Debug)]
 pub struct Held {
     /// One for each address family.
-    _sockets: Vec<std::os::fd::OwnedFd>,
+    sockets: Vec<OwnedFd>,
     /// The port.
     pub port: u16,
 }
@@ -57,13 +58,37 @@ pub fn hold(protocol: Protocol, address: Option<IpAddr>, port: u16) -> io::Resul
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }
-        return Ok(Held { _sockets: sockets, port });
+        return Ok(Held { sockets, port });
     };
     let (socket, port) = bind(protocol, SocketAddr::new(address, port))?;
-    Ok(Held { _sockets: vec![socket], port })
+    Ok(Held { sockets: vec![socket], port })
 }
 
-fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, u16)> {
+impl Held {
+    /// From now on the sockets only keep others from the port: they listen no more, and what is forwarded by rules never
+    /// comes to them. There is no moment between at which another gets the port.
+    ///
+    /// # Errors
+    /// The kernel's, which lets the port go.
+    pub fn keep(self) -> io::Result<Vec<OwnedFd>> {
+        for socket in &self.sockets {
+            match rustix::net::sockopt::socket_type(socket)? {
+                // Nobody reads it; the kernel makes of it the least that there is.
+                SocketType::DGRAM => rustix::net::sockopt::set_socket_recv_buffer_size(socket, 0)?,
+                _ => {
+                    // A port that was asked for by its number stays bound.
+                    rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?;
+                    // It was in nobody's way that is over; from now on it is in everybody's that comes: of two that want
+                    // one port, both must want to share.
+                    rustix::net::sockopt::set_socket_reuseaddr(socket, false)?;
+                }
+            }
+        }
+        Ok(self.sockets)
+    }
+}
+
+fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, protocol) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, rustix::net::ipproto::TCP),
@@ -106,6 +131,28 @@ mod tests {
         let port = held.port;
         drop(held);
         hold(Protocol::Tcp, None, port).unwrap();
+    }
+
+    #[test]
+    fn a_reserved_port_is_nobody_elses_and_answers_nobody() {
+        let free = |protocol| hold(protocol, None, 0).unwrap().port;
+        let port = free(Protocol::Tcp);
+        let reserved = hold(Protocol::Tcp, None, port).unwrap().keep().unwrap();
+        assert_eq!(hold(Protocol::Tcp, None, port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        for address in ["0.0.0.0", "127.0.0.1", "::"] {
+            let address: IpAddr = address.parse().unwrap();
+            // With SO_REUSEADDR, as servers have it.
+            let refused = std::net::TcpListener::bind((address, port)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{address}");
+        }
+        let refused = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        drop(reserved);
+        std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let port = free(Protocol::Udp);
+        let _reserved = hold(Protocol::Udp, Some(Ipv4Addr::LOCALHOST.into()), port).unwrap().keep().unwrap();
+        assert!(std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_err());
+        assert!(std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Layers seen as one tree, by who has it open and nobody else: a mount that is attached nowhere.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -9,7 +9,22 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 
-/// Opens layers, topmost first, as one read-only tree. It is gone when the descriptor is closed.
+/// Opens a container's root to write to while it does not run: what is written goes to `upper`. `work` is the container's own
+/// too, on the same file system. It is gone when the descriptor is closed.
+///
+/// # Errors
+/// As [`merged`].
+pub fn writable(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Errno> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    set_lower(&overlay, lower)?;
+    fsconfig_set_string(overlay.as_fd(), "upperdir", upper)?;
+    fsconfig_set_string(overlay.as_fd(), "workdir", work)?;
+    fsconfig_create(overlay.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Opens layers, topmost first, as one read-only tree, by `O_PATH` or for reading. It is gone when the descriptor is closed.
 ///
 /// # Errors
 /// The kernel's: EPERM without the right to mount, ENOENT where a layer is not there.
@@ -22,6 +37,17 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // The topmost may be what a running container writes to; with an index that would be refused.
     fsconfig_set_string(overlay.as_fd(), "index", "off")?;
+    set_lower(&overlay, layers)?;
+    fsconfig_create(overlay.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    // The mount itself: through a descriptor below it, with the mount closed, the kernel can't look `..` up within a root.
+    fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Topmost first.
+fn set_lower(overlay: &OwnedFd, layers: &[PathBuf]) -> Result<(), Errno> {
     // One at a time (Linux 6.5), else all in one string.
     let single = layers
         .first()
@@ -35,10 +61,5 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
         let joined = layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
         fsconfig_set_string(overlay.as_fd(), "lowerdir", joined.as_str())?;
     }
-    fsconfig_create(overlay.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let mount = fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    rustix::fs::openat(&mount, ".", directory, Mode::empty())
+    Ok(())
 }

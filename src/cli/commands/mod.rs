@@ -3,6 +3,7 @@
 mod attach;
 mod commit;
 mod completions;
+mod cp;
 mod create;
 mod diff;
 mod events;
@@ -35,10 +36,13 @@ mod run;
 mod save;
 mod search;
 mod start;
+mod stats;
 mod stop;
 mod tag;
+mod top;
 mod units;
 mod untag;
+mod update;
 mod version;
 mod wait;
 
@@ -64,7 +68,10 @@ pub enum Command {
     Wait(wait::Wait),
     Rm(rm::Rm),
     Rename(rename::Rename),
+    Update(Box<update::Update>),
     Ps(ps::Ps),
+    Stats(stats::Stats),
+    Top(top::Top),
     Inspect(inspect::Inspect),
     Logs(logs::Logs),
     Exec(exec::Exec),
@@ -76,6 +83,7 @@ pub enum Command {
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
+    Cp(cp::Cp),
     Commit(commit::Commit),
     Export(export::Export),
     Diff(diff::Diff),
@@ -124,7 +132,10 @@ impl Command {
             Self::Wait(command) => command.run(service),
             Self::Rm(command) => command.run(service),
             Self::Rename(command) => command.run(service),
+            Self::Update(command) => command.run(service),
             Self::Ps(command) => command.run(service),
+            Self::Stats(command) => command.run(service),
+            Self::Top(command) => command.run(service),
             Self::Inspect(command) => command.run(service),
             Self::Logs(command) => command.run(service),
             Self::Units(command) => command.run(service),
@@ -134,6 +145,7 @@ impl Command {
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
+            Self::Cp(command) => command.run(service),
             Self::Commit(command) => command.run(service),
             Self::Export(command) => command.run(service),
             Self::Diff(command) => command.run(service),

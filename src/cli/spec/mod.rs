@@ -18,6 +18,7 @@ use crate::cli::errors::CliError;
 use crate::cli::human::{parse_duration, parse_size};
 
 pub use mounts::absolute;
+pub use resources::LimitFlags;
 
 /// The flags that describe a container.
 #[derive(Debug, Args)]

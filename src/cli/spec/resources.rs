@@ -14,14 +14,27 @@ const CPU_PERIOD_USEC: i64 = 100_000;
 
 #[derive(Debug, Args)]
 pub(super) struct ResourceFlags {
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// Limit of the process (setrlimit), as in nofile=1024:4096; -1 is unlimited
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
+    ulimits: Vec<String>,
+    /// How readily the kernel kills it for want of memory, -1000 to 1000
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, help_heading = "Limits")]
+    oom_score_adj: Option<i64>,
+}
+
+/// Limits of the cgroup.
+#[derive(Debug, Args)]
+pub struct LimitFlags {
     /// Memory that it may use, as in 512m
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size_or_unlimited, allow_negative_numbers = true, help_heading = "Limits")]
     memory: Option<i64>,
     /// Memory and swap together; -1 is unlimited swap
     #[arg(long, value_name = "SIZE", value_parser = parse_size_or_unlimited, allow_negative_numbers = true, help_heading = "Limits")]
     memory_swap: Option<i64>,
     /// Memory below which it is spared under pressure
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_or_unlimited, allow_negative_numbers = true, help_heading = "Limits")]
     memory_reservation: Option<i64>,
     /// Number of CPUs whose time it may use, as in 1.5
     #[arg(long, value_name = "COUNT", value_parser = parse_cpus, conflicts_with_all = ["cpu_quota", "cpu_period"], help_heading = "Limits")]
@@ -62,16 +75,26 @@ pub(super) struct ResourceFlags {
     /// Operations per second written to a device
     #[arg(long, value_name = "DEVICE:COUNT", help_heading = "Limits")]
     device_write_iops: Vec<String>,
-    /// Limit of the process (setrlimit), as in nofile=1024:4096; -1 is unlimited
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
-    ulimits: Vec<String>,
-    /// How readily the kernel kills it for want of memory, -1000 to 1000
-    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, help_heading = "Limits")]
-    oom_score_adj: Option<i64>,
 }
 
 impl ResourceFlags {
     pub(super) fn add_to(&self, spec: &mut Map<String, Value>) -> Result<(), CliError> {
+        let resources = self.limits.resources()?;
+        if !resources.is_empty() {
+            put(spec, "resources", Some(resources));
+        }
+        put(spec, "resourceLimits", nonempty(&ulimits(&self.ulimits)?));
+        put(spec, "oomScoreAdjust", self.oom_score_adj);
+        Ok(())
+    }
+}
+
+impl LimitFlags {
+    /// `Resources` of the interface.
+    ///
+    /// # Errors
+    /// A rate of a device that is none.
+    pub fn resources(&self) -> Result<Map<String, Value>, CliError> {
         let mut resources = Map::new();
         put(&mut resources, "memoryBytes", self.memory);
         put(&mut resources, "memorySwapBytes", self.memory_swap);
@@ -85,12 +108,7 @@ impl ResourceFlags {
         put(&mut resources, "pidsMax", self.pids_limit);
         put(&mut resources, "ioWeight", self.blkio_weight);
         put(&mut resources, "ioLimits", nonempty(&self.io_limits()?));
-        if !resources.is_empty() {
-            put(spec, "resources", Some(resources));
-        }
-        put(spec, "resourceLimits", nonempty(&ulimits(&self.ulimits)?));
-        put(spec, "oomScoreAdjust", self.oom_score_adj);
-        Ok(())
+        Ok(resources)
     }
 
     /// The limits of each device together, as the interface has them.

@@ -95,7 +95,7 @@ impl Engine {
         let wanted = [NetworkAttachment { network: id.to_owned(), ..NetworkAttachment::default() }];
         let generation = names::new_id()?[..16].to_owned();
         let subject = Subject { id, name: id, ports: &[], servers: &[] };
-        let done = self.plan(subject, &wanted, &generation, None).and_then(|mut state| {
+        let done = self.plan(subject, &wanted, &generation, None).and_then(|(mut state, _)| {
             self.store_network_state(id, &state)?;
             let mut lock = HostLock::take()?;
             namespace::create(&path)?;

@@ -1,17 +1,18 @@
 //! Setting a container's networks up and taking them down; see [`super`] for who does it when.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::network::netavark::{HostLock, Netavark, key};
-use crate::network::{NetworkError, namespace, overlap, routes};
+use crate::network::{NetworkError, namespace, overlap, ports, routes};
 use crate::store::try_lock_object;
 
 use super::super::definition::Definition;
 use super::super::sweep::{entries, is_id};
 use super::super::{Container, Engine, EngineError, blocking, names};
-use super::state::NetworkState;
+use super::state::{NetworkState, Published};
 
 /// A network that was set up for a start which has not come to its end; taken down again unless it is kept.
 #[must_use]
@@ -20,9 +21,15 @@ pub(in super::super) struct PendingNetwork<'a> {
     id: String,
     generation: String,
     armed: bool,
+    reserved: Vec<OwnedFd>,
 }
 
 impl PendingNetwork<'_> {
+    /// What keeps the host's other programs from the published ports, to be held by who stays with the container.
+    pub fn take_reserved(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.reserved)
+    }
+
     pub fn generation(&self) -> &str {
         &self.generation
     }
@@ -64,7 +71,7 @@ impl Engine {
         if !rustix::process::geteuid().is_root() {
             return Err(EngineError::Unsupported {
                 feature: "a network".to_owned(),
-                reason: "without root there is no network of containers yet; use the network none or host"
+                reason: "without root there are no bridges, and pasta (package passt), which could stand in for them, is not used yet; use the network none or host"
                     .to_owned(),
             });
         }
@@ -92,10 +99,11 @@ impl Engine {
         }
         self.check_networks(&container.definition)?;
         let generation = names::new_id()?[..16].to_owned();
-        let pending = PendingNetwork { engine: self, id: id.clone(), generation, armed: true };
+        let mut pending =
+            PendingNetwork { engine: self, id: id.clone(), generation, armed: true, reserved: Vec::new() };
         let wanted = &container.definition.networks;
         let plan = || self.plan(container.into(), wanted, &pending.generation, None);
-        let mut state = match plan() {
+        let (mut state, held) = match plan() {
             // An anchor has an address too, and stands back.
             Err(error) if self.weigh_anchors(wanted)? => {
                 tracing::debug!(id, error = error.full_text(), "planning once more without anchors");
@@ -104,6 +112,7 @@ impl Engine {
             planned => planned?,
         };
         self.check_routes(&state)?;
+        pending.reserved = kept(held);
         self.store_network_state(id, &state)?;
         let path = self.namespace_of(id);
         namespace::create(&path)?;
@@ -116,6 +125,23 @@ impl Engine {
         self.write_etc(container, Some(&state))?;
         self.note_use(&state);
         Ok(Some(pending))
+    }
+
+    /// What [`PendingNetwork::take_reserved`] has, once more, for a container that runs. Ports that others have taken meanwhile
+    /// are left to them.
+    pub(in super::super) fn reserve_again(&self, id: &str) -> Result<Vec<OwnedFd>, EngineError> {
+        let published = self.network_state(id)?.map(|state| state.ports).unwrap_or_default();
+        let all = published.iter().flat_map(|mapping: &Published| {
+            (0..mapping.range).map(move |step| (mapping, mapping.host_port.saturating_add(step)))
+        });
+        let mut held = Vec::new();
+        for (mapping, port) in all {
+            match ports::hold(mapping.protocol, mapping.host_ip, port) {
+                Ok(one) => held.push(one),
+                Err(error) => tracing::warn!(id, port, %error, "a published port is not held, ignoring"),
+            }
+        }
+        Ok(kept(held))
     }
 
     /// A bridge whose subnet the host has come to use otherwise would take traffic away from there.
@@ -245,6 +271,27 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Beyond this, a range is found free before the start, and not held: a monitor has room for so many descriptors.
+const RESERVED_MAX: usize = 200;
+/// Held by a container, it could keep aardvark-dns from its own.
+const NAMES_PORT: u16 = 53;
+
+/// What a monitor is to hold of the ports that were found free.
+fn kept(held: Vec<ports::Held>) -> Vec<OwnedFd> {
+    let mut sockets = Vec::new();
+    for held in held {
+        let port = held.port;
+        if port == NAMES_PORT || sockets.len() >= RESERVED_MAX {
+            continue;
+        }
+        match held.keep() {
+            Ok(kept) => sockets.extend(kept),
+            Err(error) => tracing::warn!(port, %error, "a published port is not held, ignoring"),
+        }
+    }
+    sockets
 }
 
 /// Takes from netavark's answer what only it knows: hardware addresses, and who tells names.

@@ -73,7 +73,7 @@ impl Engine {
         let id = &container.row.id;
         let mut lock = HostLock::take()?;
         let mut state =
-            self.plan(container.into(), &container.definition.networks, &old.generation, Some(old))?;
+            self.plan(container.into(), &container.definition.networks, &old.generation, Some(old))?.0;
         for (new, known) in state.attached.iter_mut().zip(&old.attached) {
             new.clone_from(known);
         }

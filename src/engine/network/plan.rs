@@ -42,7 +42,7 @@ impl Engine {
         wanted: &[NetworkAttachment],
         generation: &str,
         keep: Option<&NetworkState>,
-    ) -> Result<NetworkState, EngineError> {
+    ) -> Result<(NetworkState, Vec<ports::Held>), EngineError> {
         let id = subject.id;
         let networks: Vec<Network> = wanted
             .iter()
@@ -56,7 +56,7 @@ impl Engine {
             ));
         }
         let seed = seed_of(id);
-        // Held until they are reserved: nobody else gets them meanwhile.
+        // Nobody else gets them meanwhile.
         let mut held = Vec::new();
         let mut published = keep.map(|state| state.ports.clone()).unwrap_or_default();
         let mut addresses: Vec<Vec<IpAddr>> = Vec::new();
@@ -90,7 +90,6 @@ impl Engine {
             }
             Ok::<_, Refusal>(mine)
         })?;
-        drop(held);
         if let Err(refusal) = chosen {
             return Err(self.name_holder(refusal));
         }
@@ -133,13 +132,14 @@ impl Engine {
             })
             .collect();
         let document = document(id, subject.name, &memberships, &forwards, subject.servers);
-        Ok(NetworkState {
+        let state = NetworkState {
             generation: generation.to_owned(),
             whole: false,
             document,
             attached,
             ports: published,
-        })
+        };
+        Ok((state, held))
     }
 
     /// Turns the id of who has something into its name.

@@ -3,6 +3,7 @@
 //! One thread reads, decompresses and hashes; the caller's thread parses and writes. They are joined by a bounded
 //! queue of chunks, so a stream of any length takes a few MiB of memory.
 
+mod direct;
 mod metadata;
 mod tree;
 
@@ -20,6 +21,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub use self::direct::copy_in;
 pub(super) use self::metadata::is_kept_xattr;
 use self::{metadata::Metadata, tree::Tree};
 use super::{
@@ -80,6 +82,7 @@ pub(super) fn unpack(
         };
         let mut unpacker = Unpacker {
             tree: Tree::new(root, records),
+            place: Vec::new(),
             limits,
             size_bytes: 0,
             entries: 0,
@@ -207,6 +210,8 @@ impl Chunks for Queue<'_> {
 
 struct Unpacker<'a> {
     tree: Tree<'a>,
+    /// Where in the tree everything goes, normalised; empty for its root.
+    place: Vec<u8>,
     limits: &'a Limits,
     size_bytes: u64,
     entries: u64,
@@ -219,6 +224,11 @@ struct Unpacker<'a> {
 impl Unpacker<'_> {
     /// Returns the record.
     fn run(&mut self, mut tar: TarStream<Queue<'_>>) -> Result<File, ImageError> {
+        self.all(&mut tar)?;
+        tar.into_chunks().record.finish().map_err(record_failed)
+    }
+
+    fn all<C: Chunks>(&mut self, tar: &mut TarStream<C>) -> Result<(), ImageError> {
         while let Some(entry) = tar.next()? {
             self.entries += 1;
             if self.entries > self.limits.entries_max {
@@ -228,30 +238,35 @@ impl Unpacker<'_> {
                 self.tick();
                 tar.check_cancelled()?;
             }
-            self.entry(entry, &mut tar)?;
+            self.entry(entry, tar)?;
         }
         self.warnings.extend(tar.warning());
         tar.drain()?;
-        self.tree.finish(&mut self.warnings)?;
-        tar.into_chunks().record.finish().map_err(record_failed)
+        self.tree.finish(&mut self.warnings)
     }
 
-    fn entry(&mut self, entry: Entry, tar: &mut TarStream<Queue<'_>>) -> Result<(), ImageError> {
-        let path = normalise(&entry.path)?;
+    fn entry<C: Chunks>(&mut self, entry: Entry, tar: &mut TarStream<C>) -> Result<(), ImageError> {
+        let mut path = normalise(&entry.path)?;
         if path.len() > self.limits.path_bytes_max || entry.link.len() > self.limits.path_bytes_max {
             return Err(ImageError::TooLarge {
                 what: "path length",
                 limit: self.limits.path_bytes_max as u64,
             });
         }
-        let (parent, name) = split(&path);
-        if name.starts_with(WHITEOUT_PREFIX) {
-            return self.whiteout(parent, name, &entry.path);
-        }
-        let meta = Metadata::of(&entry, &mut self.warnings)?;
         if path.is_empty() && entry.kind != Kind::Directory {
             return Err(bad(&entry.path, "it would replace the root directory"));
         }
+        let whiteouts = self.limits.whiteouts != Whiteouts::Keep;
+        if path.is_empty() && !whiteouts {
+            // The directory that things are copied to stays what it is.
+            return Ok(());
+        }
+        path = self.placed(path);
+        let (parent, name) = split(&path);
+        if whiteouts && name.starts_with(WHITEOUT_PREFIX) {
+            return self.whiteout(parent, name, &entry.path);
+        }
+        let meta = Metadata::of(&entry, &mut self.warnings)?;
         match entry.kind {
             Kind::Directory => self.tree.directory(&path, meta, &entry.path),
             Kind::File => {
@@ -319,6 +334,7 @@ impl Unpacker<'_> {
                     },
                     error => error,
                 })?;
+                let target = self.placed(target);
                 self.tree.hard_link(parent, name, &target, &entry.path)
             }
             Kind::Symlink if entry.link.is_empty() || entry.link.contains(&0) => {
@@ -330,6 +346,14 @@ impl Unpacker<'_> {
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 self.tree.node(parent, name, entry.kind, entry.device, &meta, &entry.path, &mut self.warnings)
             }
+        }
+    }
+
+    fn placed(&self, path: Vec<u8>) -> Vec<u8> {
+        match (self.place.as_slice(), path.as_slice()) {
+            (b"", _) => path,
+            (place, b"") => place.to_vec(),
+            (place, path) => [place, b"/", path].concat(),
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Every name is looked up with openat2(2) below the root's descriptor, as if the root were `/`
 //! (`RESOLVE_IN_ROOT`), so links of the tree lead where they would inside the container, and never out. The last
-//! component is never followed. The tree is below a 0700 directory: nobody else changes it meanwhile.
+//! component is never followed. The tree of a layer is below a 0700 directory: nobody else changes it meanwhile. One that is
+//! in use may change at any time; then nothing but the way of looking names up holds, and that suffices: nothing outside
+//! the root is reached.
 //!
 //! Directories are 0700 and root's until [`Tree::finish`] gives them what their entries say, so that nothing in
 //! them (a default ACL, a setgid bit, a time) gets in the way of what is made below.
@@ -42,6 +44,8 @@ const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
+    /// What is there before is somebody's: mounts are entered, directories kept.
+    is_in_use: bool,
     open: HashMap<Vec<u8>, Rc<Directory>>,
     pending: BTreeMap<Vec<u8>, Pending>,
     pending_bytes: usize,
@@ -73,12 +77,18 @@ impl<'a> Tree<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, records: BorrowedFd<'a>) -> Self {
         Self {
             root,
+            is_in_use: false,
             open: HashMap::new(),
             pending: BTreeMap::new(),
             pending_bytes: 0,
             saver: Saver::new(records),
             files: 0,
         }
+    }
+
+    /// A tree that others use, in which things are put; nothing is kept of what is replaced.
+    pub(super) fn in_use(root: BorrowedFd<'a>) -> Self {
+        Self { is_in_use: true, ..Self::new(root, root) }
     }
 
     /// Ends with what was kept of replaced files.
@@ -101,6 +111,12 @@ impl<'a> Tree<'a> {
                 Ok(()) => {}
                 Err(Errno::EXIST) => match file_type(&parent, name).map_err(failed("look at", entry))? {
                     (FileType::Directory, _) => {}
+                    _ if self.is_in_use => {
+                        return Err(bad(
+                            entry,
+                            "it is a directory, and something else is there; remove that first",
+                        ));
+                    }
                     (kind, device) => {
                         // What a whiteout has hidden must not shine through the directory that replaces it.
                         opaque = kind == FileType::CharacterDevice && device == 0;
@@ -133,6 +149,7 @@ impl<'a> Tree<'a> {
         let file = self.make(&parent, (parent_path, name), entry, make)?;
         let mut place = None;
         if has_content
+            && !self.is_in_use
             && let Some(directory) = parent.place.get_or_init(|| place_of(parent.as_fd(), self.root))
         {
             self.files += 1;
@@ -247,7 +264,7 @@ impl<'a> Tree<'a> {
     /// Gives the directories their owners, modes, attributes and times.
     pub(super) fn finish(&mut self, warnings: &mut Vec<String>) -> Result<(), ImageError> {
         self.open.clear();
-        if self.pending.get(&b""[..]).is_none_or(|root| root.metadata.is_none()) {
+        if !self.is_in_use && self.pending.get(&b""[..]).is_none_or(|root| root.metadata.is_none()) {
             // Many archives have no entry for the root; it is as any other directory that has none.
             let root = rustix::fs::openat(self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
             root.and_then(|root| rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)))
@@ -297,6 +314,9 @@ impl<'a> Tree<'a> {
         entry: &[u8],
     ) -> Result<(), ImageError> {
         let (kind, _) = file_type(parent, name).map_err(failed("look at", entry))?;
+        if self.is_in_use && kind == FileType::Directory {
+            return Err(bad(entry, "a directory is there, and it is none itself; remove that first"));
+        }
         if matches!(kind, FileType::Directory | FileType::Symlink) {
             // Open directories may be below it, or have been reached through it.
             self.open.clear();
@@ -365,7 +385,10 @@ impl<'a> Tree<'a> {
 
     fn open_in_root(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.is_empty() { b"." } else { path };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        if !self.is_in_use {
+            resolve |= ResolveFlags::NO_XDEV;
+        }
         loop {
             match rustix::fs::openat2(self.root, path, flags, Mode::empty(), resolve) {
                 // Something was renamed anywhere on the machine while `..` of a link was looked up.

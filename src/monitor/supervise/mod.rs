@@ -47,6 +47,9 @@ pub struct Supervisor {
     sockets: Vec<OwnedFd>,
     /// Held for as long as this process lives: one monitor per container.
     _lock: OwnedFd,
+    /// What is held for the container between its first start and its last end, and used for nothing: closed before the end
+    /// is told.
+    held: Vec<OwnedFd>,
     /// The payload is no child of this process.
     adopted: bool,
     payload: Option<Payload>,
@@ -147,6 +150,7 @@ impl Supervisor {
             signals,
             sockets: Vec::new(),
             _lock: lock,
+            held: Vec::new(),
             adopted: false,
             payload: None,
             outcome: None,
@@ -309,9 +313,16 @@ impl Supervisor {
         }
     }
 
+    /// Holds descriptors open until the container has ended for good.
+    pub fn hold(&mut self, descriptors: Vec<OwnedFd>) {
+        self.held = descriptors;
+    }
+
     /// Has what is outside of the container taken down; between restarts it stays. The payload has ended and its output is
     /// taken, so nothing is missed meanwhile.
-    fn run_end_command(&self) {
+    fn run_end_command(&mut self) {
+        // First: who takes down gives back what these stand for.
+        self.held = Vec::new();
         // If there is no child, the engine does it at its next wake.
         if let Some(child) = spawn(&self.config.end_command) {
             let wait = || rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());

@@ -255,7 +255,9 @@ fn v2_block_io(block_io: &LinuxBlockIo, settings: &mut Vec<Setting>) {
         (block_io.throttle_write_iops_device(), "wiops"),
     ] {
         for device in devices.iter().flatten() {
-            let value = format!("{}:{} {key}={}", device.major(), device.minor(), device.rate());
+            // v1 takes a limit away by 0, v2 by a word.
+            let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
+            let value = format!("{}:{} {key}={rate}", device.major(), device.minor());
             settings.push(Setting::new("io", "io.max", value));
         }
     }

@@ -29,6 +29,7 @@ pub use self::hierarchy::Mounted;
 pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
 pub use self::limits::{io_weight, weight_from_shares};
+pub use self::usage::{IoUsage, Usage};
 use super::syscall;
 
 /// Which cgroup file systems the host has.

@@ -41,3 +41,24 @@ check_devices_of_the_host_are_out_of_reach() {
     grep -q 'not permitted' /tmp/refused
     dormouse run --network none --rm busybox head -c 1 /dev/zero >/dev/null
 }
+
+check_use_is_counted_and_limits_change_on_cgroup_v2() {
+    remove_at_end counted
+    dormouse run --detach --name counted --memory 64m --cpus 0.2 busybox \
+        sh -c 'head -c 20971520 /dev/zero > /dev/shm/held; sleep 1000 & while :; do :; done'
+    within 10 sh -c "dormouse stats --no-stream --format json counted | jq -e '.[0].memoryBytes >= 20971520'"
+    local one
+    one=$(call Container.Stats '{"names": ["counted"]}' | jq -c '.stats[0]')
+    equal "what can't be so in $one" "$(jq '[.pids == 2, .memoryMaxBytes == 67108864, .cpuUSec > 0, .cpuPercent < 60,
+        .ioReadBytes >= 0, .oomKills == 0] | all' <<<"$one")" true
+    equal "the processes" "$(dormouse top counted pid,ppid,comm | tail -n +2 | tr -s ' \n' ' ')" "1 0 sh 3 1 sleep "
+    local cgroup
+    cgroup=$(cgroup_of counted)
+    dormouse update --memory 96m --pids-limit -1 counted
+    equal memory.max "$(cat "$cgroup/memory.max")" $((96 << 20))
+    equal pids.max "$(cat "$cgroup/pids.max")" max
+    equal cpu.max "$(cat "$cgroup/cpu.max")" "20000 100000"
+    dormouse update --memory -1 --cpu-quota -1 counted
+    equal memory.max "$(cat "$cgroup/memory.max")" max
+    equal cpu.max "$(cat "$cgroup/cpu.max")" "max 100000"
+}

@@ -1,0 +1,240 @@
+//! Files into containers and out of them, as tar streams. Everything in a container is hostile, and may change while it is
+//! looked at: paths are looked up below its root only, and what was found is held by descriptors.
+//!
+//! A container that runs is seen through its first process (`/proc/PID/root`), with all that is mounted in it. Of one that
+//! does not run, the same layers are mounted where nobody else sees them; what would be mounted is not there then.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::image::{DescriptorReader, ImageError, copy_in, part_tar};
+use crate::runtime::view;
+
+use super::images::{PatientWriter, from_image_error};
+use super::{Container, Engine, EngineError};
+
+/// What is at a path of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct PathStat {
+    pub kind: PathKind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size_bytes: i64,
+    pub modified_usec: i64,
+}
+
+/// What kind of thing it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names tell
+pub enum PathKind {
+    File,
+    Directory,
+    Link,
+    CharacterDevice,
+    BlockDevice,
+    Fifo,
+    Socket,
+}
+
+impl Engine {
+    /// Tells what is at a path; links are followed inside the container. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::PathNotFound`], [`EngineError::InvalidSpec`].
+    pub fn stat_path(&self, name: &str, path: &str) -> Result<PathStat, EngineError> {
+        let container = self.find(name)?;
+        let root = self.root_to_read(&container, path)?;
+        let found = open(&container, &root, path, OFlags::PATH)?;
+        let stat = rustix::fs::fstat(&found).map_err(|errno| io("look at", path, errno))?;
+        Ok(PathStat {
+            kind: match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => PathKind::Directory,
+                FileType::Symlink => PathKind::Link,
+                FileType::CharacterDevice => PathKind::CharacterDevice,
+                FileType::BlockDevice => PathKind::BlockDevice,
+                FileType::Fifo => PathKind::Fifo,
+                FileType::Socket => PathKind::Socket,
+                _ => PathKind::File,
+            },
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size_bytes: stat.st_size,
+            modified_usec: stat.st_mtime.saturating_mul(1_000_000),
+        })
+    }
+
+    /// Writes what is at a path as a tar, whose first entry is called `top`, or as the path's last part. Blocks the thread.
+    /// Returns the bytes written.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::PathNotFound`], [`EngineError::InvalidSpec`], [`EngineError::Cancelled`],
+    /// [`EngineError::Failed`].
+    pub fn copy_out(
+        &self,
+        name: &str,
+        path: &str,
+        top: Option<&str>,
+        to: OwnedFd,
+        cancelled: &AtomicBool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, EngineError> {
+        let container = self.find(name)?;
+        let root = self.root_to_read(&container, path)?;
+        let found = open(&container, &root, path, OFlags::PATH)?;
+        let last = Path::new(path).file_name().map_or(".", |name| name.to_str().unwrap_or("."));
+        let top = top.unwrap_or(last);
+        let has_part_up = Path::new(top).components().any(|part| part == Component::ParentDir);
+        if top.is_empty() || top.starts_with('/') || has_part_up || top.contains('\0') {
+            return Err(invalid("topName", format!("{top:?} is no name of a thing in an archive")));
+        }
+        let out = PatientWriter::new(to.into(), cancelled);
+        part_tar(found.as_fd(), top.as_bytes(), out, cancelled, progress).map_err(|error| match error {
+            ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,
+            error => from_image_error(error),
+        })
+    }
+
+    /// Unpacks a tar in a directory of a container. Blocks the thread. Returns the bytes read, and warnings.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::PathNotFound`], [`EngineError::InvalidSpec`],
+    /// [`EngineError::InvalidArchive`], [`EngineError::Cancelled`]; what was unpacked before an error stays.
+    pub fn copy_in(
+        &self,
+        name: &str,
+        directory: &str,
+        from: OwnedFd,
+        cancelled: &AtomicBool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(u64, Vec<String>), EngineError> {
+        let container = self.find(name)?;
+        let id = &container.row.id;
+        // Held until the end: a start would mount the same layers once more.
+        let (root, _lock) = match self.root_of_running(&container)? {
+            Some(root) => (root, None),
+            None => {
+                let lock = crate::store::lock_object(&self.paths().locks(), id)?;
+                match self.root_of_running(&container)? {
+                    Some(root) => (root, None),
+                    None => (self.root_to_write(&container, directory)?, Some(lock)),
+                }
+            }
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        drop(open(&container, &root, directory, flags)?);
+        let place = directory.trim_start_matches('/').as_bytes();
+        let reader = DescriptorReader::new(from, cancelled);
+        copy_in(reader, root.as_fd(), place, cancelled, progress).map_err(|error| match error {
+            // Of a full or a read-only file system the caller is told as such.
+            ImageError::Entry { entry, source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                EngineError::StorageFull { path: entry.into() }
+            }
+            error => from_image_error(error),
+        })
+    }
+
+    fn root_to_read(&self, container: &Container, path: &str) -> Result<OwnedFd, EngineError> {
+        if let Some(root) = self.root_of_running(container)? {
+            return Ok(root);
+        }
+        refuse_mounted(container, path)?;
+        let layers = match &container.definition.spec.rootfs {
+            Some(rootfs) => vec![rootfs.clone()],
+            None => {
+                let mut layers = vec![self.paths().container(&container.row.id).join("upper")];
+                layers.extend(self.layer_directories(&container.definition)?);
+                layers
+            }
+        };
+        view::merged(&layers).map_err(|errno| io("look into", "/", errno))
+    }
+
+    fn root_to_write(&self, container: &Container, path: &str) -> Result<OwnedFd, EngineError> {
+        refuse_mounted(container, path)?;
+        let opened = match &container.definition.spec.rootfs {
+            Some(rootfs) => view::merged(std::slice::from_ref(rootfs)),
+            None => {
+                let directory = self.paths().container(&container.row.id);
+                let lower = self.layer_directories(&container.definition)?;
+                view::writable(&lower, &directory.join("upper"), &directory.join("work"))
+            }
+        };
+        opened.map_err(|errno| io("write to", "/", errno))
+    }
+
+    /// The root as the first process has it; `None` if none runs.
+    fn root_of_running(&self, container: &Container) -> Result<Option<OwnedFd>, EngineError> {
+        let live = self.live(&container.row.id)?;
+        let Some(init) = live.told.as_ref().filter(|_| live.phase.is_alive()).and_then(|told| told.init)
+        else {
+            return Ok(None);
+        };
+        let path = PathBuf::from(format!("/proc/{}/root", init.pid));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            // After the open: the pid of one that has ended may be another's by now.
+            Ok(root) if init.is_alive() => Ok(Some(root)),
+            Ok(_) | Err(Errno::NOENT | Errno::SRCH) => Ok(None),
+            Err(errno) => Err(EngineError::io("open", path, errno.into())),
+        }
+    }
+}
+
+/// Of a container that does not run, what is mounted is not there, and its place would be taken for it.
+fn refuse_mounted(container: &Container, path: &str) -> Result<(), EngineError> {
+    let normal: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
+    let mounts = &container.definition.spec.mounts;
+    match mounts.iter().find(|mount| normal.starts_with(&mount.target)) {
+        Some(mount) => Err(EngineError::Unsupported {
+            feature: format!("copying at {path:?} of a container that does not run"),
+            reason: format!("{:?} is mounted when it does; start it first", mount.target),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn open(container: &Container, root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, EngineError> {
+    if !path.starts_with('/') || path.contains('\0') {
+        return Err(invalid("path", format!("{path:?} is no absolute path of the container")));
+    }
+    if Path::new(path).components().any(|part| part == Component::ParentDir) {
+        return Err(invalid("path", "a path with '..' is refused; write it without".to_owned()));
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(found) => return Ok(found),
+            // Something was renamed anywhere on the machine while `..` of a link was looked up.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::NOENT) => {
+                return Err(EngineError::PathNotFound {
+                    name: container.row.name.clone(),
+                    path: path.to_owned(),
+                });
+            }
+            Err(Errno::NOTDIR) => {
+                return Err(invalid("path", format!("{path:?}, or what is on the way, is no directory")));
+            }
+            Err(Errno::LOOP) => {
+                let reason = format!("links on the way to {path:?} lead in a circle, or through /proc");
+                return Err(invalid("path", reason));
+            }
+            Err(errno) => return Err(io("open", path, errno)),
+        }
+    }
+}
+
+fn invalid(field: &str, reason: String) -> EngineError {
+    EngineError::InvalidSpec { field: field.to_owned(), reason }
+}
+
+fn io(attempted: &'static str, path: &str, errno: Errno) -> EngineError {
+    EngineError::io(attempted, path, errno.into())
+}
