@@ -252,15 +252,14 @@ impl Engine {
     }
 
     /// Executes a monitor. It gets one socket, as its standard input: nothing else of ours can leak into it, and
-    /// posix_spawn(3) suffices. With `wait` it does nothing before it is asked for its [`Monitor::answer`], and ends if it is
-    /// not.
+    /// posix_spawn(3) suffices. It does nothing before it is asked for its [`Monitor::answer`], and ends if it is not.
     fn execute_monitor(&self, name: &str, run_dir: &Path, task: Task) -> Result<Monitor, EngineError> {
         let failed = |attempted: &str, reason: String| monitor_failed(attempted, name, reason);
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("connect to", errno.to_string()))?;
         let mut command = Command::new(self.program());
-        command.arg("monitor").arg("--run-dir").arg(run_dir);
+        command.args(["monitor", "--wait", "--run-dir"]).arg(run_dir);
         let adopts = matches!(task, Task::Adopt);
         match task {
             Task::Launch(streams) if streams.is_empty() => {}
