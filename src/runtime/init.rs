@@ -187,7 +187,7 @@ impl Init<'_> {
         let join = |(flag, namespace): &(libc::c_int, OwnedFd)| syscall::setns(namespace.as_fd(), *flag);
         let is_user = |(flag, _): &&(libc::c_int, OwnedFd)| *flag == libc::CLONE_NEWUSER;
         let Some(user) = self.namespaces.joined.iter().find(is_user) else {
-            return self.namespaces.joined.iter().try_for_each(|one| join(one)).map_err(told);
+            return self.namespaces.joined.iter().try_for_each(&join).map_err(told);
         };
         let mut inside = Vec::new();
         for one in self.namespaces.joined.iter().filter(|one| !is_user(one)) {
