@@ -9,5 +9,6 @@ fn main() {
         "interfaces/io.dormouse.Image.varlink",
         "interfaces/io.dormouse.Network.varlink",
         "interfaces/io.dormouse.Manager.varlink",
+        "interfaces/io.podman.varlink",
     ]);
 }

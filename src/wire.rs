@@ -27,3 +27,6 @@ pub mod network {
 pub mod unit {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
 }
+pub mod podman {
+    include!(concat!(env!("OUT_DIR"), "/io.podman.rs"));
+}

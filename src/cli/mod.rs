@@ -20,6 +20,8 @@ mod streams;
 mod table;
 mod terminal;
 
+pub use spec::of_flags as spec_of_flags;
+
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]
 #[command(
