@@ -19,8 +19,10 @@ const PACKET_MAX_BYTES: usize = 8 << 10;
 pub(super) enum Message {
     Warning(String),
     Console(OwnedFd),
+    /// The process that goes on in place of the one that tells, by a pidfd.
+    Successor(OwnedFd),
     Ready,
-    /// To the child: users are mapped, or the program may run.
+    /// To the child: it is known, or the program may run.
     Go,
     Failed {
         step: Step,
@@ -66,6 +68,10 @@ impl Report {
             Message::Console(master) => {
                 bytes.push(b'C');
                 fds.push(master.as_fd());
+            }
+            Message::Successor(process) => {
+                bytes.push(b'S');
+                fds.push(process.as_fd());
             }
             Message::Ready => bytes.push(b'R'),
             Message::Go => bytes.push(b'G'),
@@ -113,6 +119,7 @@ impl Report {
             ([], _) => Ok(Message::End),
             ([b'W', ..], _) => Ok(Message::Warning(text(1))),
             ([b'C'], Some(master)) => Ok(Message::Console(master)),
+            ([b'S'], Some(process)) => Ok(Message::Successor(process)),
             ([b'R'], _) => Ok(Message::Ready),
             ([b'G'], _) => Ok(Message::Go),
             ([b'F', step, a, b, c, d, ..], _) => Ok(Message::Failed {
