@@ -627,14 +627,17 @@ mod tests {
             "seccomp": {"kind": "profile", "profile": {"x": 1}}, "readOnlyRoot": true,
             "resourceLimits": [{"name": "nofile", "soft": 5, "hard": -1}], "sysctls": {"net.x": "1"},
             "masked": ["/a"], "unmasked": ["ALL"], "pidNamespace": {"kind": "host"},
-            "userNamespace": {"kind": "private", "uidMappings": [{"containerId": 0, "hostId": 1000, "count": 1}],
-                "gidMappings": [{"containerId": 0, "hostId": 1000, "count": 1}]},
             "ipcNamespace": {"kind": "container", "container": "o"},
             "resources": {"memoryBytes": 1, "cpuShares": 2, "ioLimits": [{"path": "/dev/sda", "readBytesPerSec": 1}]},
             "shmSizeBytes": 1, "oomScoreAdjust": -5, "stopSignal": "INT", "stopTimeoutUSec": 7, "systemd": "off", "terminal": true,
             "stdinOpen": true, "labels": {"l": ""}, "annotations": {"a": "b"}, "restart": {"mode": "onFailure", "retriesMax": 3},
             "init": true, "log": {"driver": "k8sFile", "sizeMaxBytes": 8192, "filesMax": 2}, "runtime": "crun", "autoRemove": true,
         }));
+        let one = json!([{"containerId": 0, "hostId": 1000, "count": 1}]);
+        let private = json!({"kind": "private", "uidMappings": one, "gidMappings": one});
+        for namespace in [private, json!({"kind": "auto", "size": 5}), json!({"kind": "auto"})] {
+            round_trip(json!({"image": "web", "userNamespace": namespace}));
+        }
         round_trip(json!({
             "networkNamespace": {"kind": "private"},
             "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],
