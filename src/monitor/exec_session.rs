@@ -188,6 +188,8 @@ fn start(passed: Passed) -> Result<Session, Failure> {
         seccomp: request.seccomp.as_ref(),
         cgroup: &request.cgroup,
         stdio,
+        preserved_fds: Vec::new(),
+        state: None,
     })?;
     if let Some(known) = &known {
         let state = SessionState {
