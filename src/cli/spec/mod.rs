@@ -266,7 +266,7 @@ impl SpecFlags {
 
 /// The flags alone, as a whole command.
 #[derive(Debug, clap::Parser)]
-#[command(name = "create", no_binary_name = true)]
+#[command(name = "create", no_binary_name = true, disable_help_flag = true)]
 struct Alone {
     #[command(flatten)]
     flags: SpecFlags,

@@ -77,8 +77,10 @@ impl PodmanInterface {
         });
         let code = match end.await {
             Ok(End::Output) => running.wait().await.unwrap_or(125),
-            // Without anybody it is hung up.
-            Ok(End::Detached) => 0,
+            Ok(End::Detached) => {
+                running.control().detach();
+                0
+            }
             Ok(End::Left) | Err(_) => return Ok(()),
         };
         let _ = frames::quit(&mut stream, code).await;
