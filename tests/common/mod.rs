@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use images::{SYSTEMD_IMAGES, systemd_image};
+pub use images::{SYSTEMD_IMAGES, busybox_tar, systemd_image};
 pub use leaks::Leaks;
 
 /// How long anything may take before a test fails instead of hanging.

@@ -20,6 +20,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// The files between two calls.
 pub(in super::super) struct Handles {
     directory: PathBuf,
+    /// Whose sockets are open.
+    pub(super) served: super::sockets::Served,
 }
 
 /// A file that goes with this.
@@ -38,7 +40,7 @@ impl Drop for Sent {
 
 impl Handles {
     pub(in super::super) fn new(engine: &Engine) -> Self {
-        Self { directory: engine.paths().state_dir.join("transfers") }
+        Self { directory: engine.paths().state_dir.join("transfers"), served: super::sockets::Served::default() }
     }
 
     /// A new name, of no file yet.
