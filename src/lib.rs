@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cleanup;
 pub mod cli;
 pub mod engine;
+pub mod health_check;
 pub mod image;
 pub mod machine;
 pub mod monitor;

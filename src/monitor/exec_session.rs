@@ -16,6 +16,7 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxSeccomp, Process};
@@ -24,6 +25,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::check::now_usec;
+use super::events::{Action, Events};
 use super::launch::Failure;
 use super::restart::Outcome;
 use super::{socket, sys};
@@ -43,6 +46,20 @@ pub struct SessionRequest {
     /// The container's seccomp filter, if it has one.
     #[serde(default)]
     pub seccomp: Option<LinuxSeccomp>,
+    /// Where its start and its end are told; nowhere for what nobody has asked for.
+    #[serde(default)]
+    pub events: Option<EventsOf>,
+}
+
+/// Whose events go where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventsOf {
+    /// The container's full id.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// The record.
+    pub path: PathBuf,
 }
 
 /// Runs the role. It has no arguments.
@@ -62,14 +79,17 @@ pub fn main() -> ExitCode {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     sys::reset_signals();
     match start(request) {
-        Ok(Running { pid, pidfd, console, .. }) => {
+        Ok((Running { pid, pidfd, console, .. }, events)) => {
             sys::ignore_signals();
             if let Some(console) = console {
                 send(&result, b"T", &[console.as_fd()]);
             }
+            tell(events.as_ref(), Action::ExecStart(pid));
             send(&result, &packet(b'P', pid), &[]);
             hang_up_without_client(&result, &pidfd);
             let code = wait_for(pid);
+            // Before the result: who has waited for that finds the event.
+            tell(events.as_ref(), Action::ExecExit(pid, code));
             send(&result, &packet(b'X', code), &[]);
             ExitCode::SUCCESS
         }
@@ -98,7 +118,13 @@ fn receive_request(socket: &OwnedFd) -> io::Result<Passed> {
     }
 }
 
-fn start(passed: Passed) -> Result<Running, Failure> {
+fn tell(events: Option<&Events>, action: Action<'_>) {
+    if let Some(events) = events {
+        events.write(now_usec().unsigned_abs(), action);
+    }
+}
+
+fn start(passed: Passed) -> Result<(Running, Option<Events>), Failure> {
     let mut bytes = Vec::new();
     std::fs::File::from(passed.request)
         .read_to_end(&mut bytes)
@@ -116,6 +142,8 @@ fn start(passed: Passed) -> Result<Running, Failure> {
         let [stdin, stdout, stderr] = passed.streams;
         Stdio::Pipes { stdin, stdout, stderr }
     };
+    // Opened before this process enters the container.
+    let events = request.events.as_ref().map(|of| Events::new(&of.path, &of.id, &of.name));
     let running = runtime::exec(ExecRequest {
         leader: request.leader,
         leader_start_time: request.leader_start_time,
@@ -126,7 +154,7 @@ fn start(passed: Passed) -> Result<Running, Failure> {
     })?;
     drop(request);
     sys::shrink();
-    Ok(running)
+    Ok((running, events))
 }
 
 /// Returns when the process has ended, or has been sent SIGHUP because nobody waits for its result any more.
