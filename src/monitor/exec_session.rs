@@ -151,6 +151,8 @@ fn start(passed: Passed) -> Result<(Running, Option<Events>), Failure> {
         seccomp: request.seccomp.as_ref(),
         cgroup: &request.cgroup,
         stdio,
+        preserved_fds: Vec::new(),
+        state: None,
     })?;
     drop(request);
     sys::shrink();
