@@ -46,9 +46,8 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 /// `None` if nothing can be told now.
 fn look(run_dir: &Path) -> std::io::Result<Option<(CheckResult, Results)>> {
     let state = RunState::load(run_dir).map_err(std::io::Error::other)?;
-    let Some(leader) = state.and_then(|state| state.init).filter(ProcessRef::is_alive) else {
-        return Ok(None);
-    };
+    let Some(state) = state else { return Ok(None) };
+    let Some(leader) = state.init.filter(ProcessRef::is_alive) else { return Ok(None) };
     let request = CheckRequest::load(run_dir)?;
     // What is frozen answers nobody, and is not ill.
     if Cgroup::open(&request.cgroup).is_ok_and(|cgroup| cgroup.frozen().unwrap_or(false)) {
@@ -60,20 +59,25 @@ fn look(run_dir: &Path) -> std::io::Result<Option<(CheckResult, Results)>> {
         CheckKind::Command { process, seccomp } => {
             Some(check::run_command(leader, &request.cgroup, timeout, process, seccomp.as_ref()))
         }
-        CheckKind::Systemd => ask_systemd(run_dir, leader, &request, timeout)?,
+        // In the first moments of a boot it can't be reached, and is not ill.
+        CheckKind::Systemd => ask_systemd(run_dir, leader, &request, timeout)?
+            .filter(|(_, reached)| *reached || state.ready)
+            .map(|(result, _)| result),
     };
     Ok(result.map(|result| (result, results)))
 }
 
+/// Whether it was reached comes with the result.
 fn ask_systemd(
     run_dir: &Path,
     leader: ProcessRef,
     request: &CheckRequest,
     timeout: Duration,
-) -> std::io::Result<Option<CheckResult>> {
+) -> std::io::Result<Option<(CheckResult, bool)>> {
     let started_usec = check::now_usec();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async { tokio::time::timeout(timeout, system(leader)).await });
+    let reached = matches!(answer, Ok(Ok(_)));
     let (passed, output) = match answer {
         Ok(Ok(System { state, .. })) if ["initializing", "starting"].contains(&state.as_str()) => {
             return Ok(None);
@@ -84,13 +88,12 @@ fn ask_systemd(
             let units = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
             (state == "running" && failed.is_empty(), format!("{state}{units}"))
         }
-        // In the first moments of a boot there is no socket, and a payload that has ended is no ill one.
         Ok(Err(InsideError::NotRunning)) => return Ok(None),
         Ok(Err(error)) => (false, error.to_string()),
         Err(_) => (false, "it has not answered in time".to_owned()),
     };
     let ended_usec = check::now_usec();
-    Ok(Some(CheckResult { started_usec, ended_usec, passed, exit_code: None, output }))
+    Ok(Some((CheckResult { started_usec, ended_usec, passed, exit_code: None, output }, reached)))
 }
 
 struct System {

@@ -262,7 +262,8 @@ impl ContainerInterface {
                 call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
                 first = false;
             }
-            changes.next().await.map_err(failed)?;
+            let events = changes.next().await.map_err(failed)?;
+            self.engine.settle(&events).await.map_err(failed)?;
         }
     }
 

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::monitor::events::{OLDER_SUFFIX, append};
 
-use super::wait::StateWatch;
+use crate::monitor::state::RunState;
+
+use super::wait::{self, StateWatch};
 use super::{Engine, EngineError, now_usec};
 
 const LINE_MAX_BYTES: u64 = 4 << 10;
@@ -184,6 +186,29 @@ impl Engine {
         let mut waiting = reader.read_new()?;
         keep_since(&mut waiting, since);
         Ok(EventFollower { reader, watch, waiting })
+    }
+
+    /// Returns when the states of containers say what these events do: an end is told before it is in the state, so that who
+    /// waits for the end finds its event.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] where a state can't be read.
+    pub async fn settle(&self, events: &[Event]) -> Result<(), EngineError> {
+        let ends = events.iter().filter(|event| event.kind == EventKind::Container && event.action == "exit");
+        for event in ends {
+            let run_dir = self.paths().run_container(&event.id);
+            let watch = StateWatch::new(&run_dir)?;
+            loop {
+                let told = self.live(&event.id)?.told;
+                let is_old = |told: &RunState| {
+                    let started = told.started_at_usec.and_then(|started| i64::try_from(started).ok());
+                    told.init.is_some() && started.is_some_and(|started| started <= event.time)
+                };
+                let Some(told) = told.filter(|told| is_old(told) && told.monitor.is_alive()) else { break };
+                watch.changed(wait::pidfd(told.monitor.pid)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The exit code of the last end of a container, for one that may be gone already. `None` if it never ended.

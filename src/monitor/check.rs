@@ -242,6 +242,8 @@ fn start(
         seccomp,
         cgroup,
         stdio,
+        preserved_fds: Vec::new(),
+        state: None,
     })?;
     Ok((running, output))
 }

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
@@ -59,11 +59,12 @@ impl Action<'_> {
     }
 }
 
-/// Writes the events of one container. Also after this process has entered the container.
+/// Writes the events of one container.
 #[derive(Debug)]
 pub struct Events {
+    path: PathBuf,
+    /// Open where the path will lead elsewhere.
     directory: Option<OwnedFd>,
-    file: String,
     id: String,
     name: String,
 }
@@ -71,21 +72,33 @@ pub struct Events {
 impl Events {
     /// Events of the container `id`, written to `path`.
     pub fn new(path: &Path, id: &str, name: &str) -> Self {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Self {
-            directory: path.parent().and_then(|parent| rustix::fs::open(parent, flags, Mode::empty()).ok()),
-            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            id: id.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { path: path.to_owned(), directory: None, id: id.to_owned(), name: name.to_owned() }
+    }
+
+    /// The same, for a process that is about to enter the container.
+    #[must_use]
+    pub fn from_inside(self) -> Self {
+        Self { directory: self.open_directory().ok(), ..self }
     }
 
     /// Appends an event. One that cannot be written is lost: the state says the same.
     pub fn write(&self, time_usec: u64, action: Action<'_>) {
-        if let Some(directory) = &self.directory {
-            let line = format_line(time_usec, action, &self.id, &self.name);
-            let _ = append(directory.as_fd(), &self.file, line.as_bytes());
+        let line = format_line(time_usec, action, &self.id, &self.name);
+        let _ = self.append(line.as_bytes());
+    }
+
+    fn append(&self, line: &[u8]) -> io::Result<()> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        match &self.directory {
+            Some(directory) => append(directory.as_fd(), &name, line),
+            None => append(self.open_directory()?.as_fd(), &name, line),
         }
+    }
+
+    fn open_directory(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        Ok(rustix::fs::open(directory, flags, Mode::empty())?)
     }
 }
 

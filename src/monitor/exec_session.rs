@@ -142,8 +142,7 @@ fn start(passed: Passed) -> Result<(Running, Option<Events>), Failure> {
         let [stdin, stdout, stderr] = passed.streams;
         Stdio::Pipes { stdin, stdout, stderr }
     };
-    // Opened before this process enters the container.
-    let events = request.events.as_ref().map(|of| Events::new(&of.path, &of.id, &of.name));
+    let events = request.events.as_ref().map(|of| Events::new(&of.path, &of.id, &of.name).from_inside());
     let running = runtime::exec(ExecRequest {
         leader: request.leader,
         leader_start_time: request.leader_start_time,

@@ -157,7 +157,7 @@ impl Engine {
             self.write_etc(&container, Some(&state))?;
         }
         self.record_definition(&container)?;
-        self.record_connection("disconnect", &network, id);
+        self.record_connection("disconnect", network, id);
         Ok(())
     }
 
