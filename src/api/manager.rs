@@ -191,6 +191,7 @@ fn event(event: Event) -> wire::Event {
         id: event.id,
         name: event.name,
         exitCode: event.exit_code.map(Into::into),
+        exec: event.exec,
         pid: event.pid.map(Into::into),
         signal: event.signal,
         health: event.health.as_deref().and_then(|health| match health {

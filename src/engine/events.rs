@@ -57,6 +57,9 @@ pub struct Event {
     /// For `exit` and `restart`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// For commands: the name of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<String>,
     /// For commands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -90,6 +93,7 @@ impl Event {
             id: id.to_owned(),
             name: name.to_owned(),
             exit_code: None,
+            exec: None,
             pid: None,
             signal: None,
             health: None,

@@ -36,10 +36,15 @@ pub enum Action<'a> {
     Health(Health),
     /// A unit of the systemd inside has failed.
     UnitFailed(&'a str),
-    /// A command in the container was started; its pid as the host sees it.
-    ExecStart(i32),
-    /// A command in the container has ended; its pid as the host saw it.
-    ExecExit(i32, i32),
+    /// A command in the container was started, or has ended.
+    Exec {
+        /// The name of its session.
+        id: &'a str,
+        /// As the host sees it.
+        pid: i32,
+        /// `None` at the start.
+        exit_code: Option<i32>,
+    },
 }
 
 impl Action<'_> {
@@ -53,8 +58,8 @@ impl Action<'_> {
             Self::Restart(_) => ("container", "restart"),
             Self::Health(_) => ("container", "health"),
             Self::UnitFailed(_) => ("unit", "fail"),
-            Self::ExecStart(_) => ("exec", "start"),
-            Self::ExecExit(..) => ("exec", "exit"),
+            Self::Exec { exit_code: None, .. } => ("exec", "start"),
+            Self::Exec { exit_code: Some(_), .. } => ("exec", "exit"),
         }
     }
 }
@@ -161,11 +166,13 @@ fn format_line(time_usec: u64, action: Action<'_>, id: &str, name: &str) -> Stri
             line.push_str(",\"unit\":");
             quote(&mut line, unit);
         }
-        Action::ExecStart(pid) => {
+        Action::Exec { id, pid, exit_code } => {
+            line.push_str(",\"exec\":");
+            quote(&mut line, id);
             let _ = write!(line, ",\"pid\":{pid}");
-        }
-        Action::ExecExit(pid, code) => {
-            let _ = write!(line, ",\"pid\":{pid},\"exitCode\":{code}");
+            if let Some(code) = exit_code {
+                let _ = write!(line, ",\"exitCode\":{code}");
+            }
         }
         Action::Start | Action::Ready | Action::Oom | Action::Exit(None) | Action::Restart(None) => {}
     }
@@ -213,7 +220,10 @@ mod tests {
             Action::UnitFailed("a\\x2d.service"),
             json!({"type": "unit", "action": "fail", "unit": "a\\x2d.service"}),
         );
-        check(Action::ExecExit(7, 3), json!({"type": "exec", "action": "exit", "pid": 7, "exitCode": 3}));
+        check(
+            Action::Exec { id: "89", pid: 7, exit_code: Some(3) },
+            json!({"type": "exec", "action": "exit", "exec": "89", "pid": 7, "exitCode": 3}),
+        );
     }
 
     #[test]
