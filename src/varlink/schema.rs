@@ -148,8 +148,12 @@ impl Schema {
         let value = match (shape, value) {
             (Shape::Nullable(_), Value::Null) => Value::Null,
             (Shape::Nullable(shape), value) => return self.complete_value(shape, value, depth),
-            (Shape::Named(index), value) => return self.complete_value(&self.types[*index], value, depth + 1),
-            (Shape::Struct(fields), Value::Object(given)) => return self.complete_fields(fields, given, depth),
+            (Shape::Named(index), value) => {
+                return self.complete_value(&self.types[*index], value, depth + 1);
+            }
+            (Shape::Struct(fields), Value::Object(given)) => {
+                return self.complete_fields(fields, given, depth);
+            }
             (Shape::Struct(fields), Value::Null) => return self.complete_fields(fields, &Map::new(), depth),
             (Shape::Array(shape), Value::Array(values)) => {
                 let completed = values.iter().map(|value| self.complete_value(shape, value, depth + 1));

@@ -53,9 +53,13 @@ fn what_is_told_of_a_container_has_every_field_and_its_type() {
     assert_shape(&all["containers"][0], CONTAINER);
     assert_eq!(all["containers"][0]["mounts"][0]["destination"], "/there");
     assert!(all["containers"][0]["namespaces"]["net"].as_str().unwrap().len() > 5);
-    let ps = podman(&host, "Ps", json!({"opts": {"all": false, "last": -1}})).unwrap()["containers"][0].take();
+    let ps =
+        podman(&host, "Ps", json!({"opts": {"all": false, "last": -1}})).unwrap()["containers"][0].take();
     assert_shape(&ps, PS);
-    assert_eq!((&ps["id"], &ps["state"], &ps["exitedAt"]), (&json!(id[..12]), &json!("running"), &json!(never)));
+    assert_eq!(
+        (&ps["id"], &ps["state"], &ps["exitedAt"]),
+        (&json!(id[..12]), &json!("running"), &json!(never))
+    );
     assert!(ps["status"].as_str().unwrap().starts_with("Up "), "{ps}");
     let state = document(&podman(&host, "ContainerStateData", json!({"name": "c1"})).unwrap(), "config");
     assert_shape(&state, STATE);
@@ -66,7 +70,10 @@ fn what_is_told_of_a_container_has_every_field_and_its_type() {
     for (method, key) in [("InspectContainer", "container"), ("ContainerInspectData", "config")] {
         let inspected = document(&podman(&host, method, json!({"name": "c1", "size": true})).unwrap(), key);
         assert_shape(&inspected, INSPECT);
-        assert_eq!(inspected["HostConfig"]["Ulimits"], json!([{"Name": "RLIMIT_NOFILE", "Soft": 1024, "Hard": 1024}]));
+        assert_eq!(
+            inspected["HostConfig"]["Ulimits"],
+            json!([{"Name": "RLIMIT_NOFILE", "Soft": 1024, "Hard": 1024}])
+        );
         assert_eq!(inspected["HostConfig"]["Memory"], 100_000_000);
         assert_eq!(inspected["State"]["Running"], true);
     }
@@ -79,7 +86,10 @@ fn what_is_told_of_a_container_has_every_field_and_its_type() {
     assert!(top["top"][1].as_str().unwrap().starts_with("1\tsh -c trap"), "{top}");
     let processes = podman(&host, "ListContainerProcesses", json!({"name": "c1"})).unwrap();
     assert!(processes["container"][0].as_str().unwrap().contains("PID"));
-    assert_refused(podman(&host, "Top", json!({"nameOrID": "c1", "descriptors": ["nonsense"]})), "ErrorOccurred");
+    assert_refused(
+        podman(&host, "Top", json!({"nameOrID": "c1", "descriptors": ["nonsense"]})),
+        "ErrorOccurred",
+    );
     podman(&host, "RemoveContainer", json!({"name": "c1", "force": true})).unwrap();
     leaks.assert_none_after();
 }
@@ -110,8 +120,10 @@ fn the_life_of_a_container_and_its_refusals() {
     assert_eq!(refusal.parameters, json!({"id": id}));
     let stopped = podman(&host, "GetContainersByContext", json!({"args": ["life"]})).unwrap();
     assert_eq!(stopped["containers"], json!([id]));
-    let refusal =
-        assert_refused(podman(&host, "GetContainersByContext", json!({"args": ["nobody"]})), "ContainerNotFound");
+    let refusal = assert_refused(
+        podman(&host, "GetContainersByContext", json!({"args": ["nobody"]})),
+        "ContainerNotFound",
+    );
     assert_eq!(refusal.parameters["id"], "");
     assert_eq!(podman(&host, "ContainerExists", name.clone()).unwrap()["exists"], 0);
     assert_eq!(podman(&host, "DeleteStoppedContainers", json!({})).unwrap()["containers"], json!([id]));
@@ -176,7 +188,8 @@ fn logs_are_lines_and_end() {
     podman(&host, "StartContainer", json!({"name": "talks"})).unwrap();
     podman(&host, "WaitContainer", json!({"name": "talks"})).unwrap();
     let lines = podman(&host, "GetContainerLogs", json!({"name": "talks"})).unwrap();
-    let lines: Vec<&str> = lines["container"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let lines: Vec<&str> =
+        lines["container"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert_eq!(lines.len(), 3);
     for line in &lines {
         let mut words = line.splitn(4, ' ');
@@ -205,7 +218,8 @@ fn what_a_container_has_changed_is_told_exported_and_committed() {
     create(&host, "writes", &["sh", "-c", "echo x > /new; rm /etc/group; echo y >> /etc/passwd"], json!({}));
     podman(&host, "StartContainer", json!({"name": "writes"})).unwrap();
     podman(&host, "WaitContainer", json!({"name": "writes"})).unwrap();
-    let changes = podman(&host, "ListContainerChanges", json!({"name": "writes"})).unwrap()["container"].take();
+    let changes =
+        podman(&host, "ListContainerChanges", json!({"name": "writes"})).unwrap()["container"].take();
     assert_eq!(changes["added"], json!(["/new"]));
     assert_eq!(changes["deleted"], json!(["/etc/group"]));
     assert_eq!(changes["changed"], json!(["/etc", "/etc/passwd"]));
@@ -216,7 +230,10 @@ fn what_a_container_has_changed_is_told_exported_and_committed() {
     assert_eq!(exported["tarfile"], json!(target));
     let mut tar = tar::Archive::new(std::fs::File::open(&target).unwrap());
     assert!(tar.entries().unwrap().any(|entry| entry.unwrap().path().unwrap().ends_with("new")));
-    assert_refused(podman(&host, "ExportContainer", json!({"name": "writes", "path": "relative"})), "ErrorOccurred");
+    assert_refused(
+        podman(&host, "ExportContainer", json!({"name": "writes", "path": "relative"})),
+        "ErrorOccurred",
+    );
     let commit = json!({"name": "writes", "image_name": "made", "author": "me", "message": "said", "pause": true,
         "format": "oci", "changes": ["CMD [\"cat\", \"/new\"]", "LABEL=x=y", "ENV A=1"]});
     let replies = host.call_more("io.podman.Commit", commit).unwrap();
@@ -227,5 +244,8 @@ fn what_a_container_has_changed_is_told_exported_and_committed() {
     assert_eq!((&image["Author"], &image["Labels"]["x"]), (&json!("me"), &json!("y")));
     let wrong = json!({"name": "writes", "image_name": "UPPER CASE"});
     assert_refused(podman(&host, "Commit", wrong), "ErrorOccurred");
-    assert_refused(podman(&host, "Commit", json!({"name": "writes", "changes": ["ONBUILD x"]})), "ErrorOccurred");
+    assert_refused(
+        podman(&host, "Commit", json!({"name": "writes", "changes": ["ONBUILD x"]})),
+        "ErrorOccurred",
+    );
 }

@@ -22,7 +22,12 @@ fn a_file_is_sent_and_imported_on_the_same_connection() {
     let mut raw = Raw::connect(&host);
     // The data come right behind the call, and the next call right behind the data.
     let import = b"{\"method\":\"io.podman.GetVersion\"}\0";
-    raw.call("SendFile", &json!({"type": "", "length": bytes.len()}), &["upgrade"], &[&bytes[..], import].concat());
+    raw.call(
+        "SendFile",
+        &json!({"type": "", "length": bytes.len()}),
+        &["upgrade"],
+        &[&bytes[..], import].concat(),
+    );
     let reply = raw.reply();
     let handle = reply["parameters"]["file_handle"].as_str().unwrap().to_owned();
     assert!(!handle.contains(':'));

@@ -41,8 +41,14 @@ fn what_is_told_of_an_image_has_every_field_and_its_type() {
         let reply = podman(&host, "ListImagesWithFilters", json!({"filters": [filter]})).unwrap();
         reply["images"].as_array().unwrap().len()
     };
-    assert_eq!((filtered("reference=busybox"), filtered("dangling=true"), filtered("reference=x")), (1, 0, 0));
-    assert_refused(podman(&host, "ListImagesWithFilters", json!({"filters": ["color=red"]})), "ErrorOccurred");
+    assert_eq!(
+        (filtered("reference=busybox"), filtered("dangling=true"), filtered("reference=x")),
+        (1, 0, 0)
+    );
+    assert_refused(
+        podman(&host, "ListImagesWithFilters", json!({"filters": ["color=red"]})),
+        "ErrorOccurred",
+    );
 }
 
 #[test]
@@ -57,7 +63,8 @@ fn names_come_and_go_and_an_image_in_use_stays() {
     podman(&host, "UntagImage", json!({"name": "busybox", "tag": "alpine:fubar"})).unwrap();
     create(&host, "user", &["true"], json!({}));
     assert_refused(podman(&host, "RemoveImage", json!({"name": "busybox"})), "ErrorOccurred");
-    let removed = podman(&host, "RemoveImageWithResponse", json!({"name": "busybox", "force": true})).unwrap();
+    let removed =
+        podman(&host, "RemoveImageWithResponse", json!({"name": "busybox", "force": true})).unwrap();
     assert_eq!(removed["response"], json!({"untagged": ["localhost/busybox:latest"], "deleted": id}));
     assert_eq!(podman(&host, "ListContainers", json!({})).unwrap()["containers"], json!([]));
 }
@@ -83,7 +90,10 @@ fn what_can_not_be_had_from_a_registry_is_an_error_with_its_lines_before_it() {
     let mut connection = host.connect();
     let replies: Vec<Answer> =
         connection.call_more("io.podman.PullImage", absent, &[]).unwrap().map(answer).collect();
-    assert_eq!(replies[0].clone().unwrap()["reply"]["logs"], json!(["Trying to pull localhost:1/absent...\n"]));
+    assert_eq!(
+        replies[0].clone().unwrap()["reply"]["logs"],
+        json!(["Trying to pull localhost:1/absent...\n"])
+    );
     assert!(replies.last().unwrap().is_err());
     let push = json!({"name": "busybox", "tag": "localhost:1/busybox"});
     assert_refused(podman(&host, "PushImage", push), "ErrorOccurred");

@@ -10,11 +10,9 @@ use crate::{create, podman};
 fn parameters_are_taken_as_clients_send_them() {
     let Some(host) = Host::new() else { return };
     let id = create(&host, "web", &["true"], json!({}));
-    for given in [
-        json!({"id": "web"}),
-        json!({"ID": "web"}),
-        json!({"id": &id[..8], "format": "oci", "Extra": null}),
-    ] {
+    for given in
+        [json!({"id": "web"}), json!({"ID": "web"}), json!({"id": &id[..8], "format": "oci", "Extra": null})]
+    {
         assert_eq!(podman(&host, "GetContainer", given).unwrap()["container"]["id"], json!(id));
     }
     // What is null is empty, what is missing too.

@@ -120,8 +120,18 @@ fn refusals_leave_the_connection_as_it_was() {
         ("Attach", json!({"name": "idle", "start": false}), &["upgrade"], "io.podman.ErrorOccurred"),
         ("Attach", json!({"name": "idle", "start": true}), &[], "io.podman.ErrorOccurred"),
         ("Attach", json!({"name": "idle", "detachKeys": "ctrl-"}), &["upgrade"], "io.podman.ErrorOccurred"),
-        ("ExecContainer", json!({"opts": {"name": "nobody", "cmd": ["x"]}}), &["upgrade"], "io.podman.ContainerNotFound"),
-        ("ExecContainer", json!({"opts": {"name": "idle", "cmd": ["x"]}}), &["upgrade"], "io.podman.ErrorOccurred"),
+        (
+            "ExecContainer",
+            json!({"opts": {"name": "nobody", "cmd": ["x"]}}),
+            &["upgrade"],
+            "io.podman.ContainerNotFound",
+        ),
+        (
+            "ExecContainer",
+            json!({"opts": {"name": "idle", "cmd": ["x"]}}),
+            &["upgrade"],
+            "io.podman.ErrorOccurred",
+        ),
         ("ExecContainer", json!({"opts": {"name": "idle", "cmd": ["x"]}}), &[], "io.podman.ErrorOccurred"),
     ] {
         raw.call(method, &parameters, flags, b"");
@@ -201,7 +211,12 @@ fn sockets_by_path_carry_packets_with_the_number_of_their_stream() {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
     use std::os::fd::AsRawFd as _;
     let Some(host) = Host::new() else { return };
-    create(&host, "talks", &["sh", "-c", "read x; echo got $x; read x; echo bad $x >&2"], json!({"interactive": true}));
+    create(
+        &host,
+        "talks",
+        &["sh", "-c", "read x; echo got $x; read x; echo bad $x >&2"],
+        json!({"interactive": true}),
+    );
     let reply = podman(&host, "GetAttachSockets", json!({"name": "talks"})).unwrap()["sockets"].take();
     let path = reply["io_socket"].as_str().unwrap().to_owned();
     assert!(path.len() <= 107);

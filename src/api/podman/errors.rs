@@ -32,10 +32,9 @@ pub(super) fn failed(error: EngineError) -> CallError {
 /// For methods that tell a wrong state apart.
 pub(super) fn failed_by_state(error: EngineError) -> CallError {
     match &error {
-        EngineError::WrongState { name, .. } | EngineError::StillRunning { name, .. } => CallError::reply(
-            "io.podman.InvalidState",
-            json!({"id": name, "reason": error.full_text()}),
-        ),
+        EngineError::WrongState { name, .. } | EngineError::StillRunning { name, .. } => {
+            CallError::reply("io.podman.InvalidState", json!({"id": name, "reason": error.full_text()}))
+        }
         _ => failed(error),
     }
 }

@@ -34,7 +34,9 @@ impl PodmanInterface {
                 let given: wire::PodStateData_Args = call.parameters()?;
                 Err(occurred(format!("there is no pod {:?}", given.name)))
             }
-            "GenerateKube" => Err(impossible("describe it for Kubernetes", "this program does not do that yet")),
+            "GenerateKube" => {
+                Err(impossible("describe it for Kubernetes", "this program does not do that yet"))
+            }
             "TopPod" => {
                 let given: wire::TopPod_Args = call.parameters()?;
                 Err(not_found(&given.pod))

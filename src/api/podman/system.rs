@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::api::{looked_up, ordered};
-use crate::engine::{Engine, EngineError, Event, EventKind};
+use crate::engine::{Engine, EngineError, Event, EventKind, Since};
 use crate::image::registry::Registries;
 
 use super::errors::{failed, occurred};
@@ -43,7 +43,11 @@ impl PodmanInterface {
         let until = bound(&given.until).unwrap_or(None);
         let history = !given.since.is_empty() || until.is_some() || !call.wants_more();
         // What is no time only asks for the history.
-        let since = history.then(|| bound(&given.since).unwrap_or(None).unwrap_or(0));
+        let since = match (history, bound(&given.since).unwrap_or(None)) {
+            (false, _) => Since::Now,
+            (true, None) => Since::Oldest,
+            (true, Some(usec)) => Since::Time(usec),
+        };
         let mut follower = self.engine.follow_events(since).map_err(failed)?;
         let nothing = wire::Event {
             id: String::new(),
@@ -93,7 +97,10 @@ impl PodmanInterface {
 fn to_wire(engine: &Engine, event: &Event) -> Option<wire::Event> {
     let (kind, status) = match (event.kind, event.action.as_str()) {
         (EventKind::Container, action) => ("container", container_status(action)?),
+        (EventKind::Exec, "start") => ("container", "exec"),
         (EventKind::Image, action) => ("image", image_status(action)?),
+        (EventKind::Volume, action @ ("create" | "remove" | "prune")) => ("volume", action),
+        (EventKind::Pod, action) => ("pod", pod_status(action)?),
         _ => return None,
     };
     let of_image = event.kind == EventKind::Image;
@@ -108,7 +115,8 @@ fn to_wire(engine: &Engine, event: &Event) -> Option<wire::Event> {
             .unwrap_or_default(),
     };
     Some(wire::Event {
-        id: super::bare(&event.id).to_owned(),
+        // A volume has only a name.
+        id: if event.kind == EventKind::Volume { String::new() } else { super::bare(&event.id).to_owned() },
         image: if of_image { String::new() } else { image },
         name: event.name.clone(),
         status: status.to_owned(),
@@ -126,10 +134,24 @@ fn container_status(action: &str) -> Option<&'static str> {
         "kill" => "kill",
         "pause" => "pause",
         "resume" => "unpause",
+        "restart" => "restart",
         "remove" => "remove",
-        "exec" => "exec",
         "attach" => "attach",
         "commit" => "commit",
+        _ => return None,
+    })
+}
+
+fn pod_status(action: &str) -> Option<&'static str> {
+    Some(match action {
+        "create" => "create",
+        "start" => "start",
+        "stop" => "stop",
+        "kill" => "kill",
+        "pause" => "pause",
+        "resume" => "unpause",
+        "restart" => "restart",
+        "remove" => "remove",
         _ => return None,
     })
 }

@@ -18,7 +18,8 @@ impl PodmanInterface {
             return Err(occurred("cannot make a container: args is empty; its first element is the image"));
         };
         let flags = flags(&create).map_err(occurred)?;
-        let spec = (self.read_flags)(flags).map_err(|reason| occurred(format!("cannot make a container: {reason}")))?;
+        let spec = (self.read_flags)(flags)
+            .map_err(|reason| occurred(format!("cannot make a container: {reason}")))?;
         let spec = serde_json::from_value(serde_json::Value::Object(spec))
             .map_err(|error| occurred(format!("cannot make a container: {error}")))?;
         let spec = spec_from_wire(spec).map_err(failed_anyhow)?;
@@ -58,8 +59,7 @@ impl PodmanInterface {
                 })
             }
         };
-        let request =
-            PullRequest { name: image.to_owned(), platform, credentials: None, if_missing: false };
+        let request = PullRequest { name: image.to_owned(), platform, credentials: None, if_missing: false };
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         looked_up(move || engine.pull(&request, &flag, &|_| {})).await.map(drop)
@@ -170,7 +170,9 @@ fn flags(create: &wire::Create) -> Result<Vec<String>, String> {
         ("rootfs", create.rootfs),
         ("tty", create.tty),
     ];
-    flags.extend(switches.into_iter().filter(|(_, on)| *on == Some(true)).map(|(flag, _)| format!("--{flag}")));
+    flags.extend(
+        switches.into_iter().filter(|(_, on)| *on == Some(true)).map(|(flag, _)| format!("--{flag}")),
+    );
     flags.push("--".to_owned());
     flags.extend(create.args.iter().cloned());
     Ok(flags)
@@ -183,8 +185,16 @@ fn refuse(create: &wire::Create) -> Result<(), String> {
     let text = |option: &Option<String>| given(option).is_some();
     let number = |option: Option<i64>| option.is_some_and(|number| number != 0);
     let options = [
-        ("blkioWeightDevice", list(&create.blkioWeightDevice), "the kernel has no weights of single devices any more"),
-        ("cgroupParent", text(&create.cgroupParent), "where the cgroup of a container is, is for the service to say"),
+        (
+            "blkioWeightDevice",
+            list(&create.blkioWeightDevice),
+            "the kernel has no weights of single devices any more",
+        ),
+        (
+            "cgroupParent",
+            text(&create.cgroupParent),
+            "where the cgroup of a container is, is for the service to say",
+        ),
         ("cidFile", text(&create.cidFile), "a file of the client is for the client to write"),
         ("conmonPidfile", text(&create.conmonPidfile), "there is no conmon"),
         ("cpuRtPeriod", number(create.cpuRtPeriod), "the kernel has no real time groups with cgroup v2"),
@@ -193,7 +203,11 @@ fn refuse(create: &wire::Create) -> Result<(), String> {
         ("initPath", text(&create.initPath), "the init is a part of this program"),
         ("kernelMemory", text(&create.kernelMemory), "the kernel has no such limit any more"),
         ("labelFile", list(&create.labelFile), files),
-        ("memorySwappiness", create.memorySwappiness.is_some_and(|number| number > 0), "cgroup v2 has no such setting"),
+        (
+            "memorySwappiness",
+            create.memorySwappiness.is_some_and(|number| number > 0),
+            "cgroup v2 has no such setting",
+        ),
         ("oomKillDisable", create.oomKillDisable == Some(true), "cgroup v2 has no such setting"),
         ("storageOpt", list(&create.storageOpt), "the storage has no such options"),
     ];

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::engine::spec::{Log, Namespace, Restart, Seccomp};
-use crate::engine::{Engine, EngineError, Phase};
+use crate::engine::spec::{HealthTest, Log, Namespace, Restart, Seccomp};
+use crate::engine::{Engine, EngineError, HealthCheck, Phase};
 
 use super::super::text::{state_number, time};
 use super::One;
@@ -75,13 +75,26 @@ pub(super) fn config(engine: &Engine, one: &One) -> Result<Value, EngineError> {
         "logPath": log.unwrap_or_default(),
         "logDriver": log_driver(spec.log),
         "stdin": spec.stdin_open,
-        "healthcheck": null,
+        "healthcheck": definition.health.as_ref().map(health_check),
         "restartPolicy": restart(spec.restart).0,
         "restartRetries": restart(spec.restart).1,
         "shmSize": shm_size(one),
         "user": definition.user,
         "systemd": definition.systemd,
     }))
+}
+
+/// Times are nanoseconds.
+fn health_check(check: &HealthCheck) -> Value {
+    let test = match &check.test {
+        HealthTest::Command(command) => {
+            std::iter::once("CMD".to_owned()).chain(command.iter().cloned()).collect()
+        }
+        HealthTest::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
+        _ => vec!["NONE".to_owned()],
+    };
+    json!({"Test": test, "Interval": check.interval_usec * 1000, "Timeout": check.timeout_usec * 1000,
+           "StartPeriod": check.start_period_usec * 1000, "Retries": check.retries})
 }
 
 fn static_address(one: &One) -> String {
@@ -131,11 +144,13 @@ fn network_mode(one: &One) -> String {
 pub(super) fn inspect(engine: &Engine, one: &One, sized: bool) -> Value {
     let definition = &one.container.definition;
     let spec = &definition.spec;
-    let (path, arguments) = definition.command.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+    let (path, arguments) =
+        definition.command.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
     let directory = engine.paths().container(one.id());
     let in_directory = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let runtime_spec = engine.runtime_spec(one.id()).unwrap_or_default();
-    let capabilities = |set: &str| runtime_spec["process"]["capabilities"][set].as_array().cloned().unwrap_or_default();
+    let capabilities =
+        |set: &str| runtime_spec["process"]["capabilities"][set].as_array().cloned().unwrap_or_default();
     let upper: Vec<String> = definition.layers.iter().rev().cloned().collect();
     let log = engine.log_file(&one.container).map(|path| path.to_string_lossy().into_owned());
     let monitor = one.listed.live.told.as_ref().filter(|_| one.listed.live.supervised);
@@ -162,7 +177,7 @@ pub(super) fn inspect(engine: &Engine, one: &One, sized: bool) -> Value {
         "Created": time(Some(one.listed.created_usec)),
         "Path": path,
         "Args": arguments,
-        "State": inspected_state(one, monitor.map_or(0, |told| told.monitor.pid)),
+        "State": inspected_state(engine, one, monitor.map_or(0, |told| told.monitor.pid)),
         "Image": one.image_id(),
         "ImageName": one.image(),
         "Rootfs": spec.rootfs.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),
@@ -205,7 +220,12 @@ pub(super) fn inspect(engine: &Engine, one: &One, sized: bool) -> Value {
     document
 }
 
-fn inspected_state(one: &One, monitor: i32) -> Value {
+fn inspected_state(engine: &Engine, one: &One, monitor: i32) -> Value {
+    let check = |result: crate::monitor::check::CheckResult| {
+        json!({"Start": time(Some(result.started_usec)), "End": time(Some(result.ended_usec)),
+               "ExitCode": result.exit_code.unwrap_or(-1), "Output": result.output})
+    };
+    let log: Vec<Value> = engine.health_results(one.id()).into_iter().map(check).collect();
     let live = &one.listed.live;
     json!({
         "OciVersion": OCI_VERSION,
@@ -221,7 +241,11 @@ fn inspected_state(one: &One, monitor: i32) -> Value {
         "Error": live.error().unwrap_or_default(),
         "StartedAt": time(one.started_usec()),
         "FinishedAt": time(one.finished_usec()),
-        "Healthcheck": {"Status": "", "FailingStreak": 0, "Log": null},
+        "Healthcheck": {
+            "Status": live.health().map(|health| health.as_str()).unwrap_or_default(),
+            "FailingStreak": live.told.as_ref().map_or(0, |told| told.health_failures),
+            "Log": log,
+        },
     })
 }
 
@@ -326,7 +350,8 @@ fn host_config(one: &One) -> Value {
         })
         .collect();
     let nano_cpus = resources.cpu_quota_usec.map_or(0, |quota| {
-        let period = resources.cpu_period_usec.and_then(|period| i64::try_from(period).ok()).unwrap_or(100_000);
+        let period =
+            resources.cpu_period_usec.and_then(|period| i64::try_from(period).ok()).unwrap_or(100_000);
         quota.saturating_mul(1_000_000_000) / period.max(1)
     });
     let mut security: Vec<&str> = Vec::new();

@@ -6,7 +6,7 @@ use crate::api::{looked_up, ordered};
 use crate::engine::{Condition, Phase, Streams};
 
 use super::super::errors::{failed, failed_anyhow, failed_by_state, occurred};
-use super::super::{Call, CallError, PodmanInterface, absolute, impossible, unsupported, wire};
+use super::super::{Call, CallError, PodmanInterface, absolute, unsupported, wire};
 
 /// Signals come as numbers, of which this one is none: the default is wanted.
 const DEFAULT_SIGNAL: i64 = -1;
@@ -130,8 +130,10 @@ impl PodmanInterface {
 
     pub(super) async fn health_check(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::HealthCheckRun_Args = call.parameters()?;
-        let one = self.one(given.nameOrID).await.map_err(failed)?;
-        Err(impossible(&format!("check the health of {:?}", one.listed.name), "it has no health check"))
+        let id = self.id_of(&given.nameOrID).await.map_err(failed)?;
+        let result = self.engine.check_health(&id).await.map_err(failed)?;
+        let status = if result.passed { "healthy" } else { "unhealthy" };
+        call.reply(wire::HealthCheckRun_Reply { healthCheckStatus: status.to_owned() }).await
     }
 
     pub(super) async fn checkpoint(&self, call: &mut Call) -> Result<(), CallError> {
@@ -176,8 +178,7 @@ impl PodmanInterface {
         let given: wire::ListContainerChanges_Args = call.parameters()?;
         let (engine, id) = (self.engine.clone(), self.id_of(&given.name).await.map_err(failed)?);
         let changes = looked_up(move || engine.diff(&id)).await.map_err(failed)?;
-        let mut told =
-            wire::ContainerChanges { changed: Vec::new(), added: Vec::new(), deleted: Vec::new() };
+        let mut told = wire::ContainerChanges { changed: Vec::new(), added: Vec::new(), deleted: Vec::new() };
         for change in changes {
             match change.kind {
                 ChangeKind::Added => told.added.push(change.path),
@@ -205,5 +206,6 @@ impl PodmanInterface {
 /// The `name` of a call that has one.
 fn name_of(call: &Call) -> Result<wire::MountContainer_Args, CallError> {
     let all: serde_json::Value = call.parameters()?;
-    serde_json::from_value(json!({"name": all["name"]})).map_err(|_| CallError::invalid_parameter("parameters"))
+    serde_json::from_value(json!({"name": all["name"]}))
+        .map_err(|_| CallError::invalid_parameter("parameters"))
 }

@@ -198,9 +198,8 @@ impl PodmanInterface {
 
     pub(super) async fn list_containers(&self, call: &mut Call) -> Result<(), CallError> {
         let engine = self.engine.clone();
-        let containers = looked_up(move || {
-            Ok(One::all(&engine)?.iter().map(|one| one.to_wire(&engine, true)).collect())
-        });
+        let containers =
+            looked_up(move || Ok(One::all(&engine)?.iter().map(|one| one.to_wire(&engine, true)).collect()));
         call.reply(wire::ListContainers_Reply { containers: containers.await.map_err(failed)? }).await
     }
 
@@ -248,10 +247,7 @@ impl PodmanInterface {
         let given: wire::GetContainer_Args = call.parameters()?;
         if given.id.is_empty() {
             let reason = "a container's name or id cannot be empty";
-            return Err(CallError::reply(
-                "io.podman.ContainerNotFound",
-                json!({"id": "", "reason": reason}),
-            ));
+            return Err(CallError::reply("io.podman.ContainerNotFound", json!({"id": "", "reason": reason})));
         }
         let engine = self.engine.clone();
         let found = looked_up(move || Ok(One::find(&engine, &given.id)?.to_wire(&engine, true)));

@@ -57,7 +57,8 @@ impl PodmanInterface {
         for name in names {
             let one = self.one(name).await.map_err(failed)?;
             let follow = given.follow && call.wants_more() && one.phase() != Phase::Created;
-            followers.push((one.id().to_owned(), self.engine.logs(one.id(), filter, follow).map_err(failed)?));
+            followers
+                .push((one.id().to_owned(), self.engine.logs(one.id(), filter, follow).map_err(failed)?));
         }
         let end = wire::LogLine {
             device: String::new(),

@@ -43,7 +43,8 @@ impl Columns {
     /// Reads descriptors, as in `pid`, `%C` for some of them, or several in one with commas.
     pub(in super::super) fn parse(descriptors: &[String]) -> Result<Self, CallError> {
         let mut columns = Vec::new();
-        for word in descriptors.iter().flat_map(|text| text.split([',', ' '])).filter(|word| !word.is_empty()) {
+        for word in descriptors.iter().flat_map(|text| text.split([',', ' '])).filter(|word| !word.is_empty())
+        {
             let plain = word.to_ascii_lowercase();
             let name = match plain.trim_start_matches('%') {
                 "cpu" => "pcpu",
@@ -66,9 +67,8 @@ impl Columns {
 /// The heads and a line for each process, separated by tabs.
 pub(in super::super) fn table(columns: &Columns, processes: &[Process]) -> Vec<String> {
     let heads = columns.0.iter().map(|(_, head, _)| *head).collect::<Vec<_>>().join("\t");
-    let line = |process: &Process| {
-        columns.0.iter().map(|(.., text)| text(process)).collect::<Vec<_>>().join("\t")
-    };
+    let line =
+        |process: &Process| columns.0.iter().map(|(.., text)| text(process)).collect::<Vec<_>>().join("\t");
     std::iter::once(heads).chain(processes.iter().map(line)).collect()
 }
 

@@ -182,7 +182,9 @@ impl Filter {
                 one.phase() == Phase::Exited
                     && one.listed.live.exit_code().map(|code| code.to_string()).as_deref() == Some(value)
             }
-            Key::Status => state(one.phase()) == value || (value == "created" && one.phase() == Phase::Created),
+            Key::Status => {
+                state(one.phase()) == value || (value == "created" && one.phase() == Phase::Created)
+            }
             Key::Ancestor => one.image().contains(value) || one.image_id().starts_with(bare(value)),
             Key::Before => one.listed.created_usec < bound,
             Key::Since => one.listed.created_usec > bound,

@@ -13,8 +13,12 @@ use super::super::{Call, CallError, PodmanInterface, bare, wire};
 impl PodmanInterface {
     pub(super) async fn commit(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Commit_Args = call.parameters()?;
-        if !["", "oci", "docker"].contains(&given.manifestType.as_str()) && !given.manifestType.contains('/') {
-            return Err(occurred(format!("{:?} is no format of an image; oci and docker are", given.manifestType)));
+        if !["", "oci", "docker"].contains(&given.manifestType.as_str()) && !given.manifestType.contains('/')
+        {
+            return Err(occurred(format!(
+                "{:?} is no format of an image; oci and docker are",
+                given.manifestType
+            )));
         }
         let config = changes(&given.changes).map_err(occurred)?;
         let one = self.one(given.name).await.map_err(failed)?;
@@ -78,9 +82,9 @@ pub(super) fn changes(lines: &[String]) -> Result<Process, String> {
                 config.env.extend(pairs.into_iter().map(|(name, value)| format!("{name}={value}")));
             }
             "LABEL" => config.labels.extend(pairs(&need()?)?),
-            "EXPOSE" => config.exposed_ports.extend(
-                need()?.split_whitespace().map(|port| (with_protocol(port), Empty::default())),
-            ),
+            "EXPOSE" => config
+                .exposed_ports
+                .extend(need()?.split_whitespace().map(|port| (with_protocol(port), Empty::default()))),
             "VOLUME" => {
                 config.volumes.extend(list(&need()?).into_iter().map(|path| (path, Empty::default())));
             }
@@ -148,7 +152,14 @@ mod tests {
 
     #[test]
     fn changes_are_read_as_all_clients_write_them() {
-        let lines = ["CMD [\"a\", \"b\"]", "ENV=A=1 B='2 3'", "LABEL x y", "EXPOSE 80 53/udp", "USER=web", "ENTRYPOINT run it"];
+        let lines = [
+            "CMD [\"a\", \"b\"]",
+            "ENV=A=1 B='2 3'",
+            "LABEL x y",
+            "EXPOSE 80 53/udp",
+            "USER=web",
+            "ENTRYPOINT run it",
+        ];
         let config = changes(&lines.map(str::to_owned)).unwrap();
         assert_eq!(config.cmd, ["a", "b"]);
         assert_eq!(config.env, ["A=1", "B=2 3"]);

@@ -49,7 +49,8 @@ fn inspect(engine: &Engine, image: &Image) -> Value {
         .rev()
         .map(|layer| engine.paths().state_dir.join("layers").join(bare(layer)).to_string_lossy().into_owned())
         .collect();
-    let kind = image.row.manifest.as_ref().map_or("application/vnd.oci.image.manifest.v1+json", |(kind, _)| kind);
+    let kind =
+        image.row.manifest.as_ref().map_or("application/vnd.oci.image.manifest.v1+json", |(kind, _)| kind);
     json!({
         "Id": bare(&image.row.id),
         "Digest": digest(image),
@@ -94,7 +95,9 @@ fn layers(images: &[Image]) -> Value {
                 || json!({"ID": id, "ParentID": below, "ChildID": [], "RepoTags": [], "Images": [], "Size": 0}),
             );
             if number + 1 == image.row.layers.len() {
-                for (key, values) in [("RepoTags", image.row.names.clone()), ("Images", vec![bare(&image.row.id).to_owned()])] {
+                for (key, values) in
+                    [("RepoTags", image.row.names.clone()), ("Images", vec![bare(&image.row.id).to_owned()])]
+                {
                     if let Some(list) = entry[key].as_array_mut() {
                         list.extend(values.into_iter().map(Value::from));
                     }

@@ -32,7 +32,9 @@ pub(super) fn repository_digests(image: &Image) -> Vec<String> {
 fn is_parent(image: &Image, all: &[Image]) -> bool {
     let layers = &image.row.layers;
     !layers.is_empty()
-        && all.iter().any(|other| other.row.layers.len() > layers.len() && other.row.layers.starts_with(layers))
+        && all
+            .iter()
+            .any(|other| other.row.layers.len() > layers.len() && other.row.layers.starts_with(layers))
 }
 
 fn to_wire(image: &Image, all: &[Image]) -> wire::Image {
@@ -214,7 +216,9 @@ mod tests {
     #[test]
     fn references_are_names_ends_of_names_and_patterns() {
         let name = "docker.io/library/alpine:3.9";
-        for pattern in ["alpine", "alpine:3.9", "library/alpine", "docker.io/library/alpine:3.9", "alp*", "*:3.9", "*"] {
+        for pattern in
+            ["alpine", "alpine:3.9", "library/alpine", "docker.io/library/alpine:3.9", "alp*", "*:3.9", "*"]
+        {
             assert!(matches(pattern, name), "{pattern}");
         }
         for pattern in ["alpin", "pine", "alpine:3", "debian*", "*:4"] {

@@ -150,7 +150,9 @@ impl PodmanInterface {
         let results = found
             .into_iter()
             .filter(|found| filter.is_official.is_none_or(|wanted| found.official == wanted))
-            .filter(|found| filter.is_automated != Some(true) && found.stars.unwrap_or_default() >= filter.star_count)
+            .filter(|found| {
+                filter.is_automated != Some(true) && found.stars.unwrap_or_default() >= filter.star_count
+            })
             .map(|found| wire::ImageSearchResult {
                 description: found.description,
                 is_official: found.official,
@@ -170,7 +172,9 @@ impl PodmanInterface {
             "oci-archive" | "oci-dir" => SaveFormat::OciArchive,
             "docker-dir" => SaveFormat::DockerArchive,
             other => {
-                return Err(occurred(format!("{other:?} is no format of an archive; docker-archive and oci-archive are")));
+                return Err(occurred(format!(
+                    "{other:?} is no format of an archive; docker-archive and oci-archive are"
+                )));
             }
         };
         self.image(&options.name).await.map_err(failed)?;

@@ -38,14 +38,16 @@ fn draw(engine: &Engine, name: &str, what_requires: bool) -> Result<String, Engi
     for (number, (layer, bytes)) in sizes.iter().enumerate() {
         let branch = if number == last { "└──" } else { "├──" };
         let ends = all.iter().filter(|other| other.row.layers == image.row.layers[..=number]);
-        let _ = writeln!(text, "{branch} ID: {} Size: {:>9}{}", &bare(layer)[..12], size(*bytes), top_of(ends));
+        let _ =
+            writeln!(text, "{branch} ID: {} Size: {:>9}{}", &bare(layer)[..12], size(*bytes), top_of(ends));
     }
     if what_requires {
         let built = all.iter().filter(|other| {
             other.row.layers.len() > image.row.layers.len() && other.row.layers.starts_with(&image.row.layers)
         });
         for other in built {
-            let _ = writeln!(text, "    └── {}{}", &bare(&other.row.id)[..12], top_of(std::iter::once(other)));
+            let _ =
+                writeln!(text, "    └── {}{}", &bare(&other.row.id)[..12], top_of(std::iter::once(other)));
         }
     }
     Ok(text)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use crate::engine::{ExecRequest, Phase, Streams};
 
 use super::attach::{Pipes, code_of};
@@ -42,7 +41,9 @@ impl PodmanInterface {
         };
         let pipes = match opts.tty {
             true => None,
-            false => Some(Pipes::new(true).map_err(|error| occurred(format!("cannot run a command: {error}")))?),
+            false => {
+                Some(Pipes::new(true).map_err(|error| occurred(format!("cannot run a command: {error}")))?)
+            }
         };
         let mut stream = call.upgrade_with_nothing().await?;
         let (streams, plain) = match pipes {

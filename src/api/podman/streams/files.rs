@@ -40,14 +40,16 @@ impl Drop for Sent {
 
 impl Handles {
     pub(in super::super) fn new(engine: &Engine) -> Self {
-        Self { directory: engine.paths().state_dir.join("transfers"), served: super::sockets::Served::default() }
+        Self {
+            directory: engine.paths().state_dir.join("transfers"),
+            served: super::sockets::Served::default(),
+        }
     }
 
     /// A new name, of no file yet.
     pub(in super::super) fn reserve(&self) -> Result<PathBuf, CallError> {
-        let failed = |error: std::io::Error| {
-            occurred(format!("cannot make a file in {:?}: {error}", self.directory))
-        };
+        let failed =
+            |error: std::io::Error| occurred(format!("cannot make a file in {:?}: {error}", self.directory));
         match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}

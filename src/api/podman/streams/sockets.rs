@@ -17,7 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::engine::{Engine, EngineError, Streams};
+use crate::engine::{Engine, EngineError, Since, Streams};
 
 use super::errors::{failed, occurred};
 use super::{Call, CallError, PodmanInterface, wire};
@@ -45,7 +45,8 @@ impl PodmanInterface {
         let given: wire::GetAttachSockets_Args = call.parameters()?;
         let one = self.one(given.name).await.map_err(failed)?;
         let spec = &one.container.definition.spec;
-        let cannot = |reason: String| occurred(format!("cannot attach to {:?} by paths: {reason}", one.listed.name));
+        let cannot =
+            |reason: String| occurred(format!("cannot attach to {:?} by paths: {reason}", one.listed.name));
         let place = Place::of(&self.engine, one.id()).map_err(|error| cannot(error.to_string()))?;
         let sockets = wire::Sockets {
             container_id: one.id().to_owned(),
@@ -200,7 +201,7 @@ async fn connect(
         attempted: "serve a client of a container's socket".to_owned(),
         reason: error.to_string(),
     };
-    let mut events = engine.follow_events(None)?;
+    let mut events = engine.follow_events(Since::Now)?;
     while !engine.live(id)?.phase.is_alive() {
         events.next().await?;
     }
@@ -215,7 +216,8 @@ async fn connect(
         input = Some(pipe::Sender::from_owned_fd(ours).map_err(broken)?);
         streams.stdin = Some(stdin);
     }
-    let outward = async { tokio::try_join!(packets(stdout, STDOUT, &client), packets(stderr, STDERR, &client)) };
+    let outward =
+        async { tokio::try_join!(packets(stdout, STDOUT, &client), packets(stderr, STDERR, &client)) };
     let inward = read_input(&client, input);
     // The attachment lasts as long as it is waited for.
     let attached = engine.attach(id, streams);
@@ -261,8 +263,8 @@ async fn read_input(client: &AsyncFd<OwnedFd>, mut input: Option<pipe::Sender>) 
     let mut packet = vec![0; PACKET_BYTES];
     loop {
         let mut ready = client.readable().await?;
-        let received =
-            ready.try_io(|socket| Ok(rustix::net::recv(socket.as_fd(), &mut packet[..], RecvFlags::empty())?));
+        let received = ready
+            .try_io(|socket| Ok(rustix::net::recv(socket.as_fd(), &mut packet[..], RecvFlags::empty())?));
         match received {
             Ok(Ok((0, _))) => return Ok(()),
             Ok(Ok((count, _))) => {
