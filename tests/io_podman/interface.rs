@@ -70,7 +70,7 @@ fn every_method_bears_every_input() {
         let takes_any = !idl.methods[method].input.elts.is_empty();
         if takes_any {
             let first = idl.methods[method].input.elts[0].name;
-            let wrong = json!({first: {"a": [[1]]}, "name": 7, "create": 7, "opts": 7});
+            let wrong = json!({first: 7});
             let refusal = podman(&host, method, wrong).unwrap_err();
             assert_eq!(refusal.error, "org.varlink.service.InvalidParameter", "{method}");
             assert_eq!(refusal.parameters, json!({"parameter": "parameters"}), "{method}");

@@ -13,7 +13,7 @@ collections.MutableMapping = collections.abc.MutableMapping
 warnings.simplefilter("ignore")
 
 import podman  # noqa: E402
-from podman import errors  # noqa: E402
+import podman.libs.errors as errors  # noqa: E402
 
 address, directory = sys.argv[1], sys.argv[2]
 
