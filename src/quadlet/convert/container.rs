@@ -137,10 +137,8 @@ impl Conversion<'_, '_, '_> {
                     self.flag("--label", format!("io.containers.autoupdate={policy}"));
                 }
             }
-            "CgroupsMode" => {
-                if self.text(key).is_some_and(|mode| mode != "split") {
-                    return Err(self.problem(key, "is not supported: only split, the unit's cgroup"));
-                }
+            "CgroupsMode" if self.text(key).is_some_and(|mode| mode != "split") => {
+                return Err(self.problem(key, "is not supported: only split, the unit's cgroup"));
             }
             // With an empty value it takes away the image's.
             "Entrypoint" => {
@@ -153,10 +151,8 @@ impl Conversion<'_, '_, '_> {
                     self.flag("--env-file", path);
                 }
             }
-            "Group" => {
-                if self.text(key).is_some() && self.text("User").is_none() {
-                    return Err(self.problem(key, "needs User="));
-                }
+            "Group" if self.text(key).is_some() && self.text("User").is_none() => {
+                return Err(self.problem(key, "needs User="));
             }
             "LogDriver" => {
                 // The output is the unit's in any case.
@@ -174,10 +170,8 @@ impl Conversion<'_, '_, '_> {
             }
             "Mount" => self.mounts()?,
             "Network" => self.networks()?,
-            "NoNewPrivileges" => {
-                if self.truth(key)? == Some(true) {
-                    self.flag("--security-opt", "no-new-privileges");
-                }
+            "NoNewPrivileges" if self.truth(key)? == Some(true) => {
+                self.flag("--security-opt", "no-new-privileges");
             }
             "Notify" => self.notify()?,
             "Pod" => self.in_pod()?,
@@ -194,10 +188,8 @@ impl Conversion<'_, '_, '_> {
                     self.flag("--security-opt", format!("seccomp={profile}"));
                 }
             }
-            "SecurityLabelDisable" => {
-                if self.truth(key)? == Some(true) {
-                    self.flag("--security-opt", "label=disable");
-                }
+            "SecurityLabelDisable" if self.truth(key)? == Some(true) => {
+                self.flag("--security-opt", "label=disable");
             }
             "User" => {
                 if let Some(user) = self.text(key) {
@@ -205,10 +197,8 @@ impl Conversion<'_, '_, '_> {
                     self.flag("--user", user);
                 }
             }
-            "VolatileTmp" => {
-                if self.truth(key)? == Some(true) && self.truth("ReadOnly")? != Some(true) {
-                    self.flag("--tmpfs", "/tmp:size=512m,mode=1777");
-                }
+            "VolatileTmp" if self.truth(key)? == Some(true) && self.truth("ReadOnly")? != Some(true) => {
+                self.flag("--tmpfs", "/tmp:size=512m,mode=1777");
             }
             "Volume" => self.volumes()?,
             // Read where they are needed.
