@@ -13,6 +13,7 @@ use crate::varlink::client::Connection;
 mod commands;
 mod connections;
 mod errors;
+mod grammar;
 mod human;
 mod output;
 mod progress;
@@ -27,6 +28,7 @@ mod terminal;
 
 use errors::CliError;
 
+pub use grammar::{has_flag, has_verb, takes};
 pub use spec::of_flags as spec_of_flags;
 
 /// Containers, and the systemd inside them, through a service that sleeps.

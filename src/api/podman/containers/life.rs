@@ -197,7 +197,7 @@ impl PodmanInterface {
             path => absolute("the place of an export", path)?,
         };
         let (engine, path) = (self.engine.clone(), target.clone());
-        self.into_file(call, target, move |to, cancelled| engine.export(&id, to, cancelled, &mut |_| {}))
+        self.write_file(call, target, move |to, cancelled| engine.export(&id, to, cancelled, &mut |_| {}))
             .await?;
         call.reply(wire::ExportContainer_Reply { tarfile: path.to_string_lossy().into_owned() }).await
     }

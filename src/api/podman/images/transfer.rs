@@ -182,7 +182,7 @@ impl PodmanInterface {
         names.extend(options.moreTags);
         let target = self.handles.reserve()?;
         let (engine, path) = (self.engine.clone(), target.clone());
-        self.into_file(call, target, move |to, cancelled| {
+        self.write_file(call, target, move |to, cancelled| {
             engine.save(&names, format, to, cancelled, &mut |_| {})
         })
         .await?;
@@ -215,7 +215,7 @@ impl PodmanInterface {
                 .await
                 .map_err(failed)?;
         } else {
-            self.into_file(call, target, move |to, cancelled| {
+            self.write_file(call, target, move |to, cancelled| {
                 engine.save(&names, format, to, cancelled, &mut |_| {})
             })
             .await?;
@@ -266,7 +266,7 @@ impl PodmanInterface {
     }
 
     /// Has something written to a file, which is not left half written; given up if the client leaves.
-    pub(in super::super) async fn into_file(
+    pub(in super::super) async fn write_file(
         &self,
         _call: &mut Call,
         target: PathBuf,
