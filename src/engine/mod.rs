@@ -37,6 +37,7 @@ mod sweep;
 mod top;
 mod units;
 mod update;
+mod users;
 mod wait;
 
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -24,7 +24,7 @@ use rustix::{
 };
 use tar::{EntryType, Header};
 
-use super::{ImageError, tar_stream::shown, unpack::is_kept_xattr};
+use super::{ImageError, Owners, tar_stream::shown, unpack::is_kept_xattr};
 
 const COPY_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: u64 = 512;
@@ -48,8 +48,10 @@ pub enum TreeKind {
 }
 
 /// What is told of files otherwise than the tree has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
+    /// Who owners are inside.
+    pub owners: Owners,
     /// Whose all of them are.
     pub owner: Option<(u32, u32)>,
     /// The permission bits of all but links.
@@ -75,18 +77,20 @@ const KERNEL_FILE_SYSTEMS: [u32; 12] = [
 ];
 
 /// Writes what is opened at `target` as a tar whose first entry is called `name`: a directory with all that is in it, other
-/// mounts included as far as they hold files, or a single file, link or node. `target` may be opened by `O_PATH` only. The
+/// mounts included as far as they hold files, or a single file, link or node. Owners are told as they are inside. `target` may be opened by `O_PATH` only. The
 /// rest is as for [`tree_tar`].
 /// # Errors
 /// As for [`tree_tar`].
 pub fn part_tar(
     target: BorrowedFd<'_>,
     name: &[u8],
+    owners: &Owners,
     out: impl Write,
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64, ImageError> {
-    part_tar_as(target, name, out, &|_, _| false, Rewrite::default(), cancelled, progress)
+    let rewrite = Rewrite { owners: owners.clone(), ..Rewrite::default() };
+    part_tar_as(target, name, out, &|_, _| false, rewrite, cancelled, progress)
 }
 
 /// As [`part_tar`], of which some is told otherwise; `leave_out` is asked for each path below `target`, and told whether it
@@ -441,7 +445,8 @@ impl<W: Write> Writer<'_, Counted<W>> {
         header.set_entry_type(kind);
         let mode = self.rewrite.mode.filter(|_| kind != EntryType::Symlink).unwrap_or(stat.st_mode);
         header.set_mode(mode & 0o7777);
-        let (uid, gid) = self.rewrite.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        let inside = || self.rewrite.owners.inside(stat.st_uid, stat.st_gid);
+        let (uid, gid) = self.rewrite.owner.unwrap_or_else(inside);
         let mtime = self.rewrite.mtime.unwrap_or(stat.st_mtime);
         let mut name = match (path, self.prefix.as_slice()) {
             (b"", b"") => b".".to_vec(),

@@ -2,19 +2,24 @@
 //!
 //! It may allocate: its maker has one thread. Whatever fails is reported with its step, and ends it.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::cgroup::{Entrance, Hierarchy};
-use super::launch::{Namespaces, descriptors, linux, pipes};
+use super::hooks::{self, Identity};
+use super::launch::{Namespaces, clone_successor, descriptors, linux, pipes};
 use super::mounts::{self, MountFailure};
-use super::process::{Failure, Prepared};
+use super::process::{Descriptors, Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
-use super::{CreateRequest, Stdio, Step, devices, reaper, syscall};
+use super::stage::{self, Staged};
+use super::syscall::Cloned;
+use super::userns::UserNamespace;
+use super::{CreateRequest, Stdio, Step, devices, gate, reaper, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -25,17 +30,8 @@ pub(super) struct Init<'a> {
     /// As the host sees them: in its own cgroup namespace this process would not know them.
     pub hierarchies: &'a [Hierarchy],
     pub report: Report,
-}
-
-/// Becomes the program, or ends.
-pub(super) fn run(init: Init<'_>) -> ! {
-    let (step, what, errno) = match init.become_program() {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    // If nobody listens any more, nobody wants to know.
-    let _ = init.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
-    syscall::exit_now(1)
+    /// What was made for it before it was in its user namespace, if it has one.
+    pub staged: Option<Staged>,
 }
 
 fn at(step: Step) -> impl Fn(MountFailure) -> Failure {
@@ -55,35 +51,81 @@ fn warn(report: &Report) -> impl FnMut(String) {
 }
 
 impl Init<'_> {
-    fn become_program(&self) -> Result<std::convert::Infallible, Failure> {
-        let new = |flag| self.namespaces.new & flag != 0;
-        let spec = self.request.spec;
+    /// Becomes the program, or ends.
+    pub fn run(mut self) -> ! {
+        let all: Vec<usize> = (0..self.namespaces.joined.len()).collect();
+        let entered = self.enter().and_then(|()| self.join_namespaces(Some(&all)));
+        let (step, what, errno) = match entered.and_then(|_| self.become_program()) {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        self.fail(step, errno, what)
+    }
+
+    /// Does what can't be done in the user namespace, joins it, and goes on in a new process, which is the caller's child. This
+    /// one ends. `namespaces`: those to be made, which so belong to the user namespace.
+    pub fn run_after_stage(mut self, users: &UserNamespace, namespaces: libc::c_int) -> ! {
+        let result = self.enter().and_then(|()| {
+            self.staged = Some(stage::prepare(self.request.spec, self.request.rootfs, users)?);
+            let left = self.join_namespaces(None)?;
+            users.enter().map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
+            self.join_namespaces(Some(&left))?;
+            clone_successor(namespaces).map_err(failed(Step::Clone, "make the process"))
+        });
+        match result {
+            Ok(Cloned::Child) => {
+                let (step, what, errno) = match self.await_maker().and_then(|()| self.become_program()) {
+                    Ok(never) => match never {},
+                    Err(failure) => failure,
+                };
+                self.fail(step, errno, what)
+            }
+            Ok(Cloned::Parent { pidfd, .. }) => {
+                // If nobody listens any more, the new process finds out as well.
+                let _ = self.report.send(&Message::Successor(pidfd));
+                syscall::exit_now(0)
+            }
+            Err((step, what, errno)) => self.fail(step, errno, what),
+        }
+    }
+
+    fn fail(&self, step: Step, errno: Errno, what: String) -> ! {
+        // If nobody listens any more, nobody wants to know.
+        let _ = self.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        syscall::exit_now(1)
+    }
+
+    /// Returns when the maker knows this process.
+    fn await_maker(&self) -> Result<(), Failure> {
+        match self.report.receive() {
+            Ok(Message::Go) => Ok(()),
+            _ => Err((Step::Clone, "wait for the maker".to_owned(), Errno::PIPE)),
+        }
+    }
+
+    /// What comes before a user namespace: there less is allowed.
+    fn enter(&self) -> Result<(), Failure> {
         syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
         self.enter_cgroups()?;
         // Limits before anything that belongs to a user namespace: root of the host may raise more.
         self.prepared.set_rlimits(&mut warn(&self.report))?;
         self.adjust_oom_score()?;
-        for (flag, namespace) in &self.namespaces.joined {
-            syscall::setns(namespace.as_fd(), *flag).map_err(failed(Step::Namespaces, "join a namespace"))?;
-        }
-        if new(libc::CLONE_NEWUSER) {
-            match self.report.receive() {
-                Ok(Message::Go) => {}
-                _ => return Err((Step::UserMapping, "wait for the user mapping".to_owned(), Errno::PIPE)),
-            }
-            syscall::change_user(0, 0, Some(&[]))
-                .map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
-            // Changing the user made it dumpable again.
-            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0)
-                .map_err(failed(Step::Process, "hide this process"))?;
-        }
+        self.prepared.set_scheduling(&mut warn(&self.report))?;
+        Ok(())
+    }
+
+    fn become_program(&mut self) -> Result<std::convert::Infallible, Failure> {
+        let new = |flag| self.namespaces.new & flag != 0;
+        let spec = self.request.spec;
         if new(libc::CLONE_NEWCGROUP) {
             syscall::unshare(libc::CLONE_NEWCGROUP)
                 .map_err(failed(Step::Namespaces, "make the cgroup namespace"))?;
         }
         rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
         // A keyring of its own, named after the container; some kernels have none.
-        if let Ok(name) = std::ffi::CString::new(self.request.id) {
+        if !self.request.options.keep_keyring
+            && let Ok(name) = std::ffi::CString::new(self.request.id)
+        {
             match syscall::join_session_keyring(&name) {
                 Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
                 Err(errno) => return Err((Step::Process, "make a session keyring".to_owned(), errno)),
@@ -92,7 +134,9 @@ impl Init<'_> {
         if new(libc::CLONE_NEWNET) {
             syscall::loopback_up().map_err(failed(Step::Network, "bring the loopback interface up"))?;
         }
-        if new(libc::CLONE_NEWUTS) {
+        if new(libc::CLONE_NEWUTS)
+            || self.namespaces.joined.iter().any(|(flag, _)| *flag == libc::CLONE_NEWUTS)
+        {
             self.set_names()?;
         }
         let console = self.build_root()?;
@@ -120,29 +164,115 @@ impl Init<'_> {
         };
         let descriptors = descriptors(stdio, &self.request.preserved_fds)
             .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
-        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
-        match self.report.receive() {
-            Ok(Message::Go) => {}
-            // Whoever made us has changed its mind, or is gone.
-            _ => syscall::exit_now(1),
+        if self.request.options.look_for_program {
+            self.prepared.look_for_program()?;
         }
+        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
+        let order = self.wait_for_order();
         // The report itself must not be in a place that the payload's descriptors take.
-        let report = Report::moved(&self.report).map_err(failed(Step::Descriptors, "keep the report"))?;
-        self.prepared.place(descriptors)?;
-        let mut report = Some(report);
+        let report = Report::moved(order.as_ref().unwrap_or(&self.report))
+            .map_err(failed(Step::Descriptors, "keep the report"))?;
+        drop(order);
+        match self.finish(descriptors, report) {
+            Ok(never) => match never {},
+            Err((report, (step, what, errno))) => {
+                if let Some(report) = report {
+                    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+                }
+                syscall::exit_now(1)
+            }
+        }
+    }
+
+    /// Returns when the program may run; with a connection of its own, if the order came from somebody else than the maker.
+    fn wait_for_order(&self) -> Option<Report> {
+        let order = match &self.request.options.gate {
+            Some(gate) => gate::wait(gate, &self.report).map(Some),
+            None => match self.report.receive() {
+                Ok(Message::Go) => Ok(None),
+                _ => Err(Errno::PIPE),
+            },
+        };
+        // Whoever made us has changed its mind, or is gone.
+        order.unwrap_or_else(|_| syscall::exit_now(1))
+    }
+
+    /// The last steps, after the order. A failure comes with the connection to tell it over, unless a child has it.
+    fn finish(
+        &self,
+        descriptors: Descriptors,
+        report: Report,
+    ) -> Result<std::convert::Infallible, (Option<Report>, Failure)> {
+        let result = self.prepared.place(descriptors);
         if self.request.reaper {
             reaper::name_this_process();
         }
-        let result = self.prepared.enter_cwd().and_then(|()| self.prepared.drop_privileges());
+        let result = result
+            .and_then(|()| self.prepared.enter_cwd())
+            .and_then(|()| self.prepared.drop_privileges(&report))
+            .and_then(|()| self.run_hooks("startContainer", "created"));
+        let mut report = Some(report);
         let (step, what, errno) = match result {
             Ok(()) if self.request.reaper => reaper::run(|| self.prepared.execute(), &mut report),
             Ok(()) => self.prepared.execute(),
             Err(failure) => failure,
         };
-        if let Some(report) = report {
-            let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        Err((report, (step, what, errno)))
+    }
+
+    /// Where another namespace is a user namespace's own, it may be that it can be joined only from inside that one; where it is
+    /// the host's, only from outside. Returns those that are left; `only`: of these alone.
+    fn join_namespaces(&self, only: Option<&[usize]>) -> Result<Vec<usize>, Failure> {
+        let mut left = Vec::new();
+        for (index, (flag, namespace)) in self.namespaces.joined.iter().enumerate() {
+            if only.is_some_and(|only| !only.contains(&index)) {
+                continue;
+            }
+            match syscall::setns(namespace.as_fd(), *flag) {
+                Err(Errno::PERM) if only.is_none() => left.push(index),
+                other => other.map_err(failed(Step::Namespaces, "join a namespace"))?,
+            }
         }
-        syscall::exit_now(1)
+        Ok(left)
+    }
+
+    /// Hooks of the container's side.
+    fn run_hooks(&self, kind: &'static str, status: &str) -> Result<(), Failure> {
+        let Some(all) = self.request.spec.hooks() else { return Ok(()) };
+        let hooks = match kind {
+            "createContainer" => all.create_container(),
+            _ => all.start_container(),
+        };
+        if !hooks::any(hooks.as_ref()) {
+            return Ok(());
+        }
+        let identity = Identity {
+            id: self.request.id,
+            bundle: self.request.options.bundle.unwrap_or(Path::new("")),
+            annotations: self.request.spec.annotations().as_ref(),
+        };
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        hooks::run(kind, hooks.as_ref(), &identity.state(status, Some(own)))
+            .map_err(|error| (Step::Hooks, error.to_string(), Errno::CANCELED))
+    }
+
+    /// What the specification wants run when all is there but the root's change.
+    fn create_hooks(&self) -> Result<(), Failure> {
+        let Some(all) = self.request.spec.hooks() else { return Ok(()) };
+        #[allow(deprecated)] // they still have to run
+        let outside = hooks::any(all.prestart().as_ref()) || hooks::any(all.create_runtime().as_ref());
+        if outside {
+            self.report.send(&Message::Hooks).map_err(failed(Step::Hooks, "ask for hooks"))?;
+            match self.report.receive() {
+                Ok(Message::Go) => {}
+                // The reason is known where they ran.
+                _ => syscall::exit_now(1),
+            }
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let outcome = self.run_hooks("createContainer", "creating");
+        rustix::process::umask(Mode::empty());
+        outcome
     }
 
     /// On v1 by its own hand: a process that moves itself through `tasks` needs none of the locks that moving another
@@ -184,20 +314,27 @@ impl Init<'_> {
     }
 
     /// Builds the file system, and makes it the root. Returns the payload's side of the terminal.
-    fn build_root(&self) -> Result<Option<OwnedFd>, Failure> {
+    fn build_root(&mut self) -> Result<Option<OwnedFd>, Failure> {
         let spec = self.request.spec;
         let linux = linux(spec).ok_or((Step::Spec, "read the specification".to_owned(), Errno::INVAL))?;
-        mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
-        let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+        let (root, mut binds, nodes) = match self.staged.take() {
+            Some(Staged { root, binds, nodes }) => {
+                (mounts::attach_root(root).map_err(at(Step::Rootfs))?, binds, nodes)
+            }
+            None => {
+                mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
+                let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+                (root, VecDeque::new(), VecDeque::new())
+            }
+        };
         // What is inside has the masks that it says, not ours.
         rustix::process::umask(Mode::empty());
         for mount in spec.mounts().iter().flatten() {
-            mounts::mount(&root, mount, self.hierarchies).map_err(at(Step::Mount))?;
+            let bound = if mounts::is_bind(mount) { binds.pop_front() } else { None };
+            mounts::mount(&root, mount, self.hierarchies, bound).map_err(at(Step::Mount))?;
         }
-        let in_user_namespace = self.namespaces.new & libc::CLONE_NEWUSER != 0;
         let wanted = linux.devices().as_deref().unwrap_or_default();
-        devices::populate(&root, wanted, in_user_namespace)
-            .map_err(|(what, errno)| (Step::Devices, what, errno))?;
+        devices::populate(&root, wanted, nodes).map_err(|(what, errno)| (Step::Devices, what, errno))?;
         let console = match &self.request.stdio {
             Stdio::Terminal { size } => {
                 let console = devices::console(&root, *size, self.prepared.uid, true)
@@ -209,27 +346,40 @@ impl Init<'_> {
             }
             Stdio::Pipes { .. } => None,
         };
-        self.set_sysctls(&root)?;
+        self.set_sysctls()?;
+        self.create_hooks()?;
         self.hide_paths(&root)?;
         if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
             mounts::read_only_root(&root).map_err(at(Step::Rootfs))?;
         }
-        pivot(&root)?;
+        self.prepared.open_labels()?;
+        if self.request.options.no_pivot {
+            move_root(&root)?
+        } else {
+            pivot(&root)?
+        }
+        if let Some((kind, recursive)) = linux.rootfs_propagation().as_deref().and_then(mounts::propagation) {
+            mounts::propagate_root(kind, recursive).map_err(at(Step::Rootfs))?;
+        }
         Ok(console)
     }
 
-    fn set_sysctls(&self, root: &Root) -> Result<(), Failure> {
-        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-        let sysctls = linux(self.request.spec).and_then(|linux| linux.sysctl().as_ref());
-        for (name, value) in sysctls.into_iter().flatten() {
+    fn set_sysctls(&self) -> Result<(), Failure> {
+        let Some(sysctls) = linux(self.request.spec).and_then(|linux| linux.sysctl().as_ref()) else {
+            return Ok(());
+        };
+        if sysctls.is_empty() {
+            return Ok(());
+        }
+        // Not the container's: something may lie in its place or over a part of it (CVE-2019-19921, CVE-2025-52881).
+        let proc = mounts::own_proc().map_err(failed(Step::Sysctl, "mount a procfs"))?;
+        for (name, value) in sysctls {
             let failed = failed(Step::Sysctl, &format!("set the kernel parameter {name} to {value:?}"));
-            let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
-            let file = root.open(&path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(&failed)?;
-            // A procfs, and nothing that was put in its place (CVE-2019-19921, CVE-2025-52881).
-            let found = rustix::fs::fstatfs(&file).map_err(&failed)?;
-            if found.f_type != PROC_SUPER_MAGIC {
-                return Err(failed(Errno::PERM));
-            }
+            let path = mounts::sysctl_path(name).ok_or_else(|| failed(Errno::INVAL))?;
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+            let file = rustix::fs::openat2(&proc, Path::new("sys").join(path), flags, Mode::empty(), resolve)
+                .map_err(&failed)?;
             rustix::io::write(&file, value.as_bytes()).map_err(&failed)?;
         }
         Ok(())
@@ -250,6 +400,19 @@ impl Init<'_> {
         }
         Ok(())
     }
+}
+
+/// As [`pivot`], where the host's root is the initial ramdisk, of which the kernel can't let go: it stays below, out of
+/// reach.
+fn move_root(root: &Root) -> Result<(), Failure> {
+    let step = |what: &'static str| failed(Step::PivotRoot, what);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = rustix::fs::openat2(root.as_fd(), ".", flags, Mode::empty(), ResolveFlags::empty())
+        .map_err(step("open the root"))?;
+    rustix::process::fchdir(&inside).map_err(step("enter the root"))?;
+    rustix::mount::mount_move(".", "/").map_err(step("move the root"))?;
+    rustix::process::chroot(".").map_err(step("change the root"))?;
+    rustix::process::chdir("/").map_err(step("enter the root"))
 }
 
 /// Makes the container's root the root, and lets go of the host's.

@@ -8,17 +8,19 @@
 //! binary through a read-only copy of its mount ([`crate::engine`]), so that even `#!/proc/self/exe`, which runs it inside
 //! the container, finds a file system that can't be written to.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::cgroup::{Cgroup, PendingCgroup};
+use super::hooks::{self, Identity};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
 use super::syscall::{self, Cloned};
-use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init};
+use super::userns::UserNamespace;
+use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
 
 /// The namespaces of a container: those to be made, and those to be joined.
 #[derive(Debug, Default)]
@@ -26,11 +28,14 @@ pub(super) struct Namespaces {
     pub new: libc::c_int,
     pub joined: Vec<(libc::c_int, OwnedFd)>,
     pub joined_pid: Option<OwnedFd>,
+    pub joined_users: Option<OwnedFd>,
 }
 
 /// An init that waits for its order. Dropping it kills it and removes its cgroup.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Waiting<'a> {
+    spec: &'a Spec,
+    identity: Identity<'a>,
     child: Option<Child>,
     cgroup: Option<PendingCgroup>,
     report: Report,
@@ -75,11 +80,12 @@ pub(super) fn host(step: Step, what: impl Into<String>) -> impl FnOnce(Errno) ->
     move |errno| RuntimeError::Host { step, what, source: errno.into() }
 }
 
-pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError> {
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeError> {
     let missing = |field| RuntimeError::Spec { source: SpecError::Missing { field } };
     let spec = request.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+    super::spec::check(spec)?;
     let prepared = Prepared::new(process, linux.seccomp().as_ref())?;
     let namespaces = namespaces(linux)?;
     if namespaces.new & libc::CLONE_NEWNS == 0 {
@@ -94,33 +100,85 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
     let entrance = cgroup.cgroup().entrance()?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
-    if let Some(namespace) = &namespaces.joined_pid {
-        // Of the children only; this process stays where it is.
-        syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID)
-            .map_err(host(Step::Namespaces, "join the pid namespace"))?;
-    }
     // Nobody looks into the new process before it is another program.
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    let users = match &namespaces.joined_users {
+        Some(fd) => {
+            let fd = fd
+                .try_clone()
+                .map_err(|_| host(Step::Namespaces, "join the user namespace")(Errno::MFILE))?;
+            Some(UserNamespace::existing(fd)?)
+        }
+        None if namespaces.new & libc::CLONE_NEWUSER != 0 => {
+            Some(UserNamespace::new(linux.uid_mappings(), linux.gid_mappings())?)
+        }
+        None => None,
+    };
+    if let Some(users) = &users {
+        let uid = users.user(0).ok_or_else(|| missing("linux.uidMappings with the container's user 0"))?;
+        let gid = users.group(0).ok_or_else(|| missing("linux.gidMappings with the container's group 0"))?;
+        if has_writable_cgroup(spec) {
+            cgroup.cgroup().give_to(uid, gid)?;
+        }
+    }
+    let join_pid = |namespace: &OwnedFd| {
+        // Of the children only; this process stays where it is.
+        syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID)
+            .map_err(host(Step::Namespaces, "join the pid namespace"))
+    };
+    let own_pid = match &namespaces.joined_pid {
+        None => None,
+        Some(namespace) => {
+            let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(host(Step::Namespaces, "open the own pid namespace"))?;
+            join_pid(namespace)?;
+            Some(own)
+        }
+    };
+    let time = if namespaces.new & super::time::CLONE_NEWTIME == 0 {
+        None
+    } else {
+        Some(super::time::make(linux).map_err(|(what, errno)| host(Step::Namespaces, what)(errno))?)
+    };
     // The cgroup namespace is made later, inside: its root is the cgroup that the process is in at that moment.
-    let flags = u64::from((namespaces.new & !libc::CLONE_NEWCGROUP).cast_unsigned());
+    let later = libc::CLONE_NEWCGROUP | super::time::CLONE_NEWTIME;
+    let inner = namespaces.new & !later & !libc::CLONE_NEWUSER;
+    let flags = if users.is_some() { 0 } else { u64::from(inner.cast_unsigned()) };
     let child = match syscall::clone3(flags, libc::SIGCHLD, unified)
         .map_err(host(Step::Clone, "make the process"))?
     {
         Cloned::Child => {
             drop(ours);
-            init::run(init::Init {
+            let init = init::Init {
                 request,
                 prepared: &prepared,
                 namespaces: &namespaces,
                 entrance: &entrance,
                 hierarchies: cgroup.cgroup().hierarchies(),
                 report: theirs,
-            })
+                staged: None,
+            };
+            match &users {
+                Some(users) => init.run_after_stage(users, inner),
+                None => init.run(),
+            }
         }
         Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
     };
-    drop((theirs, entrance, request.stdio, request.preserved_fds));
+    // Hooks are children too, and belong to the host.
+    own_pid.as_ref().map(join_pid).transpose()?;
+    if let Some(time) = time {
+        time.leave().map_err(host(Step::Namespaces, "go back to the own time namespace"))?;
+    }
+    drop((theirs, entrance, request.stdio, request.preserved_fds, request.options.gate));
+    let identity = Identity {
+        id: request.id,
+        bundle: request.options.bundle.unwrap_or(std::path::Path::new("")),
+        annotations: spec.annotations().as_ref(),
+    };
     let mut waiting = Waiting {
+        spec,
+        identity,
         child: Some(child),
         cgroup: Some(cgroup),
         report: ours,
@@ -128,16 +186,119 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
         console: None,
         warnings: Vec::new(),
     };
-    if namespaces.new & libc::CLONE_NEWUSER != 0 {
-        waiting.map_users(linux)?;
+    if users.is_some() {
+        waiting.await_successor()?;
+    }
+    if let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) {
+        super::netdev::move_all(devices, waiting.pid())?;
     }
     waiting.until(Message::Ready)?;
     Ok(waiting)
 }
 
-impl Waiting {
+/// Whether the container is to make cgroups of its own.
+fn has_writable_cgroup(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    })
+}
+
+/// Makes init the child of the caller, out of a stage that is in the user namespace already.
+pub(super) fn clone_successor(flags: libc::c_int) -> Result<Cloned, Errno> {
+    // It tells of its end as its sibling does: clone(2), "CLONE_PARENT".
+    syscall::clone3(u64::from((flags | libc::CLONE_PARENT).cast_unsigned()), 0, None)
+}
+
+/// Waits for the process that goes on in place of `stage`, and tells it that it is known.
+pub(super) fn successor(
+    report: &Report,
+    stage: Child,
+    warnings: &mut Vec<String>,
+    program: &str,
+) -> Result<Child, RuntimeError> {
+    loop {
+        match report.receive().map_err(host(Step::Clone, "hear from the new process"))? {
+            Message::Warning(text) => warnings.push(text),
+            Message::Successor(pidfd) => {
+                let pid = pid_of(&pidfd).ok_or(RuntimeError::Died { step: Step::Clone })?;
+                let successor = Child::new(pid, pidfd);
+                // It has nothing more to do.
+                drop(stage);
+                report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::UserMapping })?;
+                return Ok(successor);
+            }
+            Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, program)),
+            Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
+            _ => {}
+        }
+    }
+}
+
+/// The pid behind a pidfd, as this process's /proc has it. Source: pidfd_open(2), proc_pid_fdinfo(5).
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
+}
+
+/// Lets an init that waits at its gate go on.
+pub(super) fn release(
+    connection: OwnedFd,
+    spec: &Spec,
+    state: &serde_json::Value,
+) -> Result<Vec<String>, RuntimeError> {
+    let report = Report::over(connection);
+    report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
+    let program = spec.process().as_ref().and_then(|process| process.args().as_ref()?.first().cloned());
+    let mut warnings = Vec::new();
+    loop {
+        match report.receive().map_err(host(Step::Clone, "hear from the container's first process"))? {
+            Message::Warning(text) => warnings.push(text),
+            Message::Notify(listener) => notify(spec, listener, state)?,
+            Message::Failed { step, errno, what } => {
+                return Err(to_error(step, errno, what, &program.unwrap_or_default()));
+            }
+            Message::End => return Ok(warnings),
+            _ => {}
+        }
+    }
+}
+
+/// Hands the descriptor of a filter's notifications to the agent that the specification names.
+fn notify(spec: &Spec, listener: OwnedFd, state: &serde_json::Value) -> Result<(), RuntimeError> {
+    let seccomp = linux(spec).and_then(|linux| linux.seccomp().as_ref());
+    let path = seccomp
+        .and_then(|seccomp| seccomp.listener_path().as_ref())
+        .ok_or(RuntimeError::Spec { source: SpecError::Missing { field: "linux.seccomp.listenerPath" } })?;
+    let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().as_deref());
+    let agent = seccomp::Agent::connect(path).map_err(host(Step::Seccomp, seccomp::Agent::what(path)))?;
+    agent.tell(listener, state, metadata).map_err(host(Step::Seccomp, seccomp::Agent::what(path)))
+}
+
+impl Waiting<'_> {
     pub fn pid(&self) -> i32 {
         self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Lets init wait at its gate, without this process.
+    pub fn leave(mut self) -> Result<(), RuntimeError> {
+        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
+        if let Some(child) = self.child.take() {
+            child.keep();
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            cgroup.keep();
+        }
+        Ok(())
     }
 
     /// Lets the program run, and returns when it does.
@@ -171,27 +332,33 @@ impl Waiting {
                 Message::Failed { step, errno, what } => {
                     return Err(to_error(step, errno, what, &self.program));
                 }
+                Message::Hooks => {
+                    self.run_hooks()?;
+                    self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Hooks })?;
+                }
+                Message::Notify(listener) => {
+                    notify(self.spec, listener, &self.identity.state("running", Some(self.pid())))?;
+                }
                 Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
-                Message::Ready | Message::Go => {}
+                Message::Ready | Message::Go | Message::Successor(_) => {}
             }
         }
     }
 
-    fn map_users(&self, linux: &Linux) -> Result<(), RuntimeError> {
-        let failed = |source: std::io::Error| RuntimeError::Host {
-            step: Step::UserMapping,
-            what: "map the users of the container".to_owned(),
-            source,
-        };
-        let table = |mappings: &Option<Vec<LinuxIdMapping>>| {
-            mappings.iter().flatten().fold(String::new(), |table, mapping| {
-                table + &format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
-            })
-        };
-        let pid = self.pid();
-        std::fs::write(format!("/proc/{pid}/uid_map"), table(linux.uid_mappings())).map_err(failed)?;
-        std::fs::write(format!("/proc/{pid}/gid_map"), table(linux.gid_mappings())).map_err(failed)?;
-        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::UserMapping })
+    fn run_hooks(&self) -> Result<(), RuntimeError> {
+        let Some(all) = self.spec.hooks() else { return Ok(()) };
+        let state = self.identity.state("creating", Some(self.pid()));
+        #[allow(deprecated)] // they still have to run
+        let prestart = all.prestart();
+        hooks::run("prestart", prestart.as_ref(), &state)
+            .and_then(|()| hooks::run("createRuntime", all.create_runtime().as_ref(), &state))
+            .map_err(|error| RuntimeError::Hook { reason: error.to_string() })
+    }
+
+    fn await_successor(&mut self) -> Result<(), RuntimeError> {
+        let stage = self.child.take().expect("it has been there from the beginning, and is put back");
+        self.child = Some(successor(&self.report, stage, &mut self.warnings, &self.program)?);
+        Ok(())
     }
 }
 
@@ -206,21 +373,17 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, RuntimeError> {
             LinuxNamespaceType::User => libc::CLONE_NEWUSER,
             LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
             LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-            LinuxNamespaceType::Time => {
-                return Err(RuntimeError::Spec {
-                    source: SpecError::Unsupported { field: "linux.namespaces of type time" },
-                });
-            }
+            LinuxNamespaceType::Time => super::time::CLONE_NEWTIME,
         };
-        match namespace.path() {
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
             None => namespaces.new |= flag,
             Some(path) => {
                 let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                     .map_err(host(Step::Namespaces, format!("open the namespace {path:?}")))?;
-                if flag == libc::CLONE_NEWPID {
-                    namespaces.joined_pid = Some(fd);
-                } else {
-                    namespaces.joined.push((flag, fd));
+                match flag {
+                    libc::CLONE_NEWPID => namespaces.joined_pid = Some(fd),
+                    libc::CLONE_NEWUSER => namespaces.joined_users = Some(fd),
+                    _ => namespaces.joined.push((flag, fd)),
                 }
             }
         }

@@ -17,7 +17,8 @@
 //! filter, makes the cgroup and clones the init process into fresh namespaces. The init process builds its own
 //! world from inside: it joins its cgroups, mounts the root file system (detached, never visible on the host),
 //! mounts everything below it through descriptors that `openat2(RESOLVE_IN_ROOT)` opened, pivots, drops its
-//! privileges and waits. [`Created::start`] lets it run the program. Warnings and the first failure, with its
+//! privileges and waits. Where it has a user namespace, a stage comes before it that makes what only the caller's own user
+//! may. [`Created::start`] lets it run the program. Warnings and the first failure, with its
 //! step and errno, come back over one close-on-exec socket pair.
 //!
 //! # Invariants that a change must keep
@@ -34,20 +35,29 @@ pub mod defaults;
 mod devices;
 mod error;
 mod exec;
+mod gate;
+pub mod hooks;
 mod init;
+mod labels;
 mod launch;
 mod mounts;
+mod netdev;
 mod process;
 mod reaper;
 mod report;
 mod root;
+mod scheduling;
 pub mod seccomp;
 mod spec;
+mod stage;
 mod syscall;
+mod time;
+mod userns;
 pub mod view;
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::io::Errno;
@@ -56,6 +66,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cgroup::Cgroup;
 pub use self::error::{RuntimeError, Step};
 pub use self::spec::SpecError;
+pub use self::userns::{Holder, hold_network_of_users};
 
 /// Where the root file system of a container comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +77,13 @@ pub enum Rootfs {
         /// The directory on the host.
         path: PathBuf,
     },
-    /// Layers that the container's init mounts as one overlay, in its own mount namespace only.
+    /// The same, but in a user namespace its files belong inside to whom they belong on the disk.
+    ShiftedDirectory {
+        /// The directory on the host.
+        path: PathBuf,
+    },
+    /// Layers that the container's init mounts as one overlay, in its own mount namespace only. In a user namespace their
+    /// files, and what the container writes, belong inside to whom they belong on the disk.
     Overlay {
         /// The layers that are only read, the topmost first; at least one.
         lower: Vec<PathBuf>,
@@ -111,6 +128,24 @@ pub struct CreateRequest<'a> {
     pub preserved_fds: Vec<OwnedFd>,
     /// The first process stays as one that reaps and passes signals on, and the program is its child.
     pub reaper: bool,
+    /// What only the OCI command line asks for.
+    pub options: CreateOptions<'a>,
+}
+
+/// What a container that is made step by step, by several processes, wants besides.
+#[derive(Debug, Default)]
+pub struct CreateOptions<'a> {
+    /// A listening SOCK_SEQPACKET socket at which init waits for its order once [`Created::leave_waiting`] was called;
+    /// [`release`] gives it.
+    pub gate: Option<OwnedFd>,
+    /// The bundle's directory, as hooks are told it.
+    pub bundle: Option<&'a Path>,
+    /// Fail now if the program is not there, not only when it is started.
+    pub look_for_program: bool,
+    /// Change the root without pivot_root(2), for hosts that run from the initial ramdisk.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub keep_keyring: bool,
 }
 
 /// Everything that [`exec`] needs.
@@ -128,6 +163,10 @@ pub struct ExecRequest<'a> {
     pub cgroup: &'a str,
     /// The standard streams.
     pub stdio: Stdio,
+    /// Descriptors that the process gets as 3, 4, …
+    pub preserved_fds: Vec<OwnedFd>,
+    /// The state of the container, as an agent of its seccomp filter is told it.
+    pub state: Option<&'a serde_json::Value>,
 }
 
 /// A process that runs in a container.
@@ -153,11 +192,11 @@ pub struct Running {
 ///
 /// Dropping it kills init and removes the cgroup.
 #[derive(Debug)]
-pub struct Created {
-    waiting: launch::Waiting,
+pub struct Created<'a> {
+    waiting: launch::Waiting<'a>,
 }
 
-impl Created {
+impl Created<'_> {
     /// Lets init run its program, and returns when it does.
     ///
     /// # Errors
@@ -170,6 +209,63 @@ impl Created {
     pub fn pid(&self) -> i32 {
         self.waiting.pid()
     }
+
+    /// The start time of the waiting init, field 22 of `/proc/PID/stat`; `None` when it has ended.
+    pub fn start_time(&self) -> Option<u64> {
+        launch::start_time(self.waiting.pid())
+    }
+
+    /// The master of the pseudo terminal, once.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.waiting.take_console()
+    }
+
+    /// What did not go as asked so far.
+    pub fn warnings(&self) -> &[String] {
+        self.waiting.warnings()
+    }
+
+    /// Lets init wait at its gate, and lives on without this process.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Died`]; the container is gone then.
+    pub fn leave_waiting(self) -> Result<(), RuntimeError> {
+        self.waiting.leave()
+    }
+}
+
+/// The mount options that are understood here, without those of file systems.
+pub fn mount_options() -> Vec<String> {
+    mounts::known_options()
+}
+
+/// Orders an init that waits at its gate to run its program, over a connection to it. Returns when it does, with what did
+/// not go as asked. An agent of the seccomp filter, if there is one, is told `state`.
+///
+/// # Errors
+/// [`RuntimeError::CommandNotFound`] and the like; the first process has ended then.
+pub fn release(
+    connection: OwnedFd,
+    spec: &Spec,
+    state: &serde_json::Value,
+) -> Result<Vec<String>, RuntimeError> {
+    launch::release(connection, spec, state)
+}
+
+/// Descriptors that this process was started with, from 3 on; all become close-on-exec.
+///
+/// # Errors
+/// EBADF where there are fewer.
+pub fn inherited_descriptors(count: u32) -> Result<Vec<OwnedFd>, Errno> {
+    let last = i32::try_from(count).ok().and_then(|count| count.checked_add(3)).ok_or(Errno::BADF)?;
+    let taken = (3..last).map(syscall::duplicate_inherited).collect::<Result<_, _>>()?;
+    syscall::close_on_exec_from(3)?;
+    Ok(taken)
+}
+
+/// Replaces this process by this program again, from a descriptor of it (execveat(2)). Returns only to say why not.
+pub fn execute_again(program: BorrowedFd<'_>, arguments: Vec<CString>, environment: Vec<CString>) -> Errno {
+    syscall::fexecve(program, &syscall::StringArray::new(arguments), &syscall::StringArray::new(environment))
 }
 
 /// Makes a container up to the point where only the program is missing.
@@ -178,7 +274,7 @@ impl Created {
 ///
 /// # Errors
 /// A [`RuntimeError`] that names the step; nothing is left behind.
-pub fn create(request: CreateRequest<'_>) -> Result<Created, RuntimeError> {
+pub fn create(request: CreateRequest<'_>) -> Result<Created<'_>, RuntimeError> {
     launch::create(request).map(|waiting| Created { waiting })
 }
 
@@ -202,6 +298,14 @@ pub fn read_only_program() -> Result<OwnedFd, Errno> {
     let program = mounts::copy_tree(rustix::fs::CWD, std::path::Path::new("/proc/self/exe"), false)?;
     mounts::freeze(program.as_fd())?;
     Ok(program)
+}
+
+/// Runs `work` as another user for files alone, with all capabilities. Of this thread only.
+///
+/// # Errors
+/// EPERM for who may not be another.
+pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    syscall::with_file_ids(uid, gid, work)
 }
 
 /// `pidfd_send_signal(2)`, with any signal that the kernel has.

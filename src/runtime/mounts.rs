@@ -2,7 +2,7 @@
 //! detached, and then attached to an opened place. No path inside the root is walked by the kernel for us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
@@ -16,6 +16,7 @@ use super::Rootfs;
 use super::cgroup::{Hierarchy, Version};
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
+use super::userns::UserNamespace;
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;
@@ -25,6 +26,7 @@ const ATIME_MASK: u64 = 0x70;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
+const NOSYMFOLLOW: u64 = 0x20_0000;
 
 /// A failed mount, in words, with what the kernel said.
 #[derive(Debug)]
@@ -43,54 +45,103 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Errno) -> MountFailure {
 struct Options {
     set: u64,
     clear: u64,
-    recursive_read_only: bool,
+    /// For the mounts below too.
+    set_below: u64,
+    clear_below: u64,
     propagation: Option<(u64, bool)>,
     bind: bool,
     recursive: bool,
+    remount: bool,
     copy_up: bool,
+    /// Users are mapped; for the mounts below too if true.
+    id_mapped: Option<bool>,
     /// For the file system itself.
     data: Vec<(String, Option<String>)>,
 }
 
+/// The options that are attributes of a mount: what they set, and what they clear. With an `r` before, they are for the
+/// mounts below too.
+const ATTRIBUTES: [(&str, u64, u64); 20] = [
+    ("ro", RDONLY, 0),
+    ("rw", 0, RDONLY),
+    ("nosuid", NOSUID, 0),
+    ("suid", 0, NOSUID),
+    ("nodev", NODEV, 0),
+    ("dev", 0, NODEV),
+    ("noexec", NOEXEC, 0),
+    ("exec", 0, NOEXEC),
+    ("noatime", NOATIME, ATIME_MASK),
+    ("atime", 0, ATIME_MASK),
+    ("strictatime", STRICTATIME, ATIME_MASK),
+    ("nostrictatime", 0, ATIME_MASK),
+    ("relatime", 0, ATIME_MASK),
+    ("norelatime", STRICTATIME, ATIME_MASK),
+    ("nodiratime", NODIRATIME, 0),
+    ("diratime", 0, NODIRATIME),
+    ("nosymfollow", NOSYMFOLLOW, 0),
+    ("symfollow", 0, NOSYMFOLLOW),
+    ("defaults", 0, 0),
+    ("loud", 0, 0),
+];
+
+/// What the kernel does by itself, or does not know any more.
+const WITHOUT_EFFECT: [&str; 9] =
+    ["async", "nouser", "auto", "silent", "nolazytime", "nomand", "iversion", "noiversion", "norealtime"];
+
+const OTHERS: [&str; 6] = ["bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap"];
+/// What the file system gets, under names that all of them share.
+const SHARED_DATA: [&str; 4] = ["dirsync", "sync", "lazytime", "mand"];
+const PROPAGATIONS: [&str; 8] =
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"];
+
+/// All options that are not for a file system alone.
+pub(super) fn known_options() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name);
+    let plain = attributes.clone().chain(WITHOUT_EFFECT).chain(OTHERS).chain(SHARED_DATA).chain(PROPAGATIONS);
+    let below = attributes.filter(|name| !["defaults", "loud"].contains(name)).map(|name| format!("r{name}"));
+    let mut all: Vec<String> = plain.map(str::to_owned).chain(below).collect();
+    all.sort();
+    all
+}
+
+/// A word for propagation (config-linux, "Rootfs Mount Propagation"): its kind, and whether mounts below have it too.
+pub(super) fn propagation(word: &str) -> Option<(u64, bool)> {
+    let kind = match word.strip_prefix('r').unwrap_or(word) {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((kind, word.starts_with('r')))
+}
+
 fn parse(options: &[String]) -> Options {
     let mut parsed = Options::default();
+    let attribute = |option: &str| ATTRIBUTES.iter().find(|(name, ..)| *name == option);
     for option in options {
-        let (set, clear) = match option.as_str() {
-            "ro" => (RDONLY, 0),
-            "rw" => (0, RDONLY),
-            "nosuid" => (NOSUID, 0),
-            "suid" => (0, NOSUID),
-            "nodev" => (NODEV, 0),
-            "dev" => (0, NODEV),
-            "noexec" => (NOEXEC, 0),
-            "exec" => (0, NOEXEC),
-            "noatime" => (NOATIME, ATIME_MASK),
-            "strictatime" => (STRICTATIME, ATIME_MASK),
-            "relatime" | "atime" => (0, ATIME_MASK),
-            "nodiratime" => (NODIRATIME, 0),
-            "diratime" => (0, NODIRATIME),
-            _ => (0, 0),
-        };
-        if set | clear != 0 {
+        if let Some((_, set, clear)) = attribute(option) {
             parsed.set = (parsed.set & !clear) | set;
             parsed.clear = (parsed.clear & !set) | clear;
+            continue;
+        }
+        if let Some((_, set, clear)) = option.strip_prefix('r').and_then(attribute) {
+            parsed.set_below = (parsed.set_below & !clear) | set;
+            parsed.clear_below = (parsed.clear_below & !set) | clear;
+            continue;
+        }
+        if let Some(propagation) = propagation(option) {
+            parsed.propagation = Some(propagation);
             continue;
         }
         match option.as_str() {
             "bind" => parsed.bind = true,
             "rbind" => (parsed.bind, parsed.recursive) = (true, true),
-            "rro" => {
-                parsed.set |= RDONLY;
-                parsed.recursive_read_only = true;
-            }
+            "remount" => parsed.remount = true,
             "tmpcopyup" => parsed.copy_up = true,
-            "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
-            "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
-            "shared" => parsed.propagation = Some((libc::MS_SHARED, false)),
-            "rshared" => parsed.propagation = Some((libc::MS_SHARED, true)),
-            "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),
-            "rslave" => parsed.propagation = Some((libc::MS_SLAVE, true)),
-            "defaults" | "async" | "nouser" | "auto" => {}
+            "idmap" => parsed.id_mapped = Some(false),
+            "ridmap" => parsed.id_mapped = Some(true),
+            other if WITHOUT_EFFECT.contains(&other) => {}
             other => parsed.data.push(match other.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (other.to_owned(), None),
@@ -98,6 +149,55 @@ fn parse(options: &[String]) -> Options {
         }
     }
     parsed
+}
+
+impl Options {
+    /// Puts the attributes into force on a mount, and on those below what is for them.
+    fn apply(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+        let own = MountAttr { set: self.set, clear: self.clear & !self.set, ..MountAttr::default() };
+        if own != MountAttr::default() {
+            syscall::mount_setattr(mount, false, &own)?;
+        }
+        self.apply_below(mount)
+    }
+
+    fn apply_below(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+        let below = MountAttr {
+            set: self.set_below,
+            clear: self.clear_below & !self.set_below,
+            ..MountAttr::default()
+        };
+        if below == MountAttr::default() { Ok(()) } else { syscall::mount_setattr(mount, true, &below) }
+    }
+}
+
+/// The path below /proc/sys of a kernel parameter, in whichever way its name is written (sysctl(8)); `None` for what is no
+/// such name.
+pub(super) fn sysctl_path(name: &str) -> Option<PathBuf> {
+    let dotted_first = name.find(['.', '/']).is_some_and(|at| name.as_bytes().get(at) == Some(&b'.'));
+    // Where dots come first, a slash stands for a dot within a part, and the other way round.
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let path: String = if dotted_first { name.chars().map(swap).collect() } else { name.to_owned() };
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    (path.contains('/') && path.split('/').all(is_part)).then(|| PathBuf::from(path))
+}
+
+/// A procfs of the pid namespace that this process is in, attached nowhere: nobody can have mounted anything over a part of
+/// it (CVE-2025-52881).
+pub(super) fn own_proc() -> Result<OwnedFd, Errno> {
+    detached("proc", "proc", &[], NOSUID | NODEV | NOEXEC)
+}
+
+/// Sets the propagation of the root, once it is the root.
+pub(super) fn propagate_root(kind: u64, recursive: bool) -> Result<(), MountFailure> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open the root"))?;
+    let attr = MountAttr { propagation: kind, ..MountAttr::default() };
+    syscall::mount_setattr(root.as_fd(), recursive, &attr).map_err(failed("set the propagation of the root"))
 }
 
 /// Cuts the tie to the host's mounts, or loosens it: what is mounted here must not show there.
@@ -116,44 +216,91 @@ pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
 /// Mounts the root file system and attaches it over a directory of the host, in this mount namespace only.
 pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
     let (mount, place) = match rootfs {
-        Rootfs::Directory { path } => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_RECURSIVE;
-            let tree =
-                open_tree(CWD, path, flags).map_err(failed(format!("open the root directory {path:?}")))?;
-            (tree, path)
-        }
-        Rootfs::Overlay { lower, upper, work } => {
-            let overlay =
-                fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
-            let set = |key: &str, path: &Path| {
-                fsconfig_set_string(overlay.as_fd(), key, path)
-                    .map_err(failed(format!("use {path:?} as {key} of the overlay")))
-            };
-            set("source", Path::new("overlay"))?;
-            // One at a time (Linux 6.5), else all in one string.
-            let single = lower.first().is_some_and(|first| {
-                fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok()
-            });
-            if single {
-                lower.iter().skip(1).try_for_each(|layer| set("lowerdir+", layer))?;
-            } else {
-                let joined = lower.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
-                set("lowerdir", Path::new(&joined))?;
-            }
-            set("upperdir", upper)?;
-            set("workdir", work)?;
-            fsconfig_create(overlay.as_fd()).map_err(failed("make the overlay of the image's layers"))?;
-            let mount = fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-                .map_err(failed("mount the overlay of the image's layers"))?;
-            (mount, upper)
-        }
+        Rootfs::Directory { path } => (directory(path)?, path),
+        // Without a user namespace there is nothing to shift.
+        Rootfs::ShiftedDirectory { path } => (directory(path)?, path),
+        Rootfs::Overlay { lower, upper, work } => (overlay(lower, upper, work)?, upper),
     };
-    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    syscall::mount_setattr(mount.as_fd(), true, &attr).map_err(failed("make the root private"))?;
+    make_private(mount.as_fd())?;
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the root"))?;
+    Ok(Root::new(mount))
+}
+
+/// As [`root`], for a container with a user namespace: the files belong inside to whom they belong on the disk. It is not
+/// attached. Leaves mounts over the places of the layers.
+pub(super) fn shifted_root(rootfs: &Rootfs, users: &UserNamespace) -> Result<OwnedFd, MountFailure> {
+    let mount = match rootfs {
+        Rootfs::Directory { path } => directory(path)?,
+        Rootfs::ShiftedDirectory { path } => {
+            let tree = directory(path)?;
+            users.shift(tree.as_fd(), true).map_err(failed(shift_text(path)))?;
+            tree
+        }
+        Rootfs::Overlay { lower, upper, work } => {
+            // upper and work have to be on the same mount; names that stay right wherever a layer lies.
+            let own = upper.parent().filter(|own| work.starts_with(own)).unwrap_or(upper);
+            for path in lower.iter().map(PathBuf::as_path).chain([own]) {
+                let layer =
+                    copy_tree(CWD, path, false).map_err(failed(format!("open the layer {path:?}")))?;
+                users.shift(layer.as_fd(), false).map_err(failed(shift_text(path)))?;
+                move_mount(layer.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                    .map_err(failed(format!("attach the layer {path:?}")))?;
+            }
+            // overlayfs makes files of its own as whoever mounts it, and that one has to be somebody on these mounts.
+            let (uid, gid) = (users.user(0).unwrap_or(0), users.group(0).unwrap_or(0));
+            syscall::with_file_ids(uid, gid, || overlay(lower, upper, work))
+                .map_err(failed("become the container's root for files"))??
+        }
+    };
+    make_private(mount.as_fd())?;
+    Ok(mount)
+}
+
+fn shift_text(path: &Path) -> String {
+    format!(
+        "show the owners of {path:?} as the container has them (its file system may not be able to, or this user may not)"
+    )
+}
+
+fn make_private(mount: BorrowedFd<'_>) -> Result<(), MountFailure> {
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    syscall::mount_setattr(mount, true, &attr).map_err(failed("make the root private"))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, MountFailure> {
+    copy_tree(CWD, path, true).map_err(failed(format!("open the root directory {path:?}")))
+}
+
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, MountFailure> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
+    let set = |key: &str, path: &Path| {
+        fsconfig_set_string(overlay.as_fd(), key, path)
+            .map_err(failed(format!("use {path:?} as {key} of the overlay")))
+    };
+    set("source", Path::new("overlay"))?;
+    // One at a time (Linux 6.5), else all in one string.
+    let single = lower
+        .first()
+        .is_some_and(|first| fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok());
+    if single {
+        lower.iter().skip(1).try_for_each(|layer| set("lowerdir+", layer))?;
+    } else {
+        let joined = lower.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+        set("lowerdir", Path::new(&joined))?;
+    }
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    fsconfig_create(overlay.as_fd()).map_err(failed("make the overlay of the image's layers"))?;
+    fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map_err(failed("mount the overlay of the image's layers"))
+}
+
+/// Attaches what [`shifted_root`] has made to the working directory.
+pub(super) fn attach_root(mount: OwnedFd) -> Result<Root, MountFailure> {
+    // Not by a name: the container's root may not look one up there.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", CWD, "", flags).map_err(failed("attach the root"))?;
     Ok(Root::new(mount))
 }
 
@@ -195,32 +342,74 @@ pub(super) fn copy_tree(from: BorrowedFd<'_>, path: &Path, recursive: bool) -> R
     open_tree(from, path, flags)
 }
 
-/// Makes one mount of a specification.
-pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Result<(), MountFailure> {
+/// Whether a mount shows something that is there already.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    let has = |name: &str| mount.options().iter().flatten().any(|option| option == name);
+    (mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind")) && !has("remount")
+}
+
+/// Opens what a bind mount is of, with all that its options say, attached nowhere.
+pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Result<OwnedFd, MountFailure> {
+    let options = parse(mount.options().as_deref().unwrap_or_default());
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let what = format!("mount {source:?} on {:?} in the container", mount.destination());
+    let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
+    // Propagation first: it must not reach the host's own mounts.
+    let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
+    let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
+    syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
+    shift(mount, &options, tree.as_fd(), users)?;
+    options.apply(tree.as_fd()).map_err(failed(what))?;
+    Ok(tree)
+}
+
+/// Owners as the container has them, or as the mount says itself. Source: runtime-spec, config.md, "POSIX-platform Mounts".
+fn shift(
+    mount: &Mount,
+    options: &Options,
+    tree: BorrowedFd<'_>,
+    users: Option<&UserNamespace>,
+) -> Result<(), MountFailure> {
+    let Some(recursive) = options.id_mapped.or((mount.uid_mappings().is_some()).then_some(false)) else {
+        return Ok(());
+    };
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let of_its_own = match (mount.uid_mappings(), mount.gid_mappings()) {
+        (None, None) => None,
+        (users, groups) => Some(UserNamespace::new(users, groups).map_err(|error| MountFailure {
+            what: format!("map the owners of {source:?}: {error}"),
+            errno: error.errno().map_or(Errno::INVAL, Errno::from_raw_os_error),
+        })?),
+    };
+    let users = of_its_own.as_ref().or(users).ok_or_else(|| MountFailure {
+        what: format!(
+            "map the owners of {source:?}: the container has no user namespace, and the mount no mappings"
+        ),
+        errno: Errno::INVAL,
+    })?;
+    users.shift(tree, recursive).map_err(failed(shift_text(source)))
+}
+
+/// Makes one mount of a specification. `bound`: the source of a bind mount, opened before.
+pub(super) fn mount(
+    root: &Root,
+    mount: &Mount,
+    hierarchies: &[Hierarchy],
+    bound: Option<OwnedFd>,
+) -> Result<(), MountFailure> {
     let target = mount.destination();
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
-    if !target.is_absolute() {
-        return Err(MountFailure {
-            what: format!("mount on {target:?}, which is not absolute"),
-            errno: Errno::INVAL,
-        });
-    }
+    // One that is not absolute is below the root all the same.
+    let target = &Path::new("/").join(target);
     let describe = |source: &str| format!("mount {source} on {target:?} in the container");
-    let detached_mount = if options.bind || kind == "bind" {
-        let source = mount.source().as_deref().unwrap_or(Path::new(""));
-        let what = describe(&format!("{source:?}"));
-        let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
-        // Propagation first: it must not reach the host's own mounts.
-        let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
-        let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
-        syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
-        let attr =
-            MountAttr { set: options.set, clear: options.clear & !options.set, ..MountAttr::default() };
-        if attr != MountAttr::default() {
-            syscall::mount_setattr(tree.as_fd(), options.recursive_read_only, &attr).map_err(failed(what))?;
-        }
-        tree
+    if options.remount {
+        return remount(root, target, &options);
+    }
+    let detached_mount = if let Some(bound) = bound {
+        bound
+    } else if is_bind(mount) {
+        bind_source(mount, None)?
     } else if kind == "cgroup" || kind == "cgroup2" {
         return cgroups(root, target, &options, hierarchies);
     } else {
@@ -243,7 +432,12 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         }
         if options.set & RDONLY != 0 {
             let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
-            syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what))?;
+            syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what.clone()))?;
+        }
+        options.apply_below(mounted.as_fd()).map_err(failed(what.clone()))?;
+        if let Some((propagation, recursive)) = options.propagation {
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            syscall::mount_setattr(mounted.as_fd(), recursive, &attr).map_err(failed(what))?;
         }
         mounted
     };
@@ -257,6 +451,20 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         .map_err(failed(format!("make the mount point {target:?} in the container")))?;
     refuse_proc(place.as_fd(), kind, target)?;
     attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
+}
+
+/// Changes the attributes of a mount that is there.
+fn remount(root: &Root, target: &Path, options: &Options) -> Result<(), MountFailure> {
+    let what = format!("remount {target:?}");
+    let place = root.open(target, OFlags::PATH).map_err(failed(what.clone()))?;
+    options.apply(place.as_fd()).map_err(failed(what.clone()))?;
+    match options.propagation {
+        Some((propagation, recursive)) => {
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            syscall::mount_setattr(place.as_fd(), recursive, &attr).map_err(failed(what))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Nothing may be mounted over what is in a procfs: the isolation stands on it. Whatever links led there.

@@ -19,8 +19,14 @@ const PACKET_MAX_BYTES: usize = 8 << 10;
 pub(super) enum Message {
     Warning(String),
     Console(OwnedFd),
+    /// The process that goes on in place of the one that tells, by a pidfd.
+    Successor(OwnedFd),
+    /// The notification descriptor of the seccomp filter that is in force now.
+    Notify(OwnedFd),
+    /// All is there but the root's change: now is the time for hooks of the runtime's side. Go answers it.
+    Hooks,
     Ready,
-    /// To the child: users are mapped, or the program may run.
+    /// To the child: it is known, or the program may run.
     Go,
     Failed {
         step: Step,
@@ -41,6 +47,11 @@ impl Report {
         let (one, other) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self { socket: one }, Self { socket: other }))
+    }
+
+    /// Over a connection that was made elsewhere.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 
     /// The same connection under a number that is out of the way of a payload's descriptors.
@@ -67,6 +78,15 @@ impl Report {
                 bytes.push(b'C');
                 fds.push(master.as_fd());
             }
+            Message::Successor(process) => {
+                bytes.push(b'S');
+                fds.push(process.as_fd());
+            }
+            Message::Notify(listener) => {
+                bytes.push(b'N');
+                fds.push(listener.as_fd());
+            }
+            Message::Hooks => bytes.push(b'H'),
             Message::Ready => bytes.push(b'R'),
             Message::Go => bytes.push(b'G'),
             Message::Failed { step, errno, what } => {
@@ -113,6 +133,9 @@ impl Report {
             ([], _) => Ok(Message::End),
             ([b'W', ..], _) => Ok(Message::Warning(text(1))),
             ([b'C'], Some(master)) => Ok(Message::Console(master)),
+            ([b'S'], Some(process)) => Ok(Message::Successor(process)),
+            ([b'N'], Some(listener)) => Ok(Message::Notify(listener)),
+            ([b'H'], _) => Ok(Message::Hooks),
             ([b'R'], _) => Ok(Message::Ready),
             ([b'G'], _) => Ok(Message::Go),
             ([b'F', step, a, b, c, d, ..], _) => Ok(Message::Failed {
@@ -133,6 +156,9 @@ pub(super) fn to_error(step: Step, errno: i32, what: String, program: &str) -> R
             libc::ENOENT | libc::ENOTDIR => RuntimeError::CommandNotFound { program, errno },
             _ => RuntimeError::CommandNotExecutable { program, errno },
         };
+    }
+    if step == Step::Hooks {
+        return RuntimeError::Hook { reason: what };
     }
     RuntimeError::Init { step, what, errno }
 }

@@ -54,7 +54,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `clone3(2)`: a fork with its own namespaces, into a cgroup where one is given.
 ///
-/// The caller must be single-threaded: the child goes on in a copy of this process, and a lock that another
+/// The caller must be single-threaded, or the child do nothing but system calls: it goes on in a copy of this process, and a lock that another
 /// thread held would stay locked in it for ever.
 pub fn clone3(flags: u64, exit_signal: c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
     let mut pidfd: c_int = -1;
@@ -155,22 +155,97 @@ pub fn duplicate_above(fd: BorrowedFd<'_>, minimum: RawFd) -> Result<OwnedFd, Er
 /// A `struct sock_filter` array: one classic BPF program.
 pub type Filter = [libc::sock_filter];
 
-/// `seccomp(SECCOMP_SET_MODE_FILTER)`.
-pub fn install_seccomp(filter: &Filter, flags: u32) -> Result<(), Errno> {
+/// `seccomp(SECCOMP_SET_MODE_FILTER)`; with SECCOMP_FILTER_FLAG_NEW_LISTENER its notification descriptor.
+pub fn install_seccomp(filter: &Filter, flags: u32) -> Result<Option<OwnedFd>, Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
         filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: the program points to `len` instructions that outlive the call; the kernel only reads them.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&program))
-    })
-    .map(drop)
+    })?;
+    let is_descriptor = u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+    is_descriptor.then(|| owned(result)).transpose()
+}
+
+/// The permitted capabilities of this process, as a bit mask (`capget(2)`).
+pub fn permitted_capabilities() -> Result<u64, Errno> {
+    let header: [u32; 2] = [0x2008_0522, 0];
+    // Two halves of effective, permitted, inheritable.
+    let mut data = [0u32; 6];
+    // SAFETY: both arrays have the layout of version 3 of the interface and outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) })?;
+    Ok(u64::from(data[1]) | u64::from(data[4]) << 32)
+}
+
+/// `struct sched_attr` of its first version (sched_setattr(2)).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    /// Filled in by [`set_scheduler`].
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub runtime: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub deadline: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub period: u64,
+}
+
+/// `sched_setattr(2)` of this process.
+pub fn set_scheduler(attributes: &SchedulerAttributes) -> Result<(), Errno> {
+    let size = u32::try_from(size_of::<SchedulerAttributes>()).map_err(|_| Errno::INVAL)?;
+    let attributes = SchedulerAttributes { size, ..*attributes };
+    // SAFETY: the structure tells its size and outlives the call, which only reads it.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&attributes), 0) }).map(drop)
+}
+
+/// `ioprio_set(2)` of this process.
+pub fn set_io_priority(priority: i32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) }).map(drop)
+}
+
+/// A duplicate of a descriptor that this process was started with, whose number somebody else knows.
+pub fn duplicate_inherited(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers; the original is not closed, so that nobody who may own it is deceived.
+    owned(check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())?)
+}
+
+/// `execveat(2)` of an open program, which returns only to say why it failed.
+pub fn fexecve(program: BorrowedFd<'_>, arguments: &StringArray, environment: &StringArray) -> Errno {
+    let (arguments, environment) = (arguments.pointers(), environment.pointers());
+    // SAFETY: the descriptor is open by its lifetime, the path is empty, both arrays end with NULL, and the strings that
+    // they point to are owned by the two parameters, which outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match check(result) {
+        Err(errno) => errno,
+        Ok(_) => Errno::NOEXEC,
+    }
 }
 
 /// `prctl(2)` with plain numbers.
 pub fn prctl(option: c_int, second: u64, third: u64) -> Result<c_int, Errno> {
-    // SAFETY: the options that callers pass (dumpable, keepcaps, bounding and ambient sets, no_new_privs,
+    // SAFETY: the options that callers pass (dumpable, keepcaps, securebits, bounding and ambient sets, no_new_privs,
     // pdeathsig) take numbers, not pointers; unused arguments are zero as the kernel demands.
     check(unsafe { libc::prctl(option, second, third, 0u64, 0u64) }.into())
         .and_then(|value| c_int::try_from(value).map_err(|_| Errno::OVERFLOW))
@@ -199,6 +274,26 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Er
     });
     // SAFETY: both structures have the layout of version 3 of the interface and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr()) }).map(drop)
+}
+
+/// Runs `work` as another user for files alone (`setfsuid(2)`, `setfsgid(2)`), with all capabilities.
+///
+/// What `work` opens in the kernel keeps these ids, as an overlay keeps whom it was mounted by.
+pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    // capabilities(7): with this bit the change takes no capability away.
+    const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
+    let before = u64::try_from(prctl(libc::PR_GET_SECUREBITS, 0, 0)?).unwrap_or_default();
+    prctl(libc::PR_SET_SECUREBITS, before | SECBIT_NO_SETUID_FIXUP, 0)?;
+    // SAFETY: no pointers; they return the id before, and never fail with these capabilities.
+    let own = unsafe { (libc::setfsuid(uid), libc::setfsgid(gid)) };
+    let result = work();
+    // SAFETY: as before.
+    unsafe {
+        libc::setfsuid(own.0.cast_unsigned());
+        libc::setfsgid(own.1.cast_unsigned());
+    }
+    prctl(libc::PR_SET_SECUREBITS, before, 0)?;
+    Ok(result)
 }
 
 /// `setgroups(2)`, `setresgid(2)` and `setresuid(2)` of this (single-threaded) process, in that order.

@@ -14,7 +14,7 @@ use super::workplace::Workplace;
 use crate::engine::EngineError;
 use crate::engine::images::from_image_error;
 use crate::image::build::patterns::Ignore;
-use crate::image::{DescriptorReader, copy_in};
+use crate::image::{DescriptorReader, Owners, copy_in};
 
 /// No Containerfile and no ignore file is larger.
 const TEXT_MAX_BYTES: u64 = 4 << 20;
@@ -45,7 +45,8 @@ impl Context {
                 let root = OwnedFd::from(File::open(path).map_err(failed)?);
                 if let Some(archive) = archive {
                     let reader = DescriptorReader::new(archive, stop);
-                    copy_in(reader, root.as_fd(), b"", stop, &mut |_| {}).map_err(from_image_error)?;
+                    copy_in(reader, root.as_fd(), b"", &Owners::default(), stop, &mut |_| {})
+                        .map_err(from_image_error)?;
                 }
                 root
             }

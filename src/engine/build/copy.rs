@@ -21,7 +21,7 @@ use crate::engine::passwd::{self, RootView};
 use crate::engine::{EngineError, blocking_failed};
 use crate::image::build::patterns::Ignore;
 use crate::image::build::{Heredoc, Instruction, Keyword, exec_form, words};
-use crate::image::{Digest, Hasher, ImageError, Rewrite, copy_in, is_tar, part_tar_as};
+use crate::image::{Digest, Hasher, ImageError, Owners, Rewrite, copy_in, is_tar, part_tar_as};
 use crate::runtime::view;
 
 /// What is to be copied, and how.
@@ -332,7 +332,7 @@ impl Working<'_> {
             MaterialKind::Document => order.owner.or(Some((0, 0))),
             _ => order.owner,
         };
-        Rewrite { owner, mode, mtime: None }
+        Rewrite { owner, mode, ..Rewrite::default() }
     }
 
     /// Whether something below a material is left out.
@@ -401,7 +401,14 @@ impl Working<'_> {
                 .map_err(|errno| unusable(instruction, directory, errno))?;
             let place = directory.trim_start_matches('/').as_bytes();
             if material.kind == MaterialKind::Archive {
-                copy_in(reopened(&material.fd)?, root, place, &self.build.stop, &mut |_| {})?;
+                copy_in(
+                    reopened(&material.fd)?,
+                    root,
+                    place,
+                    &Owners::default(),
+                    &self.build.stop,
+                    &mut |_| {},
+                )?;
                 continue;
             }
             let (reader, writer) =
@@ -409,7 +416,7 @@ impl Working<'_> {
             let rewrite = Self::rewrite(order, material);
             std::thread::scope(|scope| {
                 let writing = scope.spawn(|| self.write(order, material, name.as_bytes(), rewrite, writer));
-                let read = copy_in(reader, root, place, &self.build.stop, &mut |_| {});
+                let read = copy_in(reader, root, place, &Owners::default(), &self.build.stop, &mut |_| {});
                 match (writing.join(), read) {
                     (Ok(Ok(_)), Ok(_)) => Ok(()),
                     // The writer has only stopped because nobody reads.

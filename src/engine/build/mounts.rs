@@ -18,7 +18,7 @@ use crate::engine::images::from_image_error;
 use crate::engine::spec::{Mount, MountKind};
 use crate::engine::{EngineError, blocking_failed};
 use crate::image::build::Instruction;
-use crate::image::{Digest, Hasher, Rewrite, copy_in, part_tar_as};
+use crate::image::{Digest, Hasher, Owners, Rewrite, copy_in, part_tar_as};
 use crate::runtime::view;
 use crate::store::{ObjectLock, try_lock_object};
 
@@ -61,7 +61,7 @@ impl Prepared {
         let target = paths::joined("/", &mount.target);
         let ends = target.match_indices('/').map(|(at, _)| at).skip(1).chain([target.len()]);
         for end in ends {
-            let place = target[1..end].as_bytes().to_vec();
+            let place = target.as_bytes()[1..end].to_vec();
             if !self.places.contains(&place) {
                 self.places.push(place);
             }
@@ -218,7 +218,7 @@ impl Working<'_> {
                     let whole = if top.is_empty() { below.to_string() } else { format!("{top}/{below}") };
                     ignore.leaves_out(&whole, is_directory)
                 };
-                let rewrite = Rewrite { owner: Some((0, 0)), mode: None, mtime: Some(0) };
+                let rewrite = Rewrite { owner: Some((0, 0)), mtime: Some(0), ..Rewrite::default() };
                 part_tar_as(
                     fd.as_fd(),
                     b"x",
@@ -344,7 +344,8 @@ fn copy(build: &Build<'_>, fd: &OwnedFd, to: &Path) -> Result<(), EngineError> {
         let writing = scope.spawn(|| {
             part_tar_as(fd.as_fd(), name, writer, &|_, _| false, Rewrite::default(), &build.stop, &mut |_| {})
         });
-        let read = copy_in(reader, to.as_fd(), b"", &build.stop, &mut |_| {}).map_err(from_image_error);
+        let read = copy_in(reader, to.as_fd(), b"", &Owners::default(), &build.stop, &mut |_| {})
+            .map_err(from_image_error);
         match writing.join() {
             Ok(Err(error)) if read.is_ok() => Err(from_image_error(error)),
             Ok(_) => read.map(drop),

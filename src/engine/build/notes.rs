@@ -80,7 +80,10 @@ pub(super) fn apply(working: &mut Working<'_>, instruction: &Instruction) -> Res
                 working.draft.config_mut().insert("Shell".to_owned(), json!(shell));
             }
             _ => {
-                return Err(refused(instruction, "an array of JSON is wanted, as in [\"/bin/bash\", \"-c\"]"));
+                return Err(refused(
+                    instruction,
+                    "an array of JSON is wanted, as in [\"/bin/bash\", \"-c\"]",
+                ));
             }
         },
         Keyword::Onbuild => {
