@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn many_stars_take_no_time() {
         assert!(!fits(&("*a".repeat(100) + "b"), &"a".repeat(5000)));
-        assert!(!fits(&"**/a/".repeat(200), &"a/".repeat(2000)));
+        assert!(!fits(&("**/a/".repeat(200) + "b"), &"a/".repeat(500)));
     }
 
     #[test]
