@@ -16,6 +16,7 @@ use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, Pu
 use crate::engine::spec::{Mount, MountKind};
 use crate::engine::{Archive, EngineError};
 use crate::image::DescriptorReader;
+use crate::varlink::stream::Finish;
 use crate::varlink::{Call, CallError};
 
 /// What a build may be ahead of a client that reads slowly.
@@ -37,6 +38,7 @@ impl ImageInterface {
             secrets.push((secret.id.clone(), descriptors.need("secrets", secret.descriptor)?));
         }
         let mut request = request(given).map_err(failed)?;
+        call.begin_stream(nothing(), Finish::AtEnd).await?;
         let wants_more = call.wants_more();
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));

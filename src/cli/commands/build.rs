@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::errors::CliError;
 use crate::cli::service::Service;
 use crate::cli::steps::Steps;
-use crate::cli::streams::print;
+use crate::cli::streams::{complain, print};
 use crate::cli::table::printable;
 use crate::wire::image::Build_Reply;
 
@@ -123,7 +123,7 @@ impl Build {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("build {:?}", self.context);
         let mut luggage = Luggage::default();
-        self.pack_context(&attempted, &mut luggage)?;
+        self.pack_context(service, &attempted, &mut luggage)?;
         self.pack_options(&mut luggage)?;
         let mut steps = Steps::new(self.quiet);
         let mut id = None;
@@ -147,7 +147,12 @@ impl Build {
         print(&format!("{}\n", printable(&id)))
     }
 
-    fn pack_context(&self, attempted: &str, luggage: &mut Luggage) -> Result<(), CliError> {
+    fn pack_context(
+        &self,
+        service: &Service,
+        attempted: &str,
+        luggage: &mut Luggage,
+    ) -> Result<(), CliError> {
         let failed = |error: io::Error| CliError::io(attempted, &error);
         if self.file.as_deref() == Some("-") {
             if self.context == "-" {
@@ -180,7 +185,14 @@ impl Build {
             ))
             .with_hint("clone or download it first, and name the directory"));
         }
-        let context = luggage.pass(File::open(&self.context).map_err(failed)?.into());
+        let context = File::open(&self.context).map_err(failed)?;
+        let is_directory = context.metadata().map_err(failed)?.is_dir();
+        let context = match is_directory && service.is_remote() {
+            // No descriptor gets there, but what is written to one does.
+            true => packed(PathBuf::from(&self.context)).map_err(failed)?,
+            false => context.into(),
+        };
+        let context = luggage.pass(context);
         luggage.put("context", context);
         Ok(())
     }
@@ -302,6 +314,23 @@ impl Build {
         }
         Ok(())
     }
+}
+
+/// A directory as a tar, packed while it is read.
+fn packed(directory: PathBuf) -> io::Result<OwnedFd> {
+    let (reader, writer) = io::pipe()?;
+    std::thread::Builder::new().name("context".to_owned()).spawn(move || {
+        let mut tar = tar::Builder::new(io::BufWriter::new(writer));
+        tar.follow_symlinks(false);
+        let written = tar.append_dir_all(".", &directory).and_then(|()| tar.into_inner()?.flush());
+        // A tar without its end is refused at the other side; why it has none is told here.
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            complain(&format!("dormouse: cannot pack {directory:?}: {error}\n"));
+        }
+    })?;
+    Ok(reader.into())
 }
 
 fn stdin_of(attempted: &str) -> Result<File, CliError> {
