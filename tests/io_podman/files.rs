@@ -91,3 +91,45 @@ fn only_files_that_were_sent_or_made_are_given_out() {
     podman(&host, "ImportImage", json!({"source": own, "reference": "own", "delete": true})).unwrap();
     assert!(own.exists());
 }
+
+#[test]
+fn an_image_is_built_of_a_context_that_was_sent() {
+    let Some(host) = Host::new() else { return };
+    let recipe =
+        "FROM localhost/busybox\nARG WHAT=nothing\nRUN echo $WHAT > /made\nCMD [\"cat\", \"/made\"]\n";
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(recipe.len() as u64);
+    tar.append_data(&mut header, "Recipe", recipe.as_bytes()).unwrap();
+    let context = tar.into_inner().unwrap();
+    let mut raw = Raw::connect(&host);
+    raw.call("SendFile", &json!({"length": context.len()}), &["upgrade"], &context);
+    let handle = raw.reply()["parameters"]["file_handle"].as_str().unwrap().to_owned();
+    raw.bytes(handle.len() + 1);
+    // As podman-remote sends it: the path of its own file, and a compression that is a NUL.
+    let build = json!({"contextDir": handle, "dockerfiles": ["/home/me/project/Recipe"], "output": "built",
+        "additionalTags": ["also:1"], "buildArgs": {"WHAT": "that"}, "compression": "\u{0}", "pullPolicy": "PullIfMissing",
+        "outputFormat": "application/vnd.oci.image.manifest.v1+json",
+        "buildOptions": {"ulimit": ["nproc=32768:32768"], "shmSize": "65536k", "addHosts": []}});
+    raw.call("BuildImage", &json!({"build": build}), &["more"], b"");
+    let mut logs = Vec::new();
+    let last = loop {
+        let reply = raw.reply();
+        assert_eq!(reply.get("error"), None, "{reply}");
+        logs.extend(reply["parameters"]["image"]["logs"].as_array().unwrap().clone());
+        if reply["continues"] != json!(true) {
+            break reply["parameters"]["image"]["id"].as_str().unwrap().to_owned();
+        }
+    };
+    assert!(logs.iter().any(|line| line.as_str().unwrap().starts_with("STEP ")), "{logs:?}");
+    let image = podman(&host, "GetImage", json!({"id": "built"})).unwrap()["image"].take();
+    assert_eq!(image["id"], json!(last));
+    assert!(image["repoTags"].as_array().unwrap().contains(&json!("localhost/also:1")), "{image}");
+    assert_eq!(host.image("built").output(), "that\n");
+    // What is no context, and what has no recipe, is told.
+    let refused = json!({"build": {"contextDir": "/etc", "dockerfiles": []}});
+    assert_refused(podman(&host, "BuildImage", refused), "ErrorOccurred");
+    let empty = assert_refused(podman(&host, "BuildImage", json!({"build": {}})), "ErrorOccurred");
+    assert_eq!(empty.reason(), "unable to open context dir tar file ");
+}
