@@ -79,6 +79,11 @@ fn every_method_bears_every_input() {
             if harmless.contains(&method) && given != json!({}) {
                 continue;
             }
+            let mut given = given;
+            if method == "ListContainerProcesses" {
+                // Its own are a list.
+                given.as_object_mut().unwrap().remove("opts");
+            }
             match podman(&host, method, given) {
                 Ok(reply) => assert!(reply.is_object() || reply.is_null(), "{method}: {reply}"),
                 Err(refusal) if unimplemented => {

@@ -23,7 +23,7 @@ impl PodmanInterface {
             return Err(occurred("unable to open context dir tar file "));
         }
         let context = self.handles.known(&build.contextDir)?;
-        let _sent = self.handles.take(&context, true);
+        let sent = self.handles.take(&context, true);
         if !call.wants_more() {
             return Err(occurred("endpoint requires a more connection"));
         }
@@ -50,6 +50,7 @@ impl PodmanInterface {
             tell_client(call, event).await?;
         }
         let id = bare(&result.map_err(failed)?.id).to_owned();
+        drop(sent);
         call.reply(wire::BuildImage_Reply { image: wire::MoreResponse { logs: vec![format!("{id}\n")], id } })
             .await
     }

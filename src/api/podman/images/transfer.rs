@@ -227,7 +227,7 @@ impl PodmanInterface {
         let given: wire::LoadImage_Args = call.parameters()?;
         let path = absolute("an archive", &given.inputFile)?;
         // Goes with this call, unless it is a file of the host.
-        let _sent = self.handles.take(&path, given.deleteFile);
+        let sent = self.handles.take(&path, given.deleteFile);
         let (engine, name) = (self.engine.clone(), Some(given.name).filter(|name| !name.is_empty()));
         let first = String::new();
         let (loaded, _) = with_lines(
@@ -240,6 +240,7 @@ impl PodmanInterface {
             },
         )
         .await?;
+        drop(sent);
         let id = loaded.iter().map(names_of).collect::<Vec<_>>().join(",");
         call.reply(wire::LoadImage_Reply { reply: wire::MoreResponse { logs: Vec::new(), id } }).await
     }
@@ -254,7 +255,7 @@ impl PodmanInterface {
         }
         let path = absolute("an archive", &given.source)?;
         let config = changes(&given.changes).map_err(occurred)?;
-        let _sent = self.handles.take(&path, given.delete);
+        let sent = self.handles.take(&path, given.delete);
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         let name = Some(given.reference).filter(|name| !name.is_empty());
@@ -262,6 +263,7 @@ impl PodmanInterface {
             engine.import(name.as_deref(), Archive::Path(path), config, &flag, &mut |_| {})
         });
         let image = bare(&imported.await.map_err(failed)?.id).to_owned();
+        drop(sent);
         call.reply(wire::ImportImage_Reply { image }).await
     }
 
