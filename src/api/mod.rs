@@ -6,6 +6,7 @@ mod convert;
 mod copy;
 mod errors;
 mod image;
+mod logs;
 mod manager;
 mod network;
 mod network_types;

@@ -23,6 +23,7 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod network;
 mod pause;
 mod port;
@@ -106,6 +107,8 @@ pub enum Command {
     Version(version::Version),
     Connection(connection::Connection),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 pub use run::Run;
@@ -170,6 +173,7 @@ impl Command {
             Self::Version(command) => command.run(service),
             Self::Connection(command) => command.run(),
             Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }?;
         Ok(0)
     }
