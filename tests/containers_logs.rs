@@ -199,7 +199,8 @@ fn only_a_journal_has_units_and_priorities() {
 #[test]
 fn the_log_of_a_systemd_container_is_its_journal_and_is_followed_over_a_restart() {
     let Some(host) = systemd_image("trixie") else { return };
-    let container = host.image("trixie").named("web").with(json!({"command": ["/sbin/init"]})).run_until("ready");
+    let container =
+        host.image("trixie").named("web").with(json!({"command": ["/sbin/init"]})).run_until("ready");
     let script = "echo first words | systemd-cat --identifier=test --priority=warning; journalctl --sync";
     container.exec_output(script);
     let entries = container.call("Logs", json!({})).unwrap();

@@ -15,6 +15,7 @@ mod commands;
 mod completion;
 mod connections;
 mod errors;
+mod grammar;
 mod human;
 mod lines;
 mod output;
@@ -30,6 +31,8 @@ mod table;
 mod terminal;
 
 use errors::CliError;
+
+pub use grammar::{has_flag, has_verb, takes};
 
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]

@@ -15,7 +15,7 @@ use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::cli::table::{Table, short_id, truncated};
-use crate::wire::container::{State, Summary};
+use crate::wire::container::{Health, State, Summary};
 
 const ATTEMPTED: &str = "list containers";
 const METHOD: &str = "io.dormouse.Container.List";
@@ -153,8 +153,17 @@ fn style(status: &str) -> Option<Style> {
         "created" => None,
         status if status.starts_with("exited (0)") => Some(Style::Faint),
         status if status.starts_with("exited") || status.starts_with("failed") => Some(Style::Red),
+        status if status.contains("unhealthy") => Some(Style::Red),
         status if status.starts_with("up") && !status.contains("not ready") => Some(Style::Green),
         _ => Some(Style::Yellow),
+    }
+}
+
+fn health_word(health: &Health) -> &'static str {
+    match health {
+        Health::starting => "starting",
+        Health::healthy => "healthy",
+        Health::unhealthy => "unhealthy",
     }
 }
 
@@ -168,6 +177,10 @@ fn status(summary: &Summary, now: i64) -> String {
             let up = match summary.startedUSec {
                 Some(then) => format!("up {}", format_duration(now.saturating_sub(then))),
                 None => "up".to_owned(),
+            };
+            let up = match &summary.health {
+                Some(health) => format!("{up} ({})", health_word(health)),
+                None => up,
             };
             match (summary.systemd, summary.ready, &summary.statusText) {
                 (false, ..) => up,
@@ -219,6 +232,7 @@ mod tests {
             "exited (3) 2 minutes ago",
         );
         check(json!({"state": "exited", "exitCode": null}), "exited (?)");
+        check(json!({"health": "unhealthy"}), "up 3 minutes (unhealthy)");
         check(json!({"state": "created"}), "created");
     }
 
