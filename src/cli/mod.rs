@@ -26,6 +26,7 @@ mod session;
 mod several;
 mod signals;
 mod spec;
+mod steps;
 mod streams;
 mod table;
 mod terminal;
