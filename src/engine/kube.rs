@@ -95,8 +95,11 @@ fn describe(container: &Container, volumes: &mut Vec<Value>) -> Result<Value, En
         let name = format!("volume-{}", volumes.len());
         let volume = match &mount.kind {
             MountKind::Bind { source, .. } => json!({"name": name, "hostPath": {"path": source}}),
-            MountKind::Tmpfs { .. } => json!({"name": name, "emptyDir": {"medium": "Memory"}}),
-            _ => json!({"name": name, "emptyDir": {}}),
+            // What is in a volume is on this host alone.
+            other => {
+                let medium = if matches!(other, MountKind::Tmpfs { .. }) { "Memory" } else { "" };
+                json!({"name": name, "emptyDir": {"medium": medium}})
+            }
         };
         volumes.push(volume);
         mounts.push(json!({"name": name, "mountPath": mount.target, "readOnly": mount.read_only}));

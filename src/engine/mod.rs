@@ -21,6 +21,7 @@ mod events;
 mod exec;
 mod health;
 mod images;
+mod kube;
 mod launch;
 mod logs;
 mod names;
@@ -63,6 +64,7 @@ pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
 };
+pub use kube::Kube;
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};

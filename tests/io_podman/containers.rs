@@ -249,3 +249,25 @@ fn what_a_container_has_changed_is_told_exported_and_committed() {
         "ErrorOccurred",
     );
 }
+
+#[test]
+fn a_container_is_described_for_kubernetes() {
+    let Some(host) = Host::new() else { return };
+    let options = json!({"publish": ["8080:80"], "env": ["A=b"], "network": "bridge", "volume": ["/tmp:/there:ro"],
+        "memory": "100m", "cpus": 1.5});
+    create(&host, "kube", SLEEPER, options);
+    let reply =
+        podman(&host, "GenerateKube", json!({"name": "kube", "service": true})).unwrap()["pod"].take();
+    let (pod, service) = (document(&reply, "pod"), document(&reply, "service"));
+    assert_eq!((&pod["kind"], &pod["metadata"]["name"]), (&json!("Pod"), &json!("kube")));
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(container["command"], json!(SLEEPER));
+    assert_eq!(container["ports"], json!([{"containerPort": 80, "hostPort": 8080, "protocol": "TCP"}]));
+    assert_eq!(container["resources"]["limits"], json!({"cpu": "1500m", "memory": "104857600"}));
+    assert_eq!(container["volumeMounts"][0]["mountPath"], "/there");
+    assert_eq!(pod["spec"]["volumes"][0]["hostPath"]["path"], "/tmp");
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
+    let without = podman(&host, "GenerateKube", json!({"name": "kube"})).unwrap();
+    assert_eq!(without["pod"]["service"], "{}");
+    assert_refused(podman(&host, "GenerateKube", json!({"name": "nobody"})), "ErrorOccurred");
+}

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use crate::api::looked_up;
 use crate::engine::{Engine, EngineError};
 
-use super::errors::occurred;
+use super::errors::{failed_anyhow, occurred};
 use super::{Call, CallError, PodmanInterface, impossible, wire};
 
 /// Removes all pods.
@@ -34,9 +35,7 @@ impl PodmanInterface {
                 let given: wire::PodStateData_Args = call.parameters()?;
                 Err(occurred(format!("there is no pod {:?}", given.name)))
             }
-            "GenerateKube" => {
-                Err(impossible("describe it for Kubernetes", "this program does not do that yet"))
-            }
+            "GenerateKube" => self.generate_kube(call).await,
             "TopPod" => {
                 let given: wire::TopPod_Args = call.parameters()?;
                 Err(not_found(&given.pod))
@@ -46,5 +45,17 @@ impl PodmanInterface {
                 Err(not_found(given["name"].as_str().unwrap_or_default()))
             }
         }
+    }
+
+    async fn generate_kube(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::GenerateKube_Args = call.parameters()?;
+        let one = self.one(given.name).await.map_err(failed_anyhow)?;
+        let (name, containers) = (one.listed.name.clone(), vec![one.listed.id]);
+        let engine = self.engine.clone();
+        let kube = looked_up(move || engine.kube(&name, &containers)).await.map_err(failed_anyhow)?;
+        // Never nothing: clients read it as a document.
+        let service = kube.service.filter(|_| given.service).unwrap_or_else(|| json!({}));
+        let pod = wire::KubePodService { pod: kube.pod.to_string(), service: service.to_string() };
+        call.reply(wire::GenerateKube_Reply { pod }).await
     }
 }
