@@ -11,7 +11,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, network_types, ordered};
+use super::{Descriptors, looked_up, mount_types, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -94,7 +94,7 @@ impl ContainerInterface {
                 Ok(launched) => Ok((created, launched)),
                 Err(error) => {
                     // Half of what was asked for is nothing.
-                    match engine.remove(&created.id, true).await {
+                    match engine.remove(&created.id, true, true).await {
                         Ok(()) | Err(EngineError::NotFound { .. }) => {}
                         Err(left) => tracing::warn!(
                             error = left.full_text(),
@@ -210,8 +210,10 @@ impl ContainerInterface {
     async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Remove_Args = call.parameters()?;
         let engine = self.engine.clone();
-        let force = given.force.unwrap_or_default();
-        ordered(call, async move { engine.remove(&given.name, force).await }).await.map_err(failed)?;
+        let (force, volumes) = (given.force.unwrap_or_default(), given.volumes.unwrap_or_default());
+        ordered(call, async move { engine.remove(&given.name, force, volumes).await })
+            .await
+            .map_err(failed)?;
         call.reply(wire::Remove_Reply {}).await
     }
 
@@ -465,6 +467,7 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .rootfs
             .is_none()
             .then(|| upper.to_string_lossy().into_owned()),
+        mounts: mount_types::mount_points(engine, &container)?,
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: engine.warnings(id),

@@ -1,6 +1,8 @@
 //! What a container has changed of its image: told, written out, or made an image of its own.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +16,8 @@ use crate::image::{
 use crate::runtime::view;
 
 use super::images::{NewImage, PatientWriter, from_image_error, sink};
-use super::{Container, Engine, EngineError, SaveTo, now_usec};
+use super::definition::normal_path;
+use super::{Container, Engine, EngineError, SaveTo, now_usec, secrets};
 
 /// Made by the start of every container as places for mounts; they are no change of the container's doing while empty.
 const MOUNT_PLACES: &[&str] = &[
@@ -86,8 +89,9 @@ impl Engine {
                 (root, Some((merged(&upper)?, merged(&lower)?)))
             }
         };
+        let places = MountPlaces::of(&container);
         let leave_out = |path: &[u8]| {
-            parts.as_ref().is_some_and(|(upper, lower)| is_mount_place(upper.as_fd(), lower.as_fd(), path))
+            parts.as_ref().is_some_and(|(upper, lower)| places.is_one(upper.as_fd(), lower.as_fd(), path))
         };
         let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
@@ -107,10 +111,11 @@ impl Engine {
         let container = self.find(name)?;
         let upper = merged(&[self.upper(&container)?])?;
         let lower = merged(&self.layer_directories(&container.definition)?)?;
+        let places = MountPlaces::of(&container);
         let mut changes = Vec::new();
         let mut waiting = vec![Vec::new()];
         while let Some(path) = waiting.pop() {
-            compare(upper.as_fd(), lower.as_fd(), &path, &mut changes, &mut waiting)?;
+            compare(upper.as_fd(), lower.as_fd(), &path, &places, &mut changes, &mut waiting)?;
         }
         changes.sort_by(|one: &Change, other| one.path.cmp(&other.path));
         Ok(changes)
@@ -140,7 +145,8 @@ impl Engine {
         let lower = merged(&self.layer_directories(&container.definition)?)?;
         let mut config = self.config_of(&container)?;
         let _layers = self.hold_layers(cancelled)?;
-        let leave_out = |path: &[u8]| is_mount_place(upper.as_fd(), lower.as_fd(), path);
+        let places = MountPlaces::of(&container);
+        let leave_out = |path: &[u8]| places.is_one(upper.as_fd(), lower.as_fd(), path);
         let (reader, writer) =
             std::io::pipe().map_err(|source| EngineError::io("make a pipe for", name, source))?;
         // A tar on the way from one thread to another: the same path as for every other layer.
@@ -271,6 +277,7 @@ fn compare(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
     path: &[u8],
+    places: &MountPlaces,
     changes: &mut Vec<Change>,
     waiting: &mut Vec<Vec<u8>>,
 ) -> Result<(), EngineError> {
@@ -290,7 +297,7 @@ fn compare(
             // It hides nothing.
             (true, None) => continue,
             (false, Some(_)) => ChangeKind::Modified,
-            (false, None) if is_mount_place(upper, lower, &child[1..]) => continue,
+            (false, None) if places.is_one(upper, lower, &child[1..]) => continue,
             (false, None) => ChangeKind::Added,
         };
         changes.push(Change { path: String::from_utf8_lossy(&child).into_owned(), kind });
@@ -322,27 +329,48 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
 }
 
-/// Whether the start of the container has made this, and nobody has put anything in.
-fn is_mount_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> bool {
-    if !MOUNT_PLACES.iter().any(|place| place.as_bytes() == path) {
-        return false;
-    }
-    let known = stat_below(lower, path).is_ok_and(|stat| stat.is_some());
-    let empty = match stat_below(upper, path) {
-        Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            let directory = open_directory(upper, &[b"/", path].concat());
-            directory.is_ok_and(|directory| {
-                directory.is_some_and(|directory| {
-                    names(&directory).is_ok_and(|names| {
-                        names.iter().all(|name| is_mount_place(upper, lower, &[path, b"/", name].concat()))
-                    })
-                })
-            })
+/// What starts of a container may have made as places for mounts, without a leading slash: those of every container, those
+/// that this one wants, and the directories on the way there.
+struct MountPlaces(BTreeSet<Vec<u8>>);
+
+impl MountPlaces {
+    fn of(container: &Container) -> Self {
+        let mut places: BTreeSet<Vec<u8>> =
+            MOUNT_PLACES.iter().map(|place| place.as_bytes().to_vec()).collect();
+        let definition = &container.definition;
+        let mounts = definition.mounts().into_iter().map(|mount| mount.target.clone());
+        for target in mounts.chain(secrets::targets(&definition.spec)) {
+            let normal = normal_path(&target);
+            let below_root = normal.strip_prefix("/").unwrap_or(&normal);
+            places.extend(below_root.ancestors().map(|place| place.as_os_str().as_bytes().to_vec()));
         }
-        Ok(Some(stat)) => stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
-        _ => false,
-    };
-    !known && empty
+        places.remove(&b""[..]);
+        Self(places)
+    }
+
+    /// Whether the start of the container has made this, and nobody has put anything in.
+    fn is_one(&self, upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> bool {
+        if !self.0.contains(path) {
+            return false;
+        }
+        let known = stat_below(lower, path).is_ok_and(|stat| stat.is_some());
+        let is_empty = |directory: OwnedFd| {
+            names(&directory).is_ok_and(|names| {
+                names.iter().all(|name| self.is_one(upper, lower, &[path, b"/", name].concat()))
+            })
+        };
+        let empty = match stat_below(upper, path) {
+            Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let directory = open_directory(upper, &[b"/", path].concat());
+                directory.is_ok_and(|directory| directory.is_some_and(is_empty))
+            }
+            Ok(Some(stat)) => {
+                stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            }
+            _ => false,
+        };
+        !known && empty
+    }
 }
 
 fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {

@@ -27,6 +27,8 @@ pub enum EventKind {
     Container,
     Image,
     Network,
+    Volume,
+    Secret,
 }
 
 /// A change of something, as it happened.

@@ -12,6 +12,7 @@ use crate::monitor::config::{
 };
 use crate::runtime::Rootfs;
 
+use super::network::PendingNetwork;
 use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime};
 use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
@@ -73,15 +74,15 @@ impl Engine {
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
             None => oci::cgroup_path(id),
         };
-        let built = oci::build(self, &container, &cgroup)?;
+        let volumes = self.ready_volumes(&container)?;
+        let built = oci::build(self, &container, &cgroup, &volumes)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let mut network = self.set_up_network(&container)?;
-        if let Some(network) = &network {
-            config.end_command = self.end_command(id, network.generation());
-        }
+        let generation = network.as_ref().map(PendingNetwork::generation);
+        config.end_command = self.end_command(id, generation, self.has_mounted_volumes(&container));
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= has_input;
         config.store(&run_dir).map_err(|error| EngineError::Failed {
@@ -95,6 +96,7 @@ impl Engine {
             MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
             MonitorFailure::Engine(error) => error,
         })?;
+        volumes.keep();
         if let Some(network) = network {
             network.keep();
         }
@@ -202,9 +204,20 @@ impl Engine {
         command
     }
 
-    /// What takes this start's network down.
-    fn end_command(&self, id: &str, generation: &str) -> Vec<String> {
-        self.cleanup_command(&["--network", generation, id])
+    /// What takes down what this start has set up on the host; empty if that is nothing.
+    fn end_command(&self, id: &str, network: Option<&str>, volumes: bool) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(generation) = network {
+            arguments.extend(["--network", generation]);
+        }
+        if volumes {
+            arguments.push("--volumes");
+        }
+        if arguments.is_empty() {
+            return Vec::new();
+        }
+        arguments.push(id);
+        self.cleanup_command(&arguments)
     }
 
     /// Topmost first, as overlayfs wants them.
@@ -212,9 +225,14 @@ impl Engine {
         &self,
         definition: &super::Definition,
     ) -> Result<Vec<PathBuf>, EngineError> {
+        self.directories_of_layers(&definition.layers)
+    }
+
+    /// As [`Self::layer_directories`], of any layers, lowest first.
+    pub(super) fn directories_of_layers(&self, digests: &[String]) -> Result<Vec<PathBuf>, EngineError> {
         let layers = self.layers()?;
         let mut directories = Vec::new();
-        for digest in definition.layers.iter().rev() {
+        for digest in digests.iter().rev() {
             let path = layers.path(&digest.parse().map_err(super::images::from_image_error)?);
             // overlayfs takes no directory twice; what a layer holds is seen at its topmost place.
             if !directories.contains(&path) {

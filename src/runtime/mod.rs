@@ -45,6 +45,7 @@ pub mod seccomp;
 mod spec;
 mod syscall;
 pub mod view;
+pub mod visible;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

@@ -100,6 +100,16 @@ fn parse(options: &[String]) -> Options {
     parsed
 }
 
+/// Options of a new file system on the host: the attributes of its mount, and what is for the file system itself.
+pub(super) fn sorted(options: &[String]) -> (u32, Vec<(String, Option<String>)>) {
+    let mut parsed = parse(options);
+    if parsed.set & RDONLY != 0 {
+        // A device that can only be read wants to hear it too.
+        parsed.data.push(("ro".to_owned(), None));
+    }
+    (u32::try_from(parsed.set).unwrap_or_default(), parsed.data)
+}
+
 /// Cuts the tie to the host's mounts, or loosens it: what is mounted here must not show there.
 pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
     let kind = match propagation {

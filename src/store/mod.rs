@@ -6,6 +6,8 @@
 //!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
 //!   records/HEX              what it takes to make the layer's tar again
+//!   volumes/ID/              data: what the volume holds
+//!   secrets/ID               0600: what the secret is
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
 //!   containers/ID/           the monitor's state file, sockets, specifications
 //!   netns/ID                 the container's network namespace, while it is on a network
@@ -24,6 +26,9 @@ mod locks;
 mod networks;
 mod paths;
 mod schema;
+mod secrets;
+mod users;
+mod volumes;
 
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
@@ -31,3 +36,6 @@ pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;
+pub use secrets::SecretRow;
+pub use users::Uses;
+pub use volumes::{User, VolumeRow};

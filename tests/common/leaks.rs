@@ -82,7 +82,17 @@ fn remains(host: &Host) -> BTreeSet<String> {
     }
     remains.extend(zombies_of(host.serve_pid()).into_iter().map(|pid| format!("zombie: {pid}")));
     for parent in
-        ["state/containers", "state/layers", "state/records", "state/tmp", "run/containers", "run/locks"]
+        [
+        "state/containers",
+        "state/volumes",
+        "state/secrets",
+        "state/layers",
+        "state/records",
+        "state/tmp",
+        "run/containers",
+        "run/locks",
+        "run/mounts",
+    ]
     {
         remains.extend(entries(&host.path().join(parent)).map(|path| format!("file: {}", path.display())));
     }

@@ -72,6 +72,8 @@ fn line(event: &Value) -> Result<String, CliError> {
         Type::container => "container",
         Type::image => "image",
         Type::network => "network",
+        Type::volume => "volume",
+        Type::secret => "secret",
     };
     let code = event.exitCode.map_or(String::new(), |code| format!(" (exit code {code})"));
     Ok(format!(

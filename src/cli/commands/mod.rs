@@ -35,6 +35,7 @@ mod rmi;
 mod run;
 mod save;
 mod search;
+mod secret;
 mod start;
 mod stats;
 mod stop;
@@ -44,6 +45,7 @@ mod units;
 mod untag;
 mod update;
 mod version;
+mod volume;
 mod wait;
 
 use clap::{Subcommand, ValueEnum};
@@ -79,6 +81,8 @@ pub enum Command {
     Units(units::Units),
     Journal(journal::Journal),
     Network(Box<network::Network>),
+    Volume(volume::Volume),
+    Secret(secret::Secret),
     Port(port::Port),
     Images(images::Images),
     Import(import::Import),
@@ -141,6 +145,8 @@ impl Command {
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
+            Self::Volume(command) => command.run(service),
+            Self::Secret(command) => command.run(service),
             Self::Port(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),

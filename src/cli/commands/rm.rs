@@ -24,6 +24,9 @@ pub struct Rm {
     /// Stop them by SIGKILL if they run
     #[arg(short, long)]
     force: bool,
+    /// Remove also their volumes that have no name and that no other container uses
+    #[arg(short, long)]
+    volumes: bool,
 }
 
 impl Rm {
@@ -35,7 +38,9 @@ impl Rm {
             let Nothing {} = service.call(
                 format!("remove {name:?}"),
                 "io.dormouse.Container.Remove",
-                json!({"name": name, "force": self.force.then_some(true)}),
+                json!({
+                    "name": name, "force": self.force.then_some(true), "volumes": self.volumes.then_some(true),
+                }),
             )?;
             print(&format!("{name}\n"))
         })

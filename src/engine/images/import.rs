@@ -22,7 +22,7 @@ pub enum Archive {
 
 impl Archive {
     /// Opens what it is, without waiting for a writer if it is a FIFO.
-    pub(super) fn open(self) -> Result<OwnedFd, EngineError> {
+    pub(in crate::engine) fn open(self) -> Result<OwnedFd, EngineError> {
         let path = match self {
             Self::Descriptor(fd) => return Ok(fd),
             Self::Path(path) => path,
