@@ -123,6 +123,8 @@ fn start(passed: Passed) -> Result<Running, Failure> {
         seccomp: request.seccomp.as_ref(),
         cgroup: &request.cgroup,
         stdio,
+        preserved_fds: Vec::new(),
+        state: None,
     })?;
     drop(request);
     sys::shrink();

@@ -195,6 +195,7 @@ fn start(run_dir: &Path, config: &MonitorConfig, sockets: &[OwnedFd]) -> Result<
                     .collect::<io::Result<_>>()
                     .map_err(|error| Failure::io("descriptors", "pass sockets on", &error))?,
                 reaper: config.reaper,
+                options: runtime::CreateOptions::default(),
             };
             let running = runtime::create(request)?.start()?;
             let init = ProcessRef { pid: running.pid, start_time: running.start_time };

@@ -53,10 +53,12 @@ pub enum Step {
     Descriptors,
     /// Running the program.
     Exec,
+    /// Running a hook.
+    Hooks,
 }
 
 impl Step {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Spec,
         Self::Cgroup,
         Self::Seccomp,
@@ -78,6 +80,7 @@ impl Step {
         Self::Credentials,
         Self::Descriptors,
         Self::Exec,
+        Self::Hooks,
     ];
 
     /// A short word for the step, as it is written to logs and sync pipes.
@@ -104,6 +107,7 @@ impl Step {
             Self::Credentials => "credentials",
             Self::Descriptors => "descriptors",
             Self::Exec => "exec",
+            Self::Hooks => "hooks",
         }
     }
 
@@ -186,6 +190,12 @@ pub enum RuntimeError {
         /// The last step that was known.
         step: Step,
     },
+    /// A hook said no.
+    #[error("{reason}")]
+    Hook {
+        /// Which one, and what it said.
+        reason: String,
+    },
     /// The container to enter is not the one that was meant, or has ended.
     #[error("cannot enter the container: its process {leader} has ended")]
     LeaderGone {
@@ -203,6 +213,7 @@ impl RuntimeError {
             Self::Seccomp { .. } => Step::Seccomp,
             Self::Host { step, .. } | Self::Init { step, .. } | Self::Died { step } => *step,
             Self::CommandNotFound { .. } | Self::CommandNotExecutable { .. } => Step::Exec,
+            Self::Hook { .. } => Step::Hooks,
             Self::LeaderGone { .. } => Step::Namespaces,
         }
         .as_str()
@@ -216,7 +227,7 @@ impl RuntimeError {
             Self::Init { errno, .. }
             | Self::CommandNotFound { errno, .. }
             | Self::CommandNotExecutable { errno, .. } => Some(*errno),
-            Self::Spec { .. } | Self::Seccomp { .. } | Self::Died { .. } => None,
+            Self::Spec { .. } | Self::Seccomp { .. } | Self::Died { .. } | Self::Hook { .. } => None,
             Self::LeaderGone { .. } => Some(libc::ESRCH),
         }
     }

@@ -7,17 +7,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use oci_spec::runtime::LinuxSeccomp;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::CpuSet;
 
 use super::launch::{Child, descriptors, host, pipes, start_time};
 use super::process::{Failure, Prepared};
 use super::report::{Message, Report, to_error};
 use super::root::Root;
+use super::scheduling::run_on;
 use super::syscall::{self, Cloned};
-use super::{Cgroup, ExecRequest, Running, RuntimeError, Stdio, Step, devices};
+use super::{Cgroup, ExecRequest, Running, RuntimeError, Stdio, Step, devices, seccomp};
 
-const ALL: [(&str, libc::c_int); 7] = [
+const ALL: [(&str, libc::c_int); 8] = [
     ("user", libc::CLONE_NEWUSER),
     ("mnt", libc::CLONE_NEWNS),
     ("cgroup", libc::CLONE_NEWCGROUP),
@@ -25,6 +28,7 @@ const ALL: [(&str, libc::c_int); 7] = [
     ("ipc", libc::CLONE_NEWIPC),
     ("net", libc::CLONE_NEWNET),
     ("pid", libc::CLONE_NEWPID),
+    ("time", super::time::CLONE_NEWTIME),
 ];
 
 pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
@@ -36,6 +40,12 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
         return Err(gone());
     }
     let prepared = Prepared::new(request.process, request.seccomp)?;
+    // Before it is in another mount namespace, where that path would mean something else.
+    let agent = match request.seccomp {
+        Some(filter) if prepared.notifies() => Some(connect_agent(filter)?),
+        _ => None,
+    };
+    run_on(prepared.scheduling.affinity.0.as_ref()).map_err(local)?;
     let cgroup = Cgroup::open(request.cgroup)?;
     let entrance = cgroup.entrance_beside(request.leader)?;
     let namespaces =
@@ -57,6 +67,7 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
             Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
         };
     drop((theirs, entrance));
+    let mut agent = agent;
     let mut console = None;
     let mut warnings = Vec::new();
     loop {
@@ -66,14 +77,44 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
             Message::Failed { step, errno, what } => {
                 return Err(to_error(step, errno, what, &prepared.program));
             }
+            Message::Notify(listener) => {
+                if let Some((agent, what, metadata)) = agent.take() {
+                    let none = serde_json::Value::Null;
+                    let mut state = request.state.unwrap_or(&none).clone();
+                    state["pid"] = child.pid.into();
+                    agent.tell(listener, &state, metadata).map_err(host(Step::Seccomp, what))?;
+                }
+            }
             Message::End => break,
-            Message::Ready | Message::Go => {}
+            Message::Ready | Message::Go | Message::Hooks => {}
         }
     }
     let (pid, pidfd) = child.keep();
     // A command that has ended already is no failure; nobody else can have its pid before it is reaped. The container's
     // /proc, which is what this process sees now, does not tell of it.
     Ok(Running { pid, pidfd, start_time: 0, cgroup, console, warnings })
+}
+
+/// The agent of a filter, what an error calls that, and what it wants to be told.
+type FilterAgent<'a> = (seccomp::Agent, String, Option<&'a str>);
+
+fn connect_agent(filter: &LinuxSeccomp) -> Result<FilterAgent<'_>, RuntimeError> {
+    let path = filter.listener_path().as_deref().unwrap_or(std::path::Path::new(""));
+    let what = seccomp::Agent::what(path);
+    let agent = seccomp::Agent::connect(path).map_err(host(Step::Seccomp, what.clone()))?;
+    Ok((agent, what, filter.listener_metadata().as_deref()))
+}
+
+/// A failure of this process itself.
+fn local((step, what, errno): Failure) -> RuntimeError {
+    host(step, what)(errno)
+}
+
+/// What undoes a choice of processors, as far as the cgroup allows.
+fn all_processors() -> Option<CpuSet> {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    Some(all)
 }
 
 /// Those of the leader's namespaces that are not ours already.
@@ -125,9 +166,15 @@ fn become_program(
         syscall::setns(leader.as_fd(), libc::CLONE_NEWCGROUP)
             .map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?;
     }
-    prepared.set_rlimits(&mut |text| {
+    // The cgroup has a say in this, so only now; where nothing is said, it alone decides.
+    let (initially, finally) = &prepared.scheduling.affinity;
+    run_on(finally.as_ref().or(initially.as_ref().and(all_processors().as_ref())))?;
+    let mut warn = |text| {
         let _ = report.send(&Message::Warning(text));
-    })?;
+    };
+    prepared.set_rlimits(&mut warn)?;
+    prepared.set_scheduling(&mut warn)?;
+    prepared.open_labels()?;
     if namespaces & libc::CLONE_NEWUSER != 0 {
         syscall::change_user(0, 0, Some(&[]))
             .map_err(failed(Step::Credentials, "become root of the user namespace"))?;
@@ -159,11 +206,11 @@ fn become_program(
             .map_err(failed(Step::Descriptors, "take the standard streams"))?
             .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
     };
-    let descriptors =
-        descriptors(stdio, &[]).map_err(failed(Step::Descriptors, "take the standard streams"))?;
+    let descriptors = descriptors(stdio, &request.preserved_fds)
+        .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
     let report = Report::moved(report).map_err(failed(Step::Descriptors, "keep the report"))?;
     prepared.place(descriptors)?;
-    let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges()) {
+    let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges(&report)) {
         Ok(()) => prepared.execute(),
         Err(failure) => failure,
     };

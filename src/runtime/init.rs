@@ -3,18 +3,19 @@
 //! It may allocate: its maker has one thread. Whatever fails is reported with its step, and ends it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::cgroup::{Entrance, Hierarchy};
+use super::hooks::{self, Identity};
 use super::launch::{Namespaces, descriptors, linux, pipes};
 use super::mounts::{self, MountFailure};
-use super::process::{Failure, Prepared};
+use super::process::{Descriptors, Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
-use super::{CreateRequest, Stdio, Step, devices, reaper, syscall};
+use super::{CreateRequest, Stdio, Step, devices, gate, reaper, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -63,9 +64,8 @@ impl Init<'_> {
         // Limits before anything that belongs to a user namespace: root of the host may raise more.
         self.prepared.set_rlimits(&mut warn(&self.report))?;
         self.adjust_oom_score()?;
-        for (flag, namespace) in &self.namespaces.joined {
-            syscall::setns(namespace.as_fd(), *flag).map_err(failed(Step::Namespaces, "join a namespace"))?;
-        }
+        self.prepared.set_scheduling(&mut warn(&self.report))?;
+        self.join_namespaces()?;
         if new(libc::CLONE_NEWUSER) {
             match self.report.receive() {
                 Ok(Message::Go) => {}
@@ -83,7 +83,9 @@ impl Init<'_> {
         }
         rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
         // A keyring of its own, named after the container; some kernels have none.
-        if let Ok(name) = std::ffi::CString::new(self.request.id) {
+        if !self.request.options.keep_keyring
+            && let Ok(name) = std::ffi::CString::new(self.request.id)
+        {
             match syscall::join_session_keyring(&name) {
                 Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
                 Err(errno) => return Err((Step::Process, "make a session keyring".to_owned(), errno)),
@@ -92,7 +94,9 @@ impl Init<'_> {
         if new(libc::CLONE_NEWNET) {
             syscall::loopback_up().map_err(failed(Step::Network, "bring the loopback interface up"))?;
         }
-        if new(libc::CLONE_NEWUTS) {
+        if new(libc::CLONE_NEWUTS)
+            || self.namespaces.joined.iter().any(|(flag, _)| *flag == libc::CLONE_NEWUTS)
+        {
             self.set_names()?;
         }
         let console = self.build_root()?;
@@ -120,29 +124,120 @@ impl Init<'_> {
         };
         let descriptors = descriptors(stdio, &self.request.preserved_fds)
             .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
-        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
-        match self.report.receive() {
-            Ok(Message::Go) => {}
-            // Whoever made us has changed its mind, or is gone.
-            _ => syscall::exit_now(1),
+        if self.request.options.look_for_program {
+            self.prepared.look_for_program()?;
         }
+        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
+        let order = self.wait_for_order();
         // The report itself must not be in a place that the payload's descriptors take.
-        let report = Report::moved(&self.report).map_err(failed(Step::Descriptors, "keep the report"))?;
-        self.prepared.place(descriptors)?;
-        let mut report = Some(report);
+        let report = Report::moved(order.as_ref().unwrap_or(&self.report))
+            .map_err(failed(Step::Descriptors, "keep the report"))?;
+        drop(order);
+        match self.finish(descriptors, report) {
+            Ok(never) => match never {},
+            Err((report, (step, what, errno))) => {
+                if let Some(report) = report {
+                    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+                }
+                syscall::exit_now(1)
+            }
+        }
+    }
+
+    /// Returns when the program may run; with a connection of its own, if the order came from somebody else than the maker.
+    fn wait_for_order(&self) -> Option<Report> {
+        let order = match &self.request.options.gate {
+            Some(gate) => gate::wait(gate, &self.report).map(Some),
+            None => match self.report.receive() {
+                Ok(Message::Go) => Ok(None),
+                _ => Err(Errno::PIPE),
+            },
+        };
+        // Whoever made us has changed its mind, or is gone.
+        order.unwrap_or_else(|_| syscall::exit_now(1))
+    }
+
+    /// The last steps, after the order. A failure comes with the connection to tell it over, unless a child has it.
+    fn finish(
+        &self,
+        descriptors: Descriptors,
+        report: Report,
+    ) -> Result<std::convert::Infallible, (Option<Report>, Failure)> {
+        let result = self.prepared.place(descriptors);
         if self.request.reaper {
             reaper::name_this_process();
         }
-        let result = self.prepared.enter_cwd().and_then(|()| self.prepared.drop_privileges());
+        let result = result
+            .and_then(|()| self.prepared.enter_cwd())
+            .and_then(|()| self.prepared.drop_privileges(&report))
+            .and_then(|()| self.run_hooks("startContainer", "created"));
+        let mut report = Some(report);
         let (step, what, errno) = match result {
             Ok(()) if self.request.reaper => reaper::run(|| self.prepared.execute(), &mut report),
             Ok(()) => self.prepared.execute(),
             Err(failure) => failure,
         };
-        if let Some(report) = report {
-            let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        Err((report, (step, what, errno)))
+    }
+
+    /// Where another namespace is a user namespace's own, it can be joined only from inside that one; where it is the
+    /// host's, only from outside.
+    fn join_namespaces(&self) -> Result<(), Failure> {
+        let told = failed(Step::Namespaces, "join a namespace");
+        let join = |(flag, namespace): &(libc::c_int, OwnedFd)| syscall::setns(namespace.as_fd(), *flag);
+        let is_user = |(flag, _): &&(libc::c_int, OwnedFd)| *flag == libc::CLONE_NEWUSER;
+        let Some(user) = self.namespaces.joined.iter().find(is_user) else {
+            return self.namespaces.joined.iter().try_for_each(&join).map_err(told);
+        };
+        let mut inside = Vec::new();
+        for one in self.namespaces.joined.iter().filter(|one| !is_user(one)) {
+            match join(one) {
+                Err(Errno::PERM) => inside.push(one),
+                other => other.map_err(&told)?,
+            }
         }
-        syscall::exit_now(1)
+        join(user).map_err(&told)?;
+        syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(&told)?;
+        inside.into_iter().try_for_each(join).map_err(told)
+    }
+
+    /// Hooks of the container's side.
+    fn run_hooks(&self, kind: &'static str, status: &str) -> Result<(), Failure> {
+        let Some(all) = self.request.spec.hooks() else { return Ok(()) };
+        let hooks = match kind {
+            "createContainer" => all.create_container(),
+            _ => all.start_container(),
+        };
+        if !hooks::any(hooks.as_ref()) {
+            return Ok(());
+        }
+        let identity = Identity {
+            id: self.request.id,
+            bundle: self.request.options.bundle.unwrap_or(Path::new("")),
+            annotations: self.request.spec.annotations().as_ref(),
+        };
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        hooks::run(kind, hooks.as_ref(), &identity.state(status, Some(own)))
+            .map_err(|error| (Step::Hooks, error.to_string(), Errno::CANCELED))
+    }
+
+    /// What the specification wants run when all is there but the root's change.
+    fn create_hooks(&self) -> Result<(), Failure> {
+        let Some(all) = self.request.spec.hooks() else { return Ok(()) };
+        #[allow(deprecated)] // they still have to run
+        let outside = hooks::any(all.prestart().as_ref()) || hooks::any(all.create_runtime().as_ref());
+        if outside {
+            self.report.send(&Message::Hooks).map_err(failed(Step::Hooks, "ask for hooks"))?;
+            match self.report.receive() {
+                Ok(Message::Go) => {}
+                // The reason is known where they ran.
+                _ => syscall::exit_now(1),
+            }
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let outcome = self.run_hooks("createContainer", "creating");
+        rustix::process::umask(Mode::empty());
+        outcome
     }
 
     /// On v1 by its own hand: a process that moves itself through `tasks` needs none of the locks that moving another
@@ -209,27 +304,40 @@ impl Init<'_> {
             }
             Stdio::Pipes { .. } => None,
         };
-        self.set_sysctls(&root)?;
+        self.set_sysctls()?;
+        self.create_hooks()?;
         self.hide_paths(&root)?;
         if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
             mounts::read_only_root(&root).map_err(at(Step::Rootfs))?;
         }
-        pivot(&root)?;
+        self.prepared.open_labels()?;
+        if self.request.options.no_pivot {
+            move_root(&root)?
+        } else {
+            pivot(&root)?
+        }
+        if let Some((kind, recursive)) = linux.rootfs_propagation().as_deref().and_then(mounts::propagation) {
+            mounts::propagate_root(kind, recursive).map_err(at(Step::Rootfs))?;
+        }
         Ok(console)
     }
 
-    fn set_sysctls(&self, root: &Root) -> Result<(), Failure> {
-        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-        let sysctls = linux(self.request.spec).and_then(|linux| linux.sysctl().as_ref());
-        for (name, value) in sysctls.into_iter().flatten() {
+    fn set_sysctls(&self) -> Result<(), Failure> {
+        let Some(sysctls) = linux(self.request.spec).and_then(|linux| linux.sysctl().as_ref()) else {
+            return Ok(());
+        };
+        if sysctls.is_empty() {
+            return Ok(());
+        }
+        // Not the container's: something may lie in its place or over a part of it (CVE-2019-19921, CVE-2025-52881).
+        let proc = mounts::own_proc().map_err(failed(Step::Sysctl, "mount a procfs"))?;
+        for (name, value) in sysctls {
             let failed = failed(Step::Sysctl, &format!("set the kernel parameter {name} to {value:?}"));
-            let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
-            let file = root.open(&path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(&failed)?;
-            // A procfs, and nothing that was put in its place (CVE-2019-19921, CVE-2025-52881).
-            let found = rustix::fs::fstatfs(&file).map_err(&failed)?;
-            if found.f_type != PROC_SUPER_MAGIC {
-                return Err(failed(Errno::PERM));
-            }
+            let path = mounts::sysctl_path(name).ok_or_else(|| failed(Errno::INVAL))?;
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+            let file = rustix::fs::openat2(&proc, Path::new("sys").join(path), flags, Mode::empty(), resolve)
+                .map_err(&failed)?;
             rustix::io::write(&file, value.as_bytes()).map_err(&failed)?;
         }
         Ok(())
@@ -250,6 +358,19 @@ impl Init<'_> {
         }
         Ok(())
     }
+}
+
+/// As [`pivot`], where the host's root is the initial ramdisk, of which the kernel can't let go: it stays below, out of
+/// reach.
+fn move_root(root: &Root) -> Result<(), Failure> {
+    let step = |what: &'static str| failed(Step::PivotRoot, what);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = rustix::fs::openat2(root.as_fd(), ".", flags, Mode::empty(), ResolveFlags::empty())
+        .map_err(step("open the root"))?;
+    rustix::process::fchdir(&inside).map_err(step("enter the root"))?;
+    rustix::mount::mount_move(".", "/").map_err(step("move the root"))?;
+    rustix::process::chroot(".").map_err(step("change the root"))?;
+    rustix::process::chdir("/").map_err(step("enter the root"))
 }
 
 /// Makes the container's root the root, and lets go of the host's.

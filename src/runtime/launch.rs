@@ -15,10 +15,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::cgroup::{Cgroup, PendingCgroup};
+use super::hooks::{self, Identity};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
 use super::syscall::{self, Cloned};
-use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init};
+use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
 
 /// The namespaces of a container: those to be made, and those to be joined.
 #[derive(Debug, Default)]
@@ -30,7 +31,9 @@ pub(super) struct Namespaces {
 
 /// An init that waits for its order. Dropping it kills it and removes its cgroup.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Waiting<'a> {
+    spec: &'a Spec,
+    identity: Identity<'a>,
     child: Option<Child>,
     cgroup: Option<PendingCgroup>,
     report: Report,
@@ -75,11 +78,12 @@ pub(super) fn host(step: Step, what: impl Into<String>) -> impl FnOnce(Errno) ->
     move |errno| RuntimeError::Host { step, what, source: errno.into() }
 }
 
-pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError> {
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeError> {
     let missing = |field| RuntimeError::Spec { source: SpecError::Missing { field } };
     let spec = request.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+    super::spec::check(spec)?;
     let prepared = Prepared::new(process, linux.seccomp().as_ref())?;
     let namespaces = namespaces(linux)?;
     if namespaces.new & libc::CLONE_NEWNS == 0 {
@@ -94,15 +98,30 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
     let entrance = cgroup.cgroup().entrance()?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
-    if let Some(namespace) = &namespaces.joined_pid {
+    let join_pid = |namespace: &OwnedFd| {
         // Of the children only; this process stays where it is.
         syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID)
-            .map_err(host(Step::Namespaces, "join the pid namespace"))?;
-    }
+            .map_err(host(Step::Namespaces, "join the pid namespace"))
+    };
+    let own_pid = match &namespaces.joined_pid {
+        None => None,
+        Some(namespace) => {
+            let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(host(Step::Namespaces, "open the own pid namespace"))?;
+            join_pid(namespace)?;
+            Some(own)
+        }
+    };
     // Nobody looks into the new process before it is another program.
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    let time = if namespaces.new & super::time::CLONE_NEWTIME == 0 {
+        None
+    } else {
+        Some(super::time::make(linux).map_err(|(what, errno)| host(Step::Namespaces, what)(errno))?)
+    };
     // The cgroup namespace is made later, inside: its root is the cgroup that the process is in at that moment.
-    let flags = u64::from((namespaces.new & !libc::CLONE_NEWCGROUP).cast_unsigned());
+    let later = libc::CLONE_NEWCGROUP | super::time::CLONE_NEWTIME;
+    let flags = u64::from((namespaces.new & !later).cast_unsigned());
     let child = match syscall::clone3(flags, libc::SIGCHLD, unified)
         .map_err(host(Step::Clone, "make the process"))?
     {
@@ -119,8 +138,20 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
         }
         Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
     };
-    drop((theirs, entrance, request.stdio, request.preserved_fds));
+    // Hooks are children too, and belong to the host.
+    own_pid.as_ref().map(join_pid).transpose()?;
+    if let Some(time) = time {
+        time.leave().map_err(host(Step::Namespaces, "go back to the own time namespace"))?;
+    }
+    drop((theirs, entrance, request.stdio, request.preserved_fds, request.options.gate));
+    let identity = Identity {
+        id: request.id,
+        bundle: request.options.bundle.unwrap_or(std::path::Path::new("")),
+        annotations: spec.annotations().as_ref(),
+    };
     let mut waiting = Waiting {
+        spec,
+        identity,
         child: Some(child),
         cgroup: Some(cgroup),
         report: ours,
@@ -128,6 +159,9 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
         console: None,
         warnings: Vec::new(),
     };
+    if let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) {
+        super::netdev::move_all(devices, waiting.pid())?;
+    }
     if namespaces.new & libc::CLONE_NEWUSER != 0 {
         waiting.map_users(linux)?;
     }
@@ -135,9 +169,63 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting, RuntimeError
     Ok(waiting)
 }
 
-impl Waiting {
+/// Lets an init that waits at its gate go on.
+pub(super) fn release(
+    connection: OwnedFd,
+    spec: &Spec,
+    state: &serde_json::Value,
+) -> Result<Vec<String>, RuntimeError> {
+    let report = Report::over(connection);
+    report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
+    let program = spec.process().as_ref().and_then(|process| process.args().as_ref()?.first().cloned());
+    let mut warnings = Vec::new();
+    loop {
+        match report.receive().map_err(host(Step::Clone, "hear from the container's first process"))? {
+            Message::Warning(text) => warnings.push(text),
+            Message::Notify(listener) => notify(spec, listener, state)?,
+            Message::Failed { step, errno, what } => {
+                return Err(to_error(step, errno, what, &program.unwrap_or_default()));
+            }
+            Message::End => return Ok(warnings),
+            Message::Console(_) | Message::Ready | Message::Go | Message::Hooks => {}
+        }
+    }
+}
+
+/// Hands the descriptor of a filter's notifications to the agent that the specification names.
+fn notify(spec: &Spec, listener: OwnedFd, state: &serde_json::Value) -> Result<(), RuntimeError> {
+    let seccomp = linux(spec).and_then(|linux| linux.seccomp().as_ref());
+    let path = seccomp
+        .and_then(|seccomp| seccomp.listener_path().as_ref())
+        .ok_or(RuntimeError::Spec { source: SpecError::Missing { field: "linux.seccomp.listenerPath" } })?;
+    let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().as_deref());
+    let agent = seccomp::Agent::connect(path).map_err(host(Step::Seccomp, seccomp::Agent::what(path)))?;
+    agent.tell(listener, state, metadata).map_err(host(Step::Seccomp, seccomp::Agent::what(path)))
+}
+
+impl Waiting<'_> {
     pub fn pid(&self) -> i32 {
         self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Lets init wait at its gate, without this process.
+    pub fn leave(mut self) -> Result<(), RuntimeError> {
+        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Exec })?;
+        if let Some(child) = self.child.take() {
+            child.keep();
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            cgroup.keep();
+        }
+        Ok(())
     }
 
     /// Lets the program run, and returns when it does.
@@ -171,10 +259,27 @@ impl Waiting {
                 Message::Failed { step, errno, what } => {
                     return Err(to_error(step, errno, what, &self.program));
                 }
+                Message::Hooks => {
+                    self.run_hooks()?;
+                    self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::Hooks })?;
+                }
+                Message::Notify(listener) => {
+                    notify(self.spec, listener, &self.identity.state("running", Some(self.pid())))?;
+                }
                 Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
                 Message::Ready | Message::Go => {}
             }
         }
+    }
+
+    fn run_hooks(&self) -> Result<(), RuntimeError> {
+        let Some(all) = self.spec.hooks() else { return Ok(()) };
+        let state = self.identity.state("creating", Some(self.pid()));
+        #[allow(deprecated)] // they still have to run
+        let prestart = all.prestart();
+        hooks::run("prestart", prestart.as_ref(), &state)
+            .and_then(|()| hooks::run("createRuntime", all.create_runtime().as_ref(), &state))
+            .map_err(|error| RuntimeError::Hook { reason: error.to_string() })
     }
 
     fn map_users(&self, linux: &Linux) -> Result<(), RuntimeError> {
@@ -206,13 +311,9 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, RuntimeError> {
             LinuxNamespaceType::User => libc::CLONE_NEWUSER,
             LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
             LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-            LinuxNamespaceType::Time => {
-                return Err(RuntimeError::Spec {
-                    source: SpecError::Unsupported { field: "linux.namespaces of type time" },
-                });
-            }
+            LinuxNamespaceType::Time => super::time::CLONE_NEWTIME,
         };
-        match namespace.path() {
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
             None => namespaces.new |= flag,
             Some(path) => {
                 let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

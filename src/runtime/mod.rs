@@ -34,21 +34,28 @@ pub mod defaults;
 mod devices;
 mod error;
 mod exec;
+mod gate;
+pub mod hooks;
 mod init;
+mod labels;
 mod launch;
 mod mounts;
+mod netdev;
 mod process;
 mod reaper;
 mod report;
 mod root;
+mod scheduling;
 pub mod seccomp;
 mod spec;
 mod syscall;
+mod time;
 pub mod view;
 pub mod visible;
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::io::Errno;
@@ -112,6 +119,24 @@ pub struct CreateRequest<'a> {
     pub preserved_fds: Vec<OwnedFd>,
     /// The first process stays as one that reaps and passes signals on, and the program is its child.
     pub reaper: bool,
+    /// What only the OCI command line asks for.
+    pub options: CreateOptions<'a>,
+}
+
+/// What a container that is made step by step, by several processes, wants besides.
+#[derive(Debug, Default)]
+pub struct CreateOptions<'a> {
+    /// A listening SOCK_SEQPACKET socket at which init waits for its order once [`Created::leave_waiting`] was called;
+    /// [`release`] gives it.
+    pub gate: Option<OwnedFd>,
+    /// The bundle's directory, as hooks are told it.
+    pub bundle: Option<&'a Path>,
+    /// Fail now if the program is not there, not only when it is started.
+    pub look_for_program: bool,
+    /// Change the root without pivot_root(2), for hosts that run from the initial ramdisk.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub keep_keyring: bool,
 }
 
 /// Everything that [`exec`] needs.
@@ -129,6 +154,10 @@ pub struct ExecRequest<'a> {
     pub cgroup: &'a str,
     /// The standard streams.
     pub stdio: Stdio,
+    /// Descriptors that the process gets as 3, 4, …
+    pub preserved_fds: Vec<OwnedFd>,
+    /// The state of the container, as an agent of its seccomp filter is told it.
+    pub state: Option<&'a serde_json::Value>,
 }
 
 /// A process that runs in a container.
@@ -154,11 +183,11 @@ pub struct Running {
 ///
 /// Dropping it kills init and removes the cgroup.
 #[derive(Debug)]
-pub struct Created {
-    waiting: launch::Waiting,
+pub struct Created<'a> {
+    waiting: launch::Waiting<'a>,
 }
 
-impl Created {
+impl Created<'_> {
     /// Lets init run its program, and returns when it does.
     ///
     /// # Errors
@@ -171,6 +200,63 @@ impl Created {
     pub fn pid(&self) -> i32 {
         self.waiting.pid()
     }
+
+    /// The start time of the waiting init, field 22 of `/proc/PID/stat`; `None` when it has ended.
+    pub fn start_time(&self) -> Option<u64> {
+        launch::start_time(self.waiting.pid())
+    }
+
+    /// The master of the pseudo terminal, once.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.waiting.take_console()
+    }
+
+    /// What did not go as asked so far.
+    pub fn warnings(&self) -> &[String] {
+        self.waiting.warnings()
+    }
+
+    /// Lets init wait at its gate, and lives on without this process.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Died`]; the container is gone then.
+    pub fn leave_waiting(self) -> Result<(), RuntimeError> {
+        self.waiting.leave()
+    }
+}
+
+/// The mount options that are understood here, without those of file systems.
+pub fn mount_options() -> Vec<String> {
+    mounts::known_options()
+}
+
+/// Orders an init that waits at its gate to run its program, over a connection to it. Returns when it does, with what did
+/// not go as asked. An agent of the seccomp filter, if there is one, is told `state`.
+///
+/// # Errors
+/// [`RuntimeError::CommandNotFound`] and the like; the first process has ended then.
+pub fn release(
+    connection: OwnedFd,
+    spec: &Spec,
+    state: &serde_json::Value,
+) -> Result<Vec<String>, RuntimeError> {
+    launch::release(connection, spec, state)
+}
+
+/// Descriptors that this process was started with, from 3 on; all become close-on-exec.
+///
+/// # Errors
+/// EBADF where there are fewer.
+pub fn inherited_descriptors(count: u32) -> Result<Vec<OwnedFd>, Errno> {
+    let last = i32::try_from(count).ok().and_then(|count| count.checked_add(3)).ok_or(Errno::BADF)?;
+    let taken = (3..last).map(syscall::duplicate_inherited).collect::<Result<_, _>>()?;
+    syscall::close_on_exec_from(3)?;
+    Ok(taken)
+}
+
+/// Replaces this process by this program again, from a descriptor of it (execveat(2)). Returns only to say why not.
+pub fn execute_again(program: BorrowedFd<'_>, arguments: Vec<CString>, environment: Vec<CString>) -> Errno {
+    syscall::fexecve(program, &syscall::StringArray::new(arguments), &syscall::StringArray::new(environment))
 }
 
 /// Makes a container up to the point where only the program is missing.
@@ -179,7 +265,7 @@ impl Created {
 ///
 /// # Errors
 /// A [`RuntimeError`] that names the step; nothing is left behind.
-pub fn create(request: CreateRequest<'_>) -> Result<Created, RuntimeError> {
+pub fn create(request: CreateRequest<'_>) -> Result<Created<'_>, RuntimeError> {
     launch::create(request).map(|waiting| Created { waiting })
 }
 

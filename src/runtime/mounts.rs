@@ -2,7 +2,7 @@
 //! detached, and then attached to an opened place. No path inside the root is walked by the kernel for us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
@@ -25,6 +25,7 @@ const ATIME_MASK: u64 = 0x70;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
+const NOSYMFOLLOW: u64 = 0x20_0000;
 
 /// A failed mount, in words, with what the kernel said.
 #[derive(Debug)]
@@ -43,54 +44,103 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Errno) -> MountFailure {
 struct Options {
     set: u64,
     clear: u64,
-    recursive_read_only: bool,
+    /// For the mounts below too.
+    set_below: u64,
+    clear_below: u64,
     propagation: Option<(u64, bool)>,
     bind: bool,
     recursive: bool,
+    remount: bool,
     copy_up: bool,
+    /// Users are mapped; for the mounts below too if true.
+    id_mapped: Option<bool>,
     /// For the file system itself.
     data: Vec<(String, Option<String>)>,
 }
 
+/// The options that are attributes of a mount: what they set, and what they clear. With an `r` before, they are for the
+/// mounts below too.
+const ATTRIBUTES: [(&str, u64, u64); 20] = [
+    ("ro", RDONLY, 0),
+    ("rw", 0, RDONLY),
+    ("nosuid", NOSUID, 0),
+    ("suid", 0, NOSUID),
+    ("nodev", NODEV, 0),
+    ("dev", 0, NODEV),
+    ("noexec", NOEXEC, 0),
+    ("exec", 0, NOEXEC),
+    ("noatime", NOATIME, ATIME_MASK),
+    ("atime", 0, ATIME_MASK),
+    ("strictatime", STRICTATIME, ATIME_MASK),
+    ("nostrictatime", 0, ATIME_MASK),
+    ("relatime", 0, ATIME_MASK),
+    ("norelatime", STRICTATIME, ATIME_MASK),
+    ("nodiratime", NODIRATIME, 0),
+    ("diratime", 0, NODIRATIME),
+    ("nosymfollow", NOSYMFOLLOW, 0),
+    ("symfollow", 0, NOSYMFOLLOW),
+    ("defaults", 0, 0),
+    ("loud", 0, 0),
+];
+
+/// What the kernel does by itself, or does not know any more.
+const WITHOUT_EFFECT: [&str; 9] =
+    ["async", "nouser", "auto", "silent", "nolazytime", "nomand", "iversion", "noiversion", "norealtime"];
+
+const OTHERS: [&str; 6] = ["bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap"];
+/// What the file system gets, under names that all of them share.
+const SHARED_DATA: [&str; 4] = ["dirsync", "sync", "lazytime", "mand"];
+const PROPAGATIONS: [&str; 8] =
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"];
+
+/// All options that are not for a file system alone.
+pub(super) fn known_options() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name);
+    let plain = attributes.clone().chain(WITHOUT_EFFECT).chain(OTHERS).chain(SHARED_DATA).chain(PROPAGATIONS);
+    let below = attributes.filter(|name| !["defaults", "loud"].contains(name)).map(|name| format!("r{name}"));
+    let mut all: Vec<String> = plain.map(str::to_owned).chain(below).collect();
+    all.sort();
+    all
+}
+
+/// A word for propagation (config-linux, "Rootfs Mount Propagation"): its kind, and whether mounts below have it too.
+pub(super) fn propagation(word: &str) -> Option<(u64, bool)> {
+    let kind = match word.strip_prefix('r').unwrap_or(word) {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((kind, word.starts_with('r')))
+}
+
 fn parse(options: &[String]) -> Options {
     let mut parsed = Options::default();
+    let attribute = |option: &str| ATTRIBUTES.iter().find(|(name, ..)| *name == option);
     for option in options {
-        let (set, clear) = match option.as_str() {
-            "ro" => (RDONLY, 0),
-            "rw" => (0, RDONLY),
-            "nosuid" => (NOSUID, 0),
-            "suid" => (0, NOSUID),
-            "nodev" => (NODEV, 0),
-            "dev" => (0, NODEV),
-            "noexec" => (NOEXEC, 0),
-            "exec" => (0, NOEXEC),
-            "noatime" => (NOATIME, ATIME_MASK),
-            "strictatime" => (STRICTATIME, ATIME_MASK),
-            "relatime" | "atime" => (0, ATIME_MASK),
-            "nodiratime" => (NODIRATIME, 0),
-            "diratime" => (0, NODIRATIME),
-            _ => (0, 0),
-        };
-        if set | clear != 0 {
+        if let Some((_, set, clear)) = attribute(option) {
             parsed.set = (parsed.set & !clear) | set;
             parsed.clear = (parsed.clear & !set) | clear;
+            continue;
+        }
+        if let Some((_, set, clear)) = option.strip_prefix('r').and_then(attribute) {
+            parsed.set_below = (parsed.set_below & !clear) | set;
+            parsed.clear_below = (parsed.clear_below & !set) | clear;
+            continue;
+        }
+        if let Some(propagation) = propagation(option) {
+            parsed.propagation = Some(propagation);
             continue;
         }
         match option.as_str() {
             "bind" => parsed.bind = true,
             "rbind" => (parsed.bind, parsed.recursive) = (true, true),
-            "rro" => {
-                parsed.set |= RDONLY;
-                parsed.recursive_read_only = true;
-            }
+            "remount" => parsed.remount = true,
             "tmpcopyup" => parsed.copy_up = true,
-            "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
-            "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
-            "shared" => parsed.propagation = Some((libc::MS_SHARED, false)),
-            "rshared" => parsed.propagation = Some((libc::MS_SHARED, true)),
-            "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),
-            "rslave" => parsed.propagation = Some((libc::MS_SLAVE, true)),
-            "defaults" | "async" | "nouser" | "auto" => {}
+            "idmap" => parsed.id_mapped = Some(false),
+            "ridmap" => parsed.id_mapped = Some(true),
+            other if WITHOUT_EFFECT.contains(&other) => {}
             other => parsed.data.push(match other.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (other.to_owned(), None),
@@ -108,6 +158,55 @@ pub(super) fn sorted(options: &[String]) -> (u32, Vec<(String, Option<String>)>)
         parsed.data.push(("ro".to_owned(), None));
     }
     (u32::try_from(parsed.set).unwrap_or_default(), parsed.data)
+}
+
+impl Options {
+    /// Puts the attributes into force on a mount, and on those below what is for them.
+    fn apply(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+        let own = MountAttr { set: self.set, clear: self.clear & !self.set, ..MountAttr::default() };
+        if own != MountAttr::default() {
+            syscall::mount_setattr(mount, false, &own)?;
+        }
+        self.apply_below(mount)
+    }
+
+    fn apply_below(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+        let below = MountAttr {
+            set: self.set_below,
+            clear: self.clear_below & !self.set_below,
+            ..MountAttr::default()
+        };
+        if below == MountAttr::default() { Ok(()) } else { syscall::mount_setattr(mount, true, &below) }
+    }
+}
+
+/// The path below /proc/sys of a kernel parameter, in whichever way its name is written (sysctl(8)); `None` for what is no
+/// such name.
+pub(super) fn sysctl_path(name: &str) -> Option<PathBuf> {
+    let dotted_first = name.find(['.', '/']).is_some_and(|at| name.as_bytes().get(at) == Some(&b'.'));
+    // Where dots come first, a slash stands for a dot within a part, and the other way round.
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let path: String = if dotted_first { name.chars().map(swap).collect() } else { name.to_owned() };
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    (path.contains('/') && path.split('/').all(is_part)).then(|| PathBuf::from(path))
+}
+
+/// A procfs of the pid namespace that this process is in, attached nowhere: nobody can have mounted anything over a part of
+/// it (CVE-2025-52881).
+pub(super) fn own_proc() -> Result<OwnedFd, Errno> {
+    detached("proc", "proc", &[], NOSUID | NODEV | NOEXEC)
+}
+
+/// Sets the propagation of the root, once it is the root.
+pub(super) fn propagate_root(kind: u64, recursive: bool) -> Result<(), MountFailure> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open the root"))?;
+    let attr = MountAttr { propagation: kind, ..MountAttr::default() };
+    syscall::mount_setattr(root.as_fd(), recursive, &attr).map_err(failed("set the propagation of the root"))
 }
 
 /// Cuts the tie to the host's mounts, or loosens it: what is mounted here must not show there.
@@ -210,13 +309,18 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
     let target = mount.destination();
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
-    if !target.is_absolute() {
-        return Err(MountFailure {
-            what: format!("mount on {target:?}, which is not absolute"),
-            errno: Errno::INVAL,
-        });
-    }
+    // One that is not absolute is below the root all the same.
+    let target = &Path::new("/").join(target);
     let describe = |source: &str| format!("mount {source} on {target:?} in the container");
+    if options.remount {
+        return remount(root, target, &options);
+    }
+    if options.id_mapped.is_some() || mount.uid_mappings().is_some() {
+        let what = format!(
+            "map the users of what is mounted on {target:?}: id-mapped mounts are not supported here"
+        );
+        return Err(MountFailure { what, errno: Errno::OPNOTSUPP });
+    }
     let detached_mount = if options.bind || kind == "bind" {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         let what = describe(&format!("{source:?}"));
@@ -225,11 +329,7 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
         let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
         syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
-        let attr =
-            MountAttr { set: options.set, clear: options.clear & !options.set, ..MountAttr::default() };
-        if attr != MountAttr::default() {
-            syscall::mount_setattr(tree.as_fd(), options.recursive_read_only, &attr).map_err(failed(what))?;
-        }
+        options.apply(tree.as_fd()).map_err(failed(what))?;
         tree
     } else if kind == "cgroup" || kind == "cgroup2" {
         return cgroups(root, target, &options, hierarchies);
@@ -253,7 +353,12 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         }
         if options.set & RDONLY != 0 {
             let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
-            syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what))?;
+            syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what.clone()))?;
+        }
+        options.apply_below(mounted.as_fd()).map_err(failed(what.clone()))?;
+        if let Some((propagation, recursive)) = options.propagation {
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            syscall::mount_setattr(mounted.as_fd(), recursive, &attr).map_err(failed(what))?;
         }
         mounted
     };
@@ -267,6 +372,20 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
         .map_err(failed(format!("make the mount point {target:?} in the container")))?;
     refuse_proc(place.as_fd(), kind, target)?;
     attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
+}
+
+/// Changes the attributes of a mount that is there.
+fn remount(root: &Root, target: &Path, options: &Options) -> Result<(), MountFailure> {
+    let what = format!("remount {target:?}");
+    let place = root.open(target, OFlags::PATH).map_err(failed(what.clone()))?;
+    options.apply(place.as_fd()).map_err(failed(what.clone()))?;
+    match options.propagation {
+        Some((propagation, recursive)) => {
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            syscall::mount_setattr(place.as_fd(), recursive, &attr).map_err(failed(what))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Nothing may be mounted over what is in a procfs: the isolation stands on it. Whatever links led there.

@@ -11,6 +11,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
+use super::labels::Labels;
+use super::report::{Message, Report};
+use super::scheduling::Scheduling;
 use super::syscall::{self, StringArray};
 use super::{RuntimeError, SpecError, Step, seccomp};
 
@@ -35,7 +38,9 @@ pub(super) struct Prepared {
     rlimits: Vec<(PosixRlimitType, Resource, Rlimit)>,
     pub oom_score_adjust: Option<i32>,
     no_new_privileges: bool,
-    filter: Option<Vec<libc::sock_filter>>,
+    filter: Option<seccomp::Compiled>,
+    pub scheduling: Scheduling,
+    labels: Labels,
 }
 
 /// Where the arguments stop being ours: descriptors that the payload gets as 3, 4, ….
@@ -50,6 +55,7 @@ pub(super) type Failure = (Step, String, Errno);
 
 impl Prepared {
     pub fn new(process: &Process, filter: Option<&LinuxSeccomp>) -> Result<Self, RuntimeError> {
+        super::spec::check_process(process)?;
         let missing = |field| RuntimeError::Spec { source: SpecError::Missing { field } };
         let args = process
             .args()
@@ -109,6 +115,8 @@ impl Prepared {
                 .map(seccomp::compile)
                 .transpose()
                 .map_err(|source| RuntimeError::Seccomp { source })?,
+            scheduling: Scheduling::new(process)?,
+            labels: Labels::new(process)?,
         })
     }
 
@@ -195,13 +203,49 @@ impl Prepared {
         syscall::close_on_exec_from(u32::try_from(count).unwrap_or(u32::MAX)).map_err(failed)
     }
 
+    /// Whether an agent decides about some system calls.
+    pub fn notifies(&self) -> bool {
+        let listens = |filter: &seccomp::Compiled| {
+            u64::from(filter.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
+        };
+        self.filter.as_ref().is_some_and(listens)
+    }
+
+    /// Scheduler, priorities and processors, where the specification says anything of them.
+    pub fn set_scheduling(&self, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+        self.scheduling.apply(warn)
+    }
+
+    /// Opens what security modules are told a label through, as long as there is a procfs to trust.
+    pub fn open_labels(&self) -> Result<(), Failure> {
+        self.labels.open()
+    }
+
+    /// Makes sure that there is a program, without looking at more of it than whether it is a file that may be executed.
+    pub fn look_for_program(&self) -> Result<(), Failure> {
+        let mut worst = Errno::NOENT;
+        for candidate in &self.candidates {
+            match rustix::fs::stat(candidate.as_c_str()) {
+                Ok(found) if found.st_mode & libc::S_IFMT == libc::S_IFREG && found.st_mode & 0o111 != 0 => {
+                    return Ok(());
+                }
+                Ok(_) => worst = Errno::ACCESS,
+                // Who runs it may see more, or less.
+                Err(Errno::ACCESS) => return Ok(()),
+                Err(_) => {}
+            }
+        }
+        Err((Step::Exec, format!("run {:?}", self.program), worst))
+    }
+
     /// User, capabilities, filter. Nothing privileged works any more after this.
-    pub fn drop_privileges(&self) -> Result<(), Failure> {
+    pub fn drop_privileges(&self, report: &Report) -> Result<(), Failure> {
         let failed = |what: &'static str| move |errno| (Step::Credentials, what.to_owned(), errno);
         rustix::process::umask(Mode::from_raw_mode(self.umask));
         // Without no_new_privs, installing a filter takes CAP_SYS_ADMIN, which goes next.
+        self.labels.write()?;
         if !self.no_new_privileges {
-            self.install_filter()?;
+            self.install_filter(report)?;
         }
         for capability in 0..64 {
             if self.bounding & (1 << capability) != 0 {
@@ -217,24 +261,55 @@ impl Prepared {
         syscall::change_user(self.uid, self.gid, Some(&self.groups))
             .map_err(failed("change the user and groups"))?;
         syscall::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(failed("keep capabilities"))?;
-        syscall::capset(self.effective, self.permitted, self.inheritable)
-            .map_err(failed("set the capabilities"))?;
-        for capability in (0..64).filter(|capability| self.ambient & (1 << capability) != 0) {
+        let granted = self.set_capabilities(report)?;
+        for capability in (0..64).filter(|capability| self.ambient & granted & (1 << capability) != 0) {
             let raise = libc::PR_CAP_AMBIENT_RAISE.cast_unsigned();
-            syscall::prctl(libc::PR_CAP_AMBIENT, raise.into(), capability)
-                .map_err(failed("raise ambient capabilities"))?;
+            match syscall::prctl(libc::PR_CAP_AMBIENT, raise.into(), capability) {
+                // One that is not permitted and inheritable too can't be granted, which is no reason to fail.
+                Err(Errno::PERM) => {
+                    let text = format!(
+                        "capability {capability} can't be ambient: it is not permitted and inheritable"
+                    );
+                    let _ = report.send(&Message::Warning(text));
+                }
+                other => other.map(drop).map_err(failed("raise ambient capabilities"))?,
+            }
         }
         if self.no_new_privileges {
             syscall::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(failed("give up gaining privileges"))?;
-            self.install_filter()?;
+            self.install_filter(report)?;
         }
         Ok(())
     }
 
-    fn install_filter(&self) -> Result<(), Failure> {
+    /// Sets what of the capabilities this host has to give, and gives those back.
+    fn set_capabilities(&self, report: &Report) -> Result<u64, Failure> {
+        let failed = |errno| (Step::Credentials, "set the capabilities".to_owned(), errno);
+        match syscall::capset(self.effective, self.permitted, self.inheritable) {
+            Ok(()) => return Ok(u64::MAX),
+            Err(Errno::PERM) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let have = syscall::permitted_capabilities().map_err(failed)?;
+        syscall::capset(self.effective & have, self.permitted & have, self.inheritable & have)
+            .map_err(failed)?;
+        let missing = (self.effective | self.permitted | self.inheritable) & !have;
+        let text = format!("capabilities that are not there to be given are left out: mask {missing:#x}");
+        let _ = report.send(&Message::Warning(text));
+        Ok(have)
+    }
+
+    fn install_filter(&self, report: &Report) -> Result<(), Failure> {
         let Some(filter) = &self.filter else { return Ok(()) };
-        syscall::install_seccomp(filter, 0)
-            .map_err(|errno| (Step::Seccomp, "install the seccomp filter".to_owned(), errno))
+        let failed = |what: &'static str| move |errno| (Step::Seccomp, what.to_owned(), errno);
+        let listener = syscall::install_seccomp(&filter.program, filter.flags)
+            .map_err(failed("install the seccomp filter"))?;
+        match listener {
+            Some(listener) => report
+                .send(&Message::Notify(listener))
+                .map_err(failed("pass the seccomp filter's notifications on")),
+            None => Ok(()),
+        }
     }
 
     /// Runs the program. Returns only to say why not: as a shell, a refusal counts more than not having found it.

@@ -19,6 +19,10 @@ const PACKET_MAX_BYTES: usize = 8 << 10;
 pub(super) enum Message {
     Warning(String),
     Console(OwnedFd),
+    /// The notification descriptor of the seccomp filter that is in force now.
+    Notify(OwnedFd),
+    /// All is there but the root's change: now is the time for hooks of the runtime's side. Go answers it.
+    Hooks,
     Ready,
     /// To the child: users are mapped, or the program may run.
     Go,
@@ -41,6 +45,11 @@ impl Report {
         let (one, other) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self { socket: one }, Self { socket: other }))
+    }
+
+    /// Over a connection that was made elsewhere.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 
     /// The same connection under a number that is out of the way of a payload's descriptors.
@@ -67,6 +76,11 @@ impl Report {
                 bytes.push(b'C');
                 fds.push(master.as_fd());
             }
+            Message::Notify(listener) => {
+                bytes.push(b'N');
+                fds.push(listener.as_fd());
+            }
+            Message::Hooks => bytes.push(b'H'),
             Message::Ready => bytes.push(b'R'),
             Message::Go => bytes.push(b'G'),
             Message::Failed { step, errno, what } => {
@@ -113,6 +127,8 @@ impl Report {
             ([], _) => Ok(Message::End),
             ([b'W', ..], _) => Ok(Message::Warning(text(1))),
             ([b'C'], Some(master)) => Ok(Message::Console(master)),
+            ([b'N'], Some(listener)) => Ok(Message::Notify(listener)),
+            ([b'H'], _) => Ok(Message::Hooks),
             ([b'R'], _) => Ok(Message::Ready),
             ([b'G'], _) => Ok(Message::Go),
             ([b'F', step, a, b, c, d, ..], _) => Ok(Message::Failed {
@@ -133,6 +149,9 @@ pub(super) fn to_error(step: Step, errno: i32, what: String, program: &str) -> R
             libc::ENOENT | libc::ENOTDIR => RuntimeError::CommandNotFound { program, errno },
             _ => RuntimeError::CommandNotExecutable { program, errno },
         };
+    }
+    if step == Step::Hooks {
+        return RuntimeError::Hook { reason: what };
     }
     RuntimeError::Init { step, what, errno }
 }

@@ -155,17 +155,92 @@ pub fn duplicate_above(fd: BorrowedFd<'_>, minimum: RawFd) -> Result<OwnedFd, Er
 /// A `struct sock_filter` array: one classic BPF program.
 pub type Filter = [libc::sock_filter];
 
-/// `seccomp(SECCOMP_SET_MODE_FILTER)`.
-pub fn install_seccomp(filter: &Filter, flags: u32) -> Result<(), Errno> {
+/// `seccomp(SECCOMP_SET_MODE_FILTER)`; with SECCOMP_FILTER_FLAG_NEW_LISTENER its notification descriptor.
+pub fn install_seccomp(filter: &Filter, flags: u32) -> Result<Option<OwnedFd>, Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
         filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: the program points to `len` instructions that outlive the call; the kernel only reads them.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&program))
-    })
-    .map(drop)
+    })?;
+    let is_descriptor = u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+    is_descriptor.then(|| owned(result)).transpose()
+}
+
+/// The permitted capabilities of this process, as a bit mask (`capget(2)`).
+pub fn permitted_capabilities() -> Result<u64, Errno> {
+    let header: [u32; 2] = [0x2008_0522, 0];
+    // Two halves of effective, permitted, inheritable.
+    let mut data = [0u32; 6];
+    // SAFETY: both arrays have the layout of version 3 of the interface and outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) })?;
+    Ok(u64::from(data[1]) | u64::from(data[4]) << 32)
+}
+
+/// `struct sched_attr` of its first version (sched_setattr(2)).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    /// Filled in by [`set_scheduler`].
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub runtime: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub deadline: u64,
+    /// For SCHED_DEADLINE, in nanoseconds.
+    pub period: u64,
+}
+
+/// `sched_setattr(2)` of this process.
+pub fn set_scheduler(attributes: &SchedulerAttributes) -> Result<(), Errno> {
+    let size = u32::try_from(size_of::<SchedulerAttributes>()).map_err(|_| Errno::INVAL)?;
+    let attributes = SchedulerAttributes { size, ..*attributes };
+    // SAFETY: the structure tells its size and outlives the call, which only reads it.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&attributes), 0) }).map(drop)
+}
+
+/// `ioprio_set(2)` of this process.
+pub fn set_io_priority(priority: i32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) }).map(drop)
+}
+
+/// A duplicate of a descriptor that this process was started with, whose number somebody else knows.
+pub fn duplicate_inherited(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers; the original is not closed, so that nobody who may own it is deceived.
+    owned(check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())?)
+}
+
+/// `execveat(2)` of an open program, which returns only to say why it failed.
+pub fn fexecve(program: BorrowedFd<'_>, arguments: &StringArray, environment: &StringArray) -> Errno {
+    let (arguments, environment) = (arguments.pointers(), environment.pointers());
+    // SAFETY: the descriptor is open by its lifetime, the path is empty, both arrays end with NULL, and the strings that
+    // they point to are owned by the two parameters, which outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match check(result) {
+        Err(errno) => errno,
+        Ok(_) => Errno::NOEXEC,
+    }
 }
 
 /// `prctl(2)` with plain numbers.

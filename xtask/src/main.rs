@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask --help` tells what there is. Each chore starts from nothing and repeats only what is out of date.
 
+mod cgroups;
 mod check;
 mod clients;
 mod deb;

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::dependencies::{self, Purpose};
 use crate::images::{self, Image};
 use crate::program::{Result, need_root, run};
-use crate::workspace;
+use crate::{cgroups, workspace};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -25,6 +25,7 @@ pub struct Arguments {
 pub fn main(arguments: &Arguments) -> Result<()> {
     need_root("containers of several engines are run side by side")?;
     dependencies::install(&[Purpose::Build, Purpose::Images, Purpose::Bench])?;
+    cgroups::leave_none_to_version_2()?;
     for image in [Image::Busybox, Image::BookwormSystemd] {
         images::make(image)?;
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::dependencies::{self, Purpose};
 use crate::images::{self, Image};
 use crate::program::{Failure, Result, read, run};
-use crate::{check, clients, vm, workspace};
+use crate::{cgroups, check, clients, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -43,6 +43,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let mut tally = Tally::default();
     if !arguments.no_install {
         dependencies::install(&[Purpose::Build, Purpose::Images, Purpose::Test])?;
+        cgroups::leave_none_to_version_2()?;
     }
     if !arguments.no_check && arguments.filter.is_none() {
         dependencies::install_rust_components()?;

@@ -139,8 +139,9 @@ impl Engine {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let Some(layer) = layers.get(number) else { break };
                         let result = self.push_layer(session, endpoint, store, layer, full, progress);
-                        if result.is_err() {
-                            stop.store(true, Ordering::Relaxed);
+                        // What fails once others are stopped has failed because of that, and would hide the reason.
+                        if result.is_err() && stop.swap(true, Ordering::Relaxed) {
+                            break;
                         }
                         results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(result);
                     }

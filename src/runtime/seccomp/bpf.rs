@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use libc::sock_filter;
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
 
 use super::SeccompError;
 
@@ -96,14 +98,61 @@ struct Rule {
     action: u32,
 }
 
-/// Compiles a profile.
+/// A filter, ready to be installed.
+#[derive(Debug)]
+pub(in crate::runtime) struct Compiled {
+    pub program: Vec<sock_filter>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
+
+/// Compiles a profile, with its flags.
+///
+/// # Errors
+/// [`SeccompError`].
+pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Compiled, SeccompError> {
+    let program = compile_rules(profile)?;
+    let notifies = |action: LinuxSeccompAction| action == LinuxSeccompAction::ScmpActNotify;
+    let rules = || profile.syscalls().iter().flatten();
+    if rules().any(|rule| rule.names().is_empty()) {
+        return Err(SeccompError::NoNames);
+    }
+    let mut flags = profile.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+                LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
+                // The process has one thread, and the kernel takes this with a listener only in another form.
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+            }
+    });
+    if notifies(profile.default_action()) || rules().any(|rule| notifies(rule.action())) {
+        let handing_on = rules().find(|rule| rule.names().iter().any(|name| name == "sendmsg"));
+        if notifies(handing_on.map_or(profile.default_action(), LinuxSyscall::action)) {
+            return Err(SeccompError::NotifiedTooEarly);
+        }
+        if profile.listener_path().is_none() {
+            return Err(SeccompError::NobodyToNotify);
+        }
+        flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    } else {
+        flags &= !WAIT_KILLABLE_RECV;
+    }
+    Ok(Compiled { program, flags: u32::try_from(flags).unwrap_or(0) })
+}
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19; only with a listener.
+const WAIT_KILLABLE_RECV: u64 = 1 << 5;
+
+/// Compiles a profile's rules.
 ///
 /// Of several rules for one call, those with conditions come first, in their order; then the first one without. The
 /// machine's own entry is always filtered by the rules, that of 32 bit programs if the profile names it.
 ///
 /// # Errors
 /// [`SeccompError`].
-pub(in crate::runtime) fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, SeccompError> {
+fn compile_rules(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, SeccompError> {
     let Some(native) = ENTRIES.first() else {
         return Err(SeccompError::Architecture { architecture: std::env::consts::ARCH });
     };
@@ -187,6 +236,10 @@ fn settle(rules: Vec<Rule>) -> Vec<Rule> {
 }
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, SeccompError> {
+    let has_errno = matches!(action, LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace);
+    if errno.is_some() && !has_errno {
+        return Err(SeccompError::Errno { action: action.to_string() });
+    }
     let errno = errno.unwrap_or(libc::EPERM.cast_unsigned()) & 0xffff;
     Ok(match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
@@ -198,7 +251,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Seccomp
         LinuxSeccompAction::ScmpActTrace => libc::SECCOMP_RET_TRACE | errno,
         LinuxSeccompAction::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
         LinuxSeccompAction::ScmpActLog => libc::SECCOMP_RET_LOG,
-        other => return Err(SeccompError::Action { action: format!("{other:?}") }),
+        LinuxSeccompAction::ScmpActNotify => libc::SECCOMP_RET_USER_NOTIF,
     })
 }
 
@@ -389,7 +442,7 @@ mod tests {
 
     #[test]
     fn the_default_profile_allows_refuses_and_does_not_know() {
-        let program = compile(&default_profile(&[])).unwrap();
+        let program = compile_rules(&default_profile(&[])).unwrap();
         let decide = |name, arguments| decide(&program, name, arguments);
         let none = [0; 6];
         for name in ["read", "write", "execve", "clone", "openat2", "io_setup", "futex", "exit_group"] {
@@ -414,7 +467,7 @@ mod tests {
     #[test]
     fn every_number_of_every_entry_is_decided_as_its_rules_say() {
         let profile = default_profile(&[Capability::SysChroot]);
-        let program = compile(&profile).unwrap();
+        let program = compile_rules(&profile).unwrap();
         assert!(program.len() < 1000, "{}", program.len());
         for entry in ENTRIES {
             let mut expected = BTreeMap::new();
@@ -446,7 +499,7 @@ mod tests {
                 profile["archMap"] =
                     json!([{"architecture": native.name, "subArchitectures": [compatible.name]}]);
             }
-            let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+            let program = compile_rules(&profile_from_json(&profile, &[]).unwrap()).unwrap();
             let getpid = (compatible.number)("getpid").unwrap();
             let found = run(&program, compatible.audit, getpid, [0; 6]) == ALLOW;
             assert_eq!(found, named);
@@ -458,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_capability_brings_its_calls() {
-        let program = compile(&default_profile(&[Capability::SysAdmin, Capability::SysTime])).unwrap();
+        let program = compile_rules(&default_profile(&[Capability::SysAdmin, Capability::SysTime])).unwrap();
         for name in ["bpf", "settimeofday"] {
             assert_eq!(decide(&program, name, [0; 6]), ALLOW, "{name}");
         }
@@ -479,7 +532,7 @@ mod tests {
             let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW",
                 "args": [{"index": 1, "value": 7, "op": "SCMP_CMP_EQ"},
                          {"index": 2, "value": big, "op": format!("SCMP_CMP_{operator}")}]}]});
-            let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+            let program = compile_rules(&profile_from_json(&profile, &[]).unwrap()).unwrap();
             for (value, expected) in
                 [(big - 1, below), (4, below), (big, equal), (big + 1, above), (big << 4, above), (6, below)]
             {
@@ -494,7 +547,7 @@ mod tests {
     fn a_masked_comparison_looks_at_the_mask_only() {
         let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["clone"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": 0x1_0000_0f00u64, "valueTwo": 0x1_0000_0200u64, "op": "SCMP_CMP_MASKED_EQ"}]}]});
-        let program = compile(&profile_from_json(&profile, &[]).unwrap()).unwrap();
+        let program = compile_rules(&profile_from_json(&profile, &[]).unwrap()).unwrap();
         assert_eq!(decide(&program, "clone", [0x1_0000_02ff, 0, 0, 0, 0, 0]), ALLOW);
         assert_ne!(decide(&program, "clone", [0x0_0000_02ff, 0, 0, 0, 0, 0]), ALLOW);
         assert_ne!(decide(&program, "clone", [0x1_0000_06ff, 0, 0, 0, 0, 0]), ALLOW);

@@ -3,11 +3,13 @@
 //! A profile comes from [`default_profile`], from a caller's JSON ([`profile_from_json`]), or from a specification; all
 //! are [`LinuxSeccomp`]. [`compile`] makes the kernel's classic BPF of it.
 
+mod agent;
 mod bpf;
 mod profile;
 mod tables;
 
-pub(super) use bpf::compile;
+pub(super) use agent::Agent;
+pub(super) use bpf::{Compiled, compile};
 pub use profile::profile_from_json;
 
 use oci_spec::runtime::{Capability, LinuxSeccomp};
@@ -23,12 +25,21 @@ pub enum SeccompError {
         #[from]
         source: serde_json::Error,
     },
-    /// An action that is not known, or not supported here.
-    #[error("the seccomp action {action} is not supported")]
-    Action {
+    /// An errno for an action that has none.
+    #[error("the seccomp action {action} has no errno to return")]
+    Errno {
         /// As the profile names it.
         action: String,
     },
+    /// A rule for no system call.
+    #[error("a rule of the seccomp profile names no system call")]
+    NoNames,
+    /// The call by which the descriptor is handed on would wait for who waits for the descriptor.
+    #[error("sendmsg can't be notified of: the runtime hands the filter's descriptor on by it")]
+    NotifiedTooEarly,
+    /// Notifications, and nobody to get them.
+    #[error("the seccomp profile notifies, and linux.seccomp.listenerPath does not say whom")]
+    NobodyToNotify,
     /// The filter does not fit.
     #[error("the seccomp profile is too large: {instructions} instructions, the kernel takes 4096")]
     TooLarge {
