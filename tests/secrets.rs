@@ -46,12 +46,18 @@ fn a_container_gets_secrets_as_files_and_variables() {
     );
     let environ = std::fs::read(format!("/proc/{}/environ", web.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environ).contains(&format!("PASSWORD={BYTES}")));
-    let reply = web.call("Exec", json!({"command": ["sh", "-c", "echo x > /run/secrets/password"], "user": "0"})).unwrap();
+    let reply = web
+        .call("Exec", json!({"command": ["sh", "-c", "echo x > /run/secrets/password"], "user": "0"}))
+        .unwrap();
     assert_ne!(reply["exitCode"], 0, "they are read-only");
 
     // It is nobody's to tell.
-    for told in [web.inspect(), host.call("Secret.Inspect", json!({"name": "password"})).unwrap(),
-                 host.call("Manager.Events", json!({})).unwrap(), host.call("Secret.List", json!({})).unwrap()] {
+    for told in [
+        web.inspect(),
+        host.call("Secret.Inspect", json!({"name": "password"})).unwrap(),
+        host.call("Manager.Events", json!({})).unwrap(),
+        host.call("Secret.List", json!({})).unwrap(),
+    ] {
         assert!(!told.to_string().contains(BYTES) && !told.to_string().contains(BASE64), "{told}");
     }
     assert!(!host.log().contains(BYTES));
@@ -69,8 +75,18 @@ fn a_container_gets_secrets_as_files_and_variables() {
     // An image of it holds none, and no trace of their places.
     web.call("Commit", json!({"image": "copy"})).unwrap();
     assert_eq!(holding(&host.state_dir()).len(), 1);
-    assert_eq!(host.sh("ls -d /run/secrets /etc/app 2>&1 | grep -c 'No such'; env | grep -c PASSWORD").with(json!({"image": "copy"})).finish().1, "2\n0\n");
-    assert_eq!(web.call("Diff", json!({})).unwrap()["changes"], json!([]));
+    assert_eq!(
+        host.sh("ls -d /run/secrets /etc/app 2>&1 | grep -c 'No such'; env | grep -c PASSWORD")
+            .with(json!({"image": "copy"}))
+            .finish()
+            .1,
+        "2\n0\n"
+    );
+    // That something was made in /etc is all that is left to see.
+    assert_eq!(
+        web.call("Diff", json!({})).unwrap()["changes"],
+        json!([{"path": "/etc", "kind": "modified"}])
+    );
     host.call("Image.Remove", json!({"name": "copy"})).unwrap();
 
     // In use it stays; replaced, it is another one from the next start on.
@@ -123,7 +139,10 @@ fn bad_secrets_are_refused_and_leave_nothing() {
     // Bytes that no variable can hold are told at the start, and not what they are.
     host.call("Secret.Create", json!({"name": "zero", "data": "AAEC"})).unwrap();
     assert_refused(with(json!({"secret": "zero", "kind": "env"})), "InvalidSpec");
-    assert_eq!(host.sh("wc -c < /run/secrets/zero").with(json!({"secrets": [{"secret": "zero"}]})).output(), "3\n");
+    assert_eq!(
+        host.sh("wc -c < /run/secrets/zero").with(json!({"secrets": [{"secret": "zero"}]})).output(),
+        "3\n"
+    );
     common::wait_until("it has removed itself", || host.names().is_empty());
     for name in ["a", "zero"] {
         host.call("Secret.Remove", json!({"name": name})).unwrap();
@@ -136,7 +155,11 @@ fn the_commands_never_show_it() {
     let Some(host) = Host::new() else { return };
     let dormouse = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dormouse"));
-        command.args(["--address", &host.address()]).args(arguments).stdin(Stdio::null()).current_dir(host.path());
+        command
+            .args(["--address", &host.address()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .current_dir(host.path());
         command
     };
     let said = |arguments: &[&str]| {
@@ -146,11 +169,24 @@ fn the_commands_never_show_it() {
     };
     std::fs::write(host.path().join("key.txt"), BYTES).unwrap();
     assert_eq!(said(&["secret", "create", "-l", "a=b", "key", "key.txt"]).len(), 65);
-    let output = dormouse(&["secret", "create", "--env", "other", "KEY"]).env("KEY", "from-env").output().unwrap();
+    let output =
+        dormouse(&["secret", "create", "--env", "other", "KEY"]).env("KEY", "from-env").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        said(&["run", "--rm", "--network", "none", "--secret", "key", "--secret", "other,type=env,target=OTHER", "busybox",
-               "sh", "-c", "cat /run/secrets/key; echo :$OTHER"]),
+        said(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--secret",
+            "key",
+            "--secret",
+            "other,type=env,target=OTHER",
+            "busybox",
+            "sh",
+            "-c",
+            "cat /run/secrets/key; echo :$OTHER"
+        ]),
         format!("{BYTES}:from-env\n")
     );
     common::wait_until("it has removed itself", || host.names().is_empty());

@@ -82,7 +82,9 @@ fn what_is_in_a_volume_outlives_containers_and_is_shared() {
     with(host.sh("echo second >> /data/file"), &mounts).output();
     assert_eq!(reader.exec_output("cat /data/file"), "first\nsecond\n");
     assert_eq!(
-        reader.exec_output("grep ' /data ' /proc/mounts | cut -d' ' -f4 | tr , '\\n' | grep -cE '^(rw|nosuid|nodev)$'"),
+        reader.exec_output(
+            "grep ' /data ' /proc/mounts | cut -d' ' -f4 | tr , '\\n' | grep -cE '^(rw|nosuid|nodev)$'"
+        ),
         "3\n"
     );
 
@@ -121,9 +123,13 @@ fn a_fresh_volume_gets_what_the_image_has_with_all_its_attributes() {
     let Some(host) = Host::new() else { return };
     image(&host, "base", json!({}));
     let leaks = Leaks::before(&host);
-    let look = "cd /data && find . | sort | xargs stat -c '%n %F %a %u %g' && cat link sub/deep && stat -c %h file";
+    let look =
+        "cd /data && find . | sort | xargs stat -c '%n %F %a %u %g' && cat link sub/deep && stat -c %h file";
     let plain = host.sh(look).with(json!({"image": "base"})).output();
-    assert!(plain.contains("./sub/deep regular file 4755 1000 1000") && plain.contains(". directory 2750 1000 1000"));
+    assert!(
+        plain.contains("./sub/deep regular file 4755 1000 1000")
+            && plain.contains(". directory 2750 1000 1000")
+    );
     assert_eq!(with(host.sh(look), &[volume("one", "/data")]).with(json!({"image": "base"})).output(), plain);
     let place = inspect(&host, "one")["mountPoint"].as_str().unwrap().to_owned();
     let mut value = [0; 8];
@@ -136,7 +142,8 @@ fn a_fresh_volume_gets_what_the_image_has_with_all_its_attributes() {
 
     // Only once: what was taken away stays away, also if all of it was.
     with(host.sh("rm -r /data/* && ls -A /data | wc -l"), &[volume("one", "/data")]).output();
-    let count = with(host.sh("ls -A /data | wc -l"), &[volume("one", "/data")]).with(json!({"image": "base"}));
+    let count =
+        with(host.sh("ls -A /data | wc -l"), &[volume("one", "/data")]).with(json!({"image": "base"}));
     assert_eq!(count.output(), "0\n");
     // Not if it is not wanted, and not over what somebody has put there.
     let no_copy = json!({"kind": "volume", "source": "two", "target": "/data", "noCopy": true});
@@ -152,12 +159,14 @@ fn a_fresh_volume_gets_what_the_image_has_with_all_its_attributes() {
     links.exit_code();
     links.call("Commit", json!({"image": "links"})).unwrap();
     let through = |name: &str, target: &str| {
-        with(host.sh(&format!("ls {target} | wc -l")), &[volume(name, target)]).with(json!({"image": "links"}))
+        with(host.sh(&format!("ls {target} | wc -l")), &[volume(name, target)])
+            .with(json!({"image": "links"}))
     };
     assert_eq!(through("four", "/way").output(), "5\n");
     assert_eq!(through("five", "/out").output(), "0\n");
     // A place that the image has not belongs to who runs.
-    let alice = with(host.sh("echo x > /new/place/file && stat -c %u /new/place"), &[volume("six", "/new/place")]);
+    let alice =
+        with(host.sh("echo x > /new/place/file && stat -c %u /new/place"), &[volume("six", "/new/place")]);
     assert_eq!(alice.with(json!({"user": "alice"})).output(), "1000\n");
     links.remove().unwrap();
     host.call("Image.Remove", json!({"name": "links"})).unwrap();
@@ -192,8 +201,12 @@ fn volumes_without_a_name_go_with_their_container_when_that_is_wanted() {
     let listed = volumes(&host);
     assert_eq!(listed.len(), 2, "/data and /cache, and not /sys/fs/cgroup: {listed:?}");
     assert!(listed.iter().all(|volume| volume["anonymous"] == json!(true) && volume["name"] == volume["id"]));
-    let targets: Vec<Value> =
-        container.inspect()["mounts"].as_array().unwrap().iter().map(|mount| mount["target"].clone()).collect();
+    let targets: Vec<Value> = container.inspect()["mounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| mount["target"].clone())
+        .collect();
     assert_eq!(targets, ["/cache", "/data"]);
     // Another one takes them over, and keeps them alive.
     let other = host
@@ -242,7 +255,8 @@ fn options_are_those_of_the_local_driver() {
     let first = with(host.sleeper(), &mounts).named("first").run();
     first.exec_output("echo shared > /data/file; ! dd if=/dev/zero of=/data/big bs=1M count=2 2> /dev/null");
     assert_eq!(
-        with(host.sh("cat /data/file; stat -f -c %T /data; grep -c ' /data .*noexec' /proc/mounts"), &mounts).output(),
+        with(host.sh("cat /data/file; stat -f -c %T /data; grep -c ' /data .*noexec' /proc/mounts"), &mounts)
+            .output(),
         "shared\ntmpfs\n1\n"
     );
     assert_eq!(first.exec_output("cat /data/file"), "shared\n", "the end of the other one has left it alone");
@@ -257,7 +271,8 @@ fn options_are_those_of_the_local_driver() {
 
     // What can't be mounted is told at the start, in the kernel's words, and leaves nothing.
     create("wrong", json!({"type": "tmpfs", "o": "colour=red"}));
-    let refusal = assert_refused(with(host.sleeper(), &[volume("wrong", "/data")]).try_run(), "VolumeUnusable");
+    let refusal =
+        assert_refused(with(host.sleeper(), &[volume("wrong", "/data")]).try_run(), "VolumeUnusable");
     assert!(refusal.reason().contains("colour"), "{}", refusal.reason());
     create("gone", json!({"type": "none", "o": "bind", "device": shared.join("absent")}));
     assert_refused(with(host.sleeper(), &[volume("gone", "/data")]).try_run(), "VolumeUnusable");
@@ -277,7 +292,8 @@ fn bad_input_is_refused_and_makes_nothing() {
     for name in ["", "a/b", "../x", "-x", ".", "a b", "é", &long] {
         let refusal = assert_refused(host.call("Volume.Create", json!({"name": name})), "InvalidSpec");
         assert_eq!(refusal.parameters["field"], "name");
-        let refusal = assert_refused(with(host.sleeper(), &[volume(name, "/data")]).try_create(), "InvalidSpec");
+        let refusal =
+            assert_refused(with(host.sleeper(), &[volume(name, "/data")]).try_create(), "InvalidSpec");
         assert_eq!(refusal.parameters["field"], "spec.mounts[0].source");
     }
     let options = |options: Value| host.call("Volume.Create", json!({"name": "v", "options": options}));
@@ -286,7 +302,8 @@ fn bad_input_is_refused_and_makes_nothing() {
     assert_refused(options(json!({"type": "zonkfs", "device": "/dev/null"})), "Unsupported");
     assert_refused(options(json!({"type": "overlay", "device": "x"})), "InvalidSpec");
     for target in ["data", "/", "/proc/x", "/a/../proc"] {
-        let refusal = assert_refused(with(host.sleeper(), &[volume("v", target)]).try_create(), "InvalidSpec");
+        let refusal =
+            assert_refused(with(host.sleeper(), &[volume("v", target)]).try_create(), "InvalidSpec");
         assert_eq!(refusal.parameters["field"], "spec.mounts[0].target");
     }
     let twice = with(host.sleeper(), &[volume("v", "/data"), volume("w", "/data/./")]);
@@ -296,7 +313,8 @@ fn bad_input_is_refused_and_makes_nothing() {
     let refusal = assert_refused(from.try_create(), "InvalidSpec");
     assert_eq!(refusal.parameters["field"], "spec.volumesFrom[0].container");
     // Nothing of a container that could not be made.
-    let image = with(host.sleeper(), &[volume("v", "/data")]).with(json!({"secrets": [{"secret": "absent"}]}));
+    let image =
+        with(host.sleeper(), &[volume("v", "/data")]).with(json!({"secrets": [{"secret": "absent"}]}));
     assert_refused(image.try_create(), "SecretNotFound");
     assert!(volumes(&host).is_empty());
 
@@ -326,7 +344,8 @@ fn archives_go_out_and_in_and_never_beside() {
     let leaks = Leaks::before(&host);
     with(host.sh("true"), &[volume("one", "/data")]).with(json!({"image": "base"})).output();
     let path = host.path().join("one.tar");
-    let written = host.call("Volume.Export", json!({"name": "one", "path": path})).unwrap()["bytesWritten"].clone();
+    let written =
+        host.call("Volume.Export", json!({"name": "one", "path": path})).unwrap()["bytesWritten"].clone();
     assert_eq!(written, fs::metadata(&path).unwrap().len());
     host.call("Volume.Create", json!({"name": "two"})).unwrap();
     host.call("Volume.Import", json!({"name": "two", "path": path})).unwrap();
@@ -357,7 +376,8 @@ fn archives_go_out_and_in_and_never_beside() {
     let mut garbage = tempfile::tempfile().unwrap();
     garbage.write_all(&[7; 4096]).unwrap();
     garbage.rewind().unwrap();
-    let refused = host.call_with_fds("Volume.Import", json!({"name": "two", "archive": 0}), &[garbage.as_fd()]);
+    let refused =
+        host.call_with_fds("Volume.Import", json!({"name": "two", "archive": 0}), &[garbage.as_fd()]);
     assert_refused(refused, "InvalidArchive");
     fs::remove_file(&path).unwrap();
     fs::remove_dir(&outside).unwrap();
@@ -379,7 +399,10 @@ fn a_list_of_volumes_follows_their_changes() {
     while seen["volumes"][0]["containers"][0].is_null() {
         seen = next();
     }
-    assert_eq!((&seen["volumes"][0]["name"], &seen["volumes"][0]["containers"][0]["name"]), (&json!("new"), &json!("web")));
+    assert_eq!(
+        (&seen["volumes"][0]["name"], &seen["volumes"][0]["containers"][0]["name"]),
+        (&json!("new"), &json!("web"))
+    );
     let id = seen["volumes"][0]["id"].clone();
     container.remove().unwrap();
     assert_eq!(next()["volumes"][0]["containers"], json!([]));
@@ -402,8 +425,13 @@ fn a_list_of_volumes_follows_their_changes() {
 fn the_disk_that_volumes_take_is_told_and_given_back() {
     let Some(host) = Host::new() else { return };
     let mounts = [volume("used", "/data")];
-    with(host.sh("dd if=/dev/urandom of=/data/big bs=1M count=3 2> /dev/null"), &mounts).named("user").create().start().unwrap();
-    with(host.sh("dd if=/dev/urandom of=/data/big bs=1M count=2 2> /dev/null"), &[volume("unused", "/data")]).output();
+    with(host.sh("dd if=/dev/urandom of=/data/big bs=1M count=3 2> /dev/null"), &mounts)
+        .named("user")
+        .create()
+        .start()
+        .unwrap();
+    with(host.sh("dd if=/dev/urandom of=/data/big bs=1M count=2 2> /dev/null"), &[volume("unused", "/data")])
+        .output();
     wait_until("both have written", || {
         let usage = host.call("Manager.DiskUsage", json!({})).unwrap()["volumes"].clone();
         usage["bytes"].as_i64().unwrap() > 5 << 20
@@ -446,7 +474,11 @@ fn the_commands_are_those_that_people_know() {
     let tar = host.path().join("data.tar");
     said(&host, &["volume", "export", "-o", "data.tar", "data"]);
     said(&host, &["volume", "create", "copy"]);
-    assert!(dormouse_reading(&host, &["volume", "import", "copy", "-"], File::open(&tar).unwrap()).status.success());
+    assert!(
+        dormouse_reading(&host, &["volume", "import", "copy", "-"], File::open(&tar).unwrap())
+            .status
+            .success()
+    );
     assert_eq!(run(&["-v", "copy:/x", "busybox", "cat", "/x/file"]), "words\nmore\n");
     until_only(&host, &["keeper"]);
     let refused = dormouse(&host, &["volume", "rm", "data"]);

@@ -96,11 +96,15 @@ fn after_a_crash_at_any_point_every_volume_is_whole_or_not_there() {
             };
             let mount = json!({"kind": "volume", "source": name, "target": target});
             let count = host.sh(test).with(json!({"mounts": [mount]})).output();
-            assert!(if target == "/etc" { count == "3\n" } else { count.trim().parse::<u32>().unwrap() > 100 }, "round {round}: {name} {count}");
+            assert!(
+                if target == "/etc" { count == "3\n" } else { count.trim().parse::<u32>().unwrap() > 100 },
+                "round {round}: {name} {count}"
+            );
         }
         for container in listed(&host, "Container", "containers") {
             // One that has just removed itself.
-            let _ = host.call("Container.Remove", json!({"name": container["id"], "force": true, "volumes": true}));
+            let _ = host
+                .call("Container.Remove", json!({"name": container["id"], "force": true, "volumes": true}));
         }
         wait_until("all containers are gone", || host.names().is_empty());
         for volume in listed(&host, "Volume", "volumes") {

@@ -535,7 +535,10 @@ mod tests {
             json!({"mounts": [{"kind": "volume", "target": "/t", "propagation": "slave"}]}),
             "spec.mounts[0].propagation",
         );
-        refused(json!({"mounts": [{"kind": "bind", "source": "/s", "target": "/t", "noCopy": true}]}), "spec.mounts[0].noCopy");
+        refused(
+            json!({"mounts": [{"kind": "bind", "source": "/s", "target": "/t", "noCopy": true}]}),
+            "spec.mounts[0].noCopy",
+        );
         refused(json!({"mounts": [{"kind": "image", "target": "/t"}]}), "spec.mounts[0].source");
         refused(json!({"secrets": [{"secret": "s", "kind": "env", "uid": 5}]}), "spec.secrets[0].uid");
         refused(json!({"resources": {"cpuShares": 2, "cpuWeight": 2}}), "spec.resources.cpuWeight");

@@ -71,10 +71,9 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine
                 copy: !mount.noCopy.unwrap_or_default(),
             }
         }
-        wire::Mount_kind::volume => engine::MountKind::Volume {
-            name: mount.source,
-            copy: !mount.noCopy.unwrap_or_default(),
-        },
+        wire::Mount_kind::volume => {
+            engine::MountKind::Volume { name: mount.source, copy: !mount.noCopy.unwrap_or_default() }
+        }
         wire::Mount_kind::image => {
             engine::MountKind::Image { image: mount.source.ok_or_else(|| missing("the image"))? }
         }
@@ -162,11 +161,7 @@ pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
 }
 
 fn range_to_wire(range: &engine::IdRange) -> wire::IdRange {
-    wire::IdRange {
-        source: range.source.into(),
-        target: range.target.into(),
-        count: range.count.into(),
-    }
+    wire::IdRange { source: range.source.into(), target: range.target.into(), count: range.count.into() }
 }
 
 pub(super) fn volumes_from_from_wire(from: wire::VolumesFrom) -> engine::VolumesFrom {
@@ -192,9 +187,7 @@ pub(super) fn secret_from_wire(
             mode: number(&field("mode"), wanted.mode)?.unwrap_or(SECRET_MODE),
         },
         Some(wire::SecretUse_kind::env) => {
-            for (name, given) in
-                [("uid", wanted.uid), ("gid", wanted.gid), ("mode", wanted.mode)]
-            {
+            for (name, given) in [("uid", wanted.uid), ("gid", wanted.gid), ("mode", wanted.mode)] {
                 if given.is_some() {
                     return Err(invalid(format!("spec.{}", field(name)), "it has no meaning for env"));
                 }
@@ -206,14 +199,8 @@ pub(super) fn secret_from_wire(
 }
 
 pub(super) fn secret_to_wire(wanted: engine::SecretUse) -> wire::SecretUse {
-    let mut wire = wire::SecretUse {
-        secret: wanted.secret,
-        kind: None,
-        target: None,
-        uid: None,
-        gid: None,
-        mode: None,
-    };
+    let mut wire =
+        wire::SecretUse { secret: wanted.secret, kind: None, target: None, uid: None, gid: None, mode: None };
     match wanted.kind {
         engine::SecretKind::File { target, uid, gid, mode } => {
             wire.target = target;

@@ -69,13 +69,12 @@ impl SecretInterface {
                 let flag = Arc::clone(&cancelled.0);
                 let read = looked_up(move || {
                     let mut bytes = Vec::new();
-                    DescriptorReader::new(descriptor, &flag)
-                        .take(READ_MAX)
-                        .read_to_end(&mut bytes)
-                        .map_err(|error| EngineError::InvalidSpec {
+                    DescriptorReader::new(descriptor, &flag).take(READ_MAX).read_to_end(&mut bytes).map_err(
+                        |error| EngineError::InvalidSpec {
                             field: "descriptor".into(),
                             reason: format!("it can't be read: {error}"),
-                        })?;
+                        },
+                    )?;
                     Ok(bytes)
                 });
                 read.await.map_err(failed)?

@@ -142,9 +142,7 @@ impl VolumeInterface {
         let given: wire::Remove_Args = call.parameters()?;
         let engine = self.engine.clone();
         let force = given.force.unwrap_or_default();
-        ordered(call, async move { engine.remove_volume(&given.name, force).await })
-            .await
-            .map_err(failed)?;
+        ordered(call, async move { engine.remove_volume(&given.name, force).await }).await.map_err(failed)?;
         call.reply(wire::Remove_Reply {}).await
     }
 
@@ -162,10 +160,8 @@ impl VolumeInterface {
     async fn export(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Export_Args = call.parameters()?;
         let descriptor = Descriptors::of(call).take("archive", given.archive)?;
-        let to = one_of(
-            descriptor.map(SaveTo::Descriptor),
-            given.path.map(|path| SaveTo::Path(path.into())),
-        )?;
+        let to =
+            one_of(descriptor.map(SaveTo::Descriptor), given.path.map(|path| SaveTo::Path(path.into())))?;
         let (engine, name) = (self.engine.clone(), given.name);
         let work = move |cancelled: &AtomicBool, progress: &mut dyn FnMut(u64)| {
             engine.export_volume(&name, to, cancelled, progress)
@@ -176,10 +172,8 @@ impl VolumeInterface {
     async fn import(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Import_Args = call.parameters()?;
         let descriptor = Descriptors::of(call).take("archive", given.archive)?;
-        let from = one_of(
-            descriptor.map(Archive::Descriptor),
-            given.path.map(|path| Archive::Path(path.into())),
-        )?;
+        let from =
+            one_of(descriptor.map(Archive::Descriptor), given.path.map(|path| Archive::Path(path.into())))?;
         let (engine, name) = (self.engine.clone(), given.name);
         // Filled when the work is done, before the last reply is made.
         let warnings: Arc<Mutex<Vec<String>>> = Arc::default();

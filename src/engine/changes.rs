@@ -15,8 +15,8 @@ use crate::image::{
 };
 use crate::runtime::view;
 
-use super::images::{NewImage, PatientWriter, from_image_error, sink};
 use super::definition::normal_path;
+use super::images::{NewImage, PatientWriter, from_image_error, sink};
 use super::{Container, Engine, EngineError, SaveTo, now_usec, secrets};
 
 /// Made by the start of every container as places for mounts; they are no change of the container's doing while empty.

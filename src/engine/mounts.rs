@@ -146,14 +146,15 @@ impl Engine {
         let mut added = self.mounts_of_others(&definition.spec, &mut taken)?;
         for path in image.iter().flat_map(|image| image.config.volumes.keys()) {
             let normal = normal_path(path);
-            let is_reserved = |place: &&str| normal == Path::new(place);
             let reserved = RESERVED.iter().any(|place| normal.starts_with(place))
-                || (definition.systemd && RESERVED_BY_SYSTEMD.iter().any(|place| is_reserved(&place)));
+                || (definition.systemd && RESERVED_BY_SYSTEMD.iter().any(|place| normal == Path::new(place)));
             if reserved {
                 continue;
             }
             if let Err(reason) = check_target(path) {
-                resolved.warnings.push(format!("the image wants a volume at {path:?}, and gets none: {reason}"));
+                resolved
+                    .warnings
+                    .push(format!("the image wants a volume at {path:?}, and gets none: {reason}"));
                 continue;
             }
             let target = normal.to_string_lossy().into_owned();
@@ -227,7 +228,8 @@ impl Engine {
                 invalid(format!("spec.volumesFrom[{index}].container"), error.full_text())
             })?;
             for mount in other.definition.mounts() {
-                if matches!(mount.kind, MountKind::Tmpfs { .. }) || !taken.insert(normal_path(&mount.target)) {
+                if matches!(mount.kind, MountKind::Tmpfs { .. }) || !taken.insert(normal_path(&mount.target))
+                {
                     continue;
                 }
                 let mut mount = mount.clone();
@@ -331,10 +333,13 @@ impl Engine {
             options.push("ro".to_owned());
             if let [only] = lower.as_slice() {
                 options.extend(["bind", "rprivate"].map(str::to_owned));
-                return Ok(json!({"destination": mount.target, "type": "bind", "source": only, "options": options}));
+                return Ok(
+                    json!({"destination": mount.target, "type": "bind", "source": only, "options": options}),
+                );
             }
         }
-        let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| failed("a path is not UTF-8"));
+        let text =
+            |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| failed("a path is not UTF-8"));
         for layer in &lower {
             options.push(format!("lowerdir+={}", text(layer)?));
         }
@@ -387,9 +392,7 @@ fn bind(mount: &Mount, source: &Path, propagation: &str, recursive: bool, more: 
     let mappings = |ranges: &[IdRange]| {
         ranges
             .iter()
-            .map(|range| {
-                json!({"containerID": range.source, "hostID": range.target, "size": range.count})
-            })
+            .map(|range| json!({"containerID": range.source, "hostID": range.target, "size": range.count}))
             .collect::<Vec<_>>()
     };
     if !mount.id_map.uids.is_empty() {

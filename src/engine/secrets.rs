@@ -95,9 +95,8 @@ pub(super) fn check_asked(spec: &ContainerSpec) -> Result<(), EngineError> {
             }
             SecretKind::File { target, .. } => {
                 let target = target.as_deref().unwrap_or(&wanted.secret);
-                let has_part_up = Path::new(target)
-                    .components()
-                    .any(|part| part == std::path::Component::ParentDir);
+                let has_part_up =
+                    Path::new(target).components().any(|part| part == std::path::Component::ParentDir);
                 let is_name = !target.contains('/') && !matches!(target, "" | ".");
                 if has_part_up || target.contains('\0') || !(is_name || target.starts_with('/')) {
                     let reason = format!("{target:?} is neither a name nor an absolute path");
@@ -164,8 +163,7 @@ impl Engine {
         }
         let id = names::new_id()?;
         let _lock = lock_object(&self.paths().locks(), &id)?;
-        let definition =
-            SecretDefinition { labels: new.labels, size_bytes: new.bytes.len() as u64 };
+        let definition = SecretDefinition { labels: new.labels, size_bytes: new.bytes.len() as u64 };
         let row = SecretRow {
             name: new.name,
             created_usec: now_usec(),
@@ -379,7 +377,10 @@ fn variable(index: usize, wanted: &SecretUse, bytes: Vec<u8>) -> Result<String, 
         Ok(value) if !value.contains('\0') => Ok(format!("{name}={value}")),
         _ => Err(invalid(
             format!("spec.secrets[{index}]"),
-            format!("the secret {:?} holds bytes that no variable can hold; take it as a file", wanted.secret),
+            format!(
+                "the secret {:?} holds bytes that no variable can hold; take it as a file",
+                wanted.secret
+            ),
         )),
     }
 }

@@ -50,7 +50,9 @@ pub fn mount_file_system(
         let context = &context;
         move |errno: Errno| {
             let told = kernel_log(context.as_fd());
-            MountRefused { reason: format!("{what}: {}", if told.is_empty() { errno.to_string() } else { told }) }
+            MountRefused {
+                reason: format!("{what}: {}", if told.is_empty() { errno.to_string() } else { told }),
+            }
         }
     };
     fsconfig_set_string(context.as_fd(), "source", device)
@@ -66,7 +68,8 @@ pub fn mount_file_system(
     let flags = MountAttrFlags::from_bits_retain(attributes);
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
         .map_err(refused(format!("{kind} can't be mounted")))?;
-    attach(&mount, place).map_err(|errno| MountRefused { reason: format!("{kind} can't be mounted: {errno}") })
+    attach(&mount, place)
+        .map_err(|errno| MountRefused { reason: format!("{kind} can't be mounted: {errno}") })
 }
 
 /// Attaches a detached mount at a place, a directory that is made.

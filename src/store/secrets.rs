@@ -97,9 +97,8 @@ impl Store {
     pub fn replace_secret(&self, row: &SecretRow) -> Result<Option<String>, StoreError> {
         let wrap = self.wrap("record the secret");
         let mut connection = self.connection();
-        let transaction = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .map_err(&wrap)?;
+        let transaction =
+            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(&wrap)?;
         let old: Option<String> = transaction
             .query_row("SELECT id FROM secrets WHERE name = ?1", [&row.name], |row| row.get(0))
             .optional()

@@ -155,9 +155,8 @@ pub(super) fn insert_volume(connection: &Connection, row: &VolumeRow) -> rusqlit
 /// What `query` tells of things and their containers, sorted by the containers' names.
 pub(super) fn users(connection: &Connection, query: &str) -> rusqlite::Result<BTreeMap<String, Vec<User>>> {
     let mut statement = connection.prepare_cached(query)?;
-    let rows = statement.query_map([], |row| {
-        Ok((row.get::<_, String>(0)?, User { id: row.get(1)?, name: row.get(2)? }))
-    })?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, User { id: row.get(1)?, name: row.get(2)? })))?;
     let mut users: BTreeMap<String, Vec<User>> = BTreeMap::new();
     for row in rows {
         let (thing, user) = row?;

@@ -81,8 +81,7 @@ fn remains(host: &Host) -> BTreeSet<String> {
         }
     }
     remains.extend(zombies_of(host.serve_pid()).into_iter().map(|pid| format!("zombie: {pid}")));
-    for parent in
-        [
+    for parent in [
         "state/containers",
         "state/volumes",
         "state/secrets",
@@ -92,8 +91,7 @@ fn remains(host: &Host) -> BTreeSet<String> {
         "run/containers",
         "run/locks",
         "run/mounts",
-    ]
-    {
+    ] {
         remains.extend(entries(&host.path().join(parent)).map(|path| format!("file: {}", path.display())));
     }
     let containers = host.call("Container.List", json!({})).unwrap();

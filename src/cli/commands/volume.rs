@@ -351,7 +351,9 @@ impl Import {
             let stdin = io::stdin();
             if stdin.is_terminal() {
                 return Err(CliError::usage(format!("cannot {attempted}: standard input is a terminal"))
-                    .with_hint("pipe an archive in, as in `tar -C DIR -c . | dormouse volume import NAME -`"));
+                    .with_hint(
+                        "pipe an archive in, as in `tar -C DIR -c . | dormouse volume import NAME -`",
+                    ));
             }
             stdin.as_fd().try_clone_to_owned().map_err(failed)?
         } else {

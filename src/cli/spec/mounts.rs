@@ -39,8 +39,10 @@ fn volume(text: &str) -> Result<Value, CliError> {
         (target, None) if target.starts_with('/') => (None, target),
         (source, Some(target)) if !source.is_empty() => (Some(source), target),
         _ => {
-            return Err(CliError::usage(format!("--volume: {text:?} is not [HOST|VOLUME:]CONTAINER[:OPTIONS]"))
-                .with_hint("as in /srv/data:/data, data:/data:ro, or /data for a volume without a name"));
+            return Err(CliError::usage(format!(
+                "--volume: {text:?} is not [HOST|VOLUME:]CONTAINER[:OPTIONS]"
+            ))
+            .with_hint("as in /srv/data:/data, data:/data:ro, or /data for a volume without a name"));
         }
     };
     let mut mount = match source {
@@ -189,8 +191,9 @@ fn octal(flag: &str, text: &str) -> Result<i64, CliError> {
 /// `uids=SOURCE-TARGET-COUNT[#…];gids=…`
 fn id_map(flag: &str, text: &str) -> Result<Value, CliError> {
     let wrong = || {
-        CliError::usage(format!("{flag}: {text:?} is no mapping of ids"))
-            .with_hint("as in idmap=uids=0-1000-10;gids=0-1000-10: ten ids from 0 on are seen as those from 1000 on")
+        CliError::usage(format!("{flag}: {text:?} is no mapping of ids")).with_hint(
+            "as in idmap=uids=0-1000-10;gids=0-1000-10: ten ids from 0 on are seen as those from 1000 on",
+        )
     };
     let mut map = json!({"uids": [], "gids": []});
     for part in text.split(';') {

@@ -171,7 +171,14 @@ fn images_are_mounted_and_ids_mapped() {
 #[test]
 fn secrets_are_files_or_variables() {
     check(
-        &["--secret", "key", "--secret", "pw,type=env,target=PW", "--secret", "k,target=/k,uid=5,gid=6,mode=0400"],
+        &[
+            "--secret",
+            "key",
+            "--secret",
+            "pw,type=env,target=PW",
+            "--secret",
+            "k,target=/k,uid=5,gid=6,mode=0400",
+        ],
         json!({"secrets": [
             {"secret": "key"},
             {"secret": "pw", "kind": "env", "target": "PW"},

@@ -244,8 +244,7 @@ impl Engine {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(StoreError::InUse { .. }) => {
-                let containers =
-                    self.users_of_volume(&row.id)?.into_iter().map(|user| user.name).collect();
+                let containers = self.users_of_volume(&row.id)?.into_iter().map(|user| user.name).collect();
                 return Err(EngineError::VolumeInUse { volume: row.name.clone(), containers });
             }
             Err(error) => return Err(error.into()),
@@ -260,7 +259,9 @@ impl Engine {
         for row in rows {
             match lock_object(&self.paths().locks(), &row.id) {
                 Ok(_lock) => self.remove_volume_directory(&row.id),
-                Err(error) => tracing::warn!(volume = row.name, %error, "cannot remove it, left for the next wake"),
+                Err(error) => {
+                    tracing::warn!(volume = row.name, %error, "cannot remove it, left for the next wake")
+                }
             }
             self.record_event(EventKind::Volume, "remove", &row.id, &row.name);
         }

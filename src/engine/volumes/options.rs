@@ -9,8 +9,21 @@ const WITH_A_HELPER: &[&str] =
     &["nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "davfs", "sshfs", "fuse", "ntfs-3g"];
 /// Those that show the kernel, and hold nobody's data.
 const OF_THE_KERNEL: &[&str] = &[
-    "proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs", "securityfs",
-    "bpf", "configfs", "efivarfs", "overlay", "autofs",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devpts",
+    "devtmpfs",
+    "mqueue",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "bpf",
+    "configfs",
+    "efivarfs",
+    "overlay",
+    "autofs",
 ];
 
 /// Where what a volume holds lies.
@@ -59,7 +72,9 @@ impl Backing {
                 "size" | "inodes" => {
                     return Err(EngineError::Unsupported {
                         feature: format!("the option {key} of a volume"),
-                        reason: "it takes project quotas of the file system; for a limit use type=tmpfs, o=size=…".into(),
+                        reason:
+                            "it takes project quotas of the file system; for a limit use type=tmpfs, o=size=…"
+                                .into(),
                     });
                 }
                 _ => return Err(invalid(key, "there is no such option; type, device and o are known")),

@@ -47,8 +47,7 @@ impl Engine {
         };
         remove_tree(&new);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place =
-            rustix::fs::open(&directory, flags, Mode::empty()).map_err(io("open", &directory))?;
+        let place = rustix::fs::open(&directory, flags, Mode::empty()).map_err(io("open", &directory))?;
         let copied = copy(&image, &place).and_then(|()| {
             let made = rustix::fs::openat(&place, NEW, flags, Mode::empty()).map_err(io("open", &new))?;
             if owned {
@@ -104,8 +103,7 @@ fn copy(image: &OwnedFd, place: &OwnedFd) -> Result<(), EngineError> {
     let (reader, writer) =
         std::io::pipe().map_err(|source| EngineError::io("make a pipe for", NEW, source))?;
     let (written, unpacked) = std::thread::scope(|scope| {
-        let writing =
-            scope.spawn(|| part_tar(image.as_fd(), NEW.as_bytes(), writer, &never, &mut |_| {}));
+        let writing = scope.spawn(|| part_tar(image.as_fd(), NEW.as_bytes(), writer, &never, &mut |_| {}));
         let unpacked = copy_in(reader, place.as_fd(), b"", &never, &mut |_| {});
         (writing.join(), unpacked)
     });

@@ -79,7 +79,8 @@ impl Engine {
                 Backing::Bind { path, flags: given } => {
                     flags.clone_from(given);
                     if let Err(error) = std::fs::metadata(path) {
-                        let reason = format!("its device {path:?} is not there ({error}); make it on the host");
+                        let reason =
+                            format!("its device {path:?} is not there ({error}); make it on the host");
                         return Err(EngineError::VolumeUnusable { volume: volume.row.name, reason });
                     }
                 }
