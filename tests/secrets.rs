@@ -87,6 +87,7 @@ fn a_container_gets_secrets_as_files_and_variables() {
         web.call("Diff", json!({})).unwrap()["changes"],
         json!([{"path": "/etc", "kind": "modified"}])
     );
+    common::wait_until("it has removed itself", || host.names() == ["web"]);
     host.call("Image.Remove", json!({"name": "copy"})).unwrap();
 
     // In use it stays; replaced, it is another one from the next start on.

@@ -79,11 +79,11 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine
         }
     };
     let id_map = match mount.idMap {
-        None => engine::IdMap::default(),
-        Some(map) => engine::IdMap {
+        None => None,
+        Some(map) => Some(engine::IdMap {
             uids: ranges_from_wire(&field("idMap.uids"), map.uids)?,
             gids: ranges_from_wire(&field("idMap.gids"), map.gids)?,
-        },
+        }),
     };
     Ok(engine::Mount {
         kind,
@@ -122,9 +122,9 @@ pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
         flags: if mount.flags.is_empty() { None } else { Some(mount.flags) },
         noCopy: None,
         chown: mount.chown.then_some(true),
-        idMap: (mount.id_map != engine::IdMap::default()).then(|| wire::IdMap {
-            uids: mount.id_map.uids.iter().map(range_to_wire).collect(),
-            gids: mount.id_map.gids.iter().map(range_to_wire).collect(),
+        idMap: mount.id_map.map(|map| wire::IdMap {
+            uids: map.uids.iter().map(range_to_wire).collect(),
+            gids: map.gids.iter().map(range_to_wire).collect(),
         }),
     };
     match mount.kind {

@@ -10,7 +10,7 @@ use crate::systemd::mode;
 use super::spec::{
     ContainerSpec, Mount, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
 };
-use super::{EngineError, mounts, network, secrets, signals};
+use super::{EngineError, mounts, network, secrets, signals, users};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 /// A machine with many services needs longer than a single program; systemd itself gives each service 90 s.
@@ -297,6 +297,7 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
         return Err(invalid("spec.autoRemove", "a container that is restarted can't be removed at its end"));
     }
     network::check(spec)?;
+    users::check(spec)?;
     check_resources(spec)
 }
 
@@ -379,7 +380,7 @@ pub(super) fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::spec::{IdMap, MountKind};
+    use crate::engine::spec::MountKind;
 
     fn spec(command: &[&str]) -> ContainerSpec {
         ContainerSpec {
@@ -448,7 +449,7 @@ mod tests {
                 read_only: false,
                 flags: Vec::new(),
                 chown: false,
-                id_map: IdMap::default(),
+                id_map: None,
             }],
             ..spec(&["sh"])
         };

@@ -38,6 +38,7 @@ mod sweep;
 mod top;
 mod units;
 mod update;
+mod users;
 mod volumes;
 mod wait;
 

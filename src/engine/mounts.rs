@@ -13,9 +13,10 @@ use crate::store::Uses;
 
 use super::definition::{MountedImage, normal_path};
 use super::passwd::User;
-use super::spec::{ContainerSpec, IdMap, IdRange, Mount, MountKind};
+use super::spec::{ContainerSpec, IdMap, IdRange, Mount, MountKind, UserNamespace};
 use super::sweep::is_id;
-use super::volumes::{PendingVolume, ReadyVolumes, VolumeDefinition, check_name};
+use super::users::UserMap;
+use super::volumes::{PendingVolume, ReadyVolumes, Source, VolumeDefinition, check_name};
 use super::{Container, Definition, Engine, EngineError};
 
 const FLAGS: &[&str] = &["nosuid", "nodev", "noexec", "noatime", "suid", "dev", "exec"];
@@ -36,7 +37,7 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
 pub(super) fn check_asked(spec: &ContainerSpec) -> Result<(), EngineError> {
     let mut targets = BTreeSet::new();
     for (index, mount) in spec.mounts.iter().enumerate() {
-        check_mount(index, mount)?;
+        check_mount(index, mount, &spec.user_namespace)?;
         if !targets.insert(normal_path(&mount.target)) {
             return Err(invalid(
                 format!("spec.mounts[{index}].target"),
@@ -55,7 +56,7 @@ pub(super) fn check_asked(spec: &ContainerSpec) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn check_mount(index: usize, mount: &Mount) -> Result<(), EngineError> {
+fn check_mount(index: usize, mount: &Mount, users: &UserNamespace) -> Result<(), EngineError> {
     let field = |name: &str| format!("spec.mounts[{index}].{name}");
     check_target(&mount.target).map_err(|reason| invalid(field("target"), reason))?;
     match &mount.kind {
@@ -68,7 +69,16 @@ fn check_mount(index: usize, mount: &Mount) -> Result<(), EngineError> {
     if let Some(flag) = mount.flags.iter().find(|flag| !FLAGS.contains(&flag.as_str())) {
         return Err(invalid(field("flags"), format!("{flag:?} is none of {}", FLAGS.join(", "))));
     }
-    check_id_map(&mount.id_map).map_err(|reason| invalid(field("idMap"), reason))
+    match &mount.id_map {
+        Some(map) if *map != IdMap::default() => {
+            check_id_map(map).map_err(|reason| invalid(field("idMap"), reason))
+        }
+        Some(_) if *users == UserNamespace::Host => Err(invalid(
+            field("idMap"),
+            "the container has no user namespace, and the mount no ranges of ids",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_target(target: &str) -> Result<(), String> {
@@ -167,7 +177,7 @@ impl Engine {
                 read_only: false,
                 flags: Vec::new(),
                 chown: false,
-                id_map: IdMap::default(),
+                id_map: None,
             });
         }
         definition.added_mounts = added;
@@ -286,6 +296,7 @@ impl Engine {
         container: &Container,
         volumes: &ReadyVolumes<'_>,
         user: &User,
+        users: Option<&UserMap>,
     ) -> Result<Vec<Value>, EngineError> {
         let definition = &container.definition;
         let mut all = Vec::new();
@@ -293,10 +304,9 @@ impl Engine {
             let built = match &mount.kind {
                 MountKind::Bind { source, propagation, recursive } => {
                     bind_source(definition, mount)?;
-                    if mount.chown {
-                        give_to(Path::new(source), user)?;
-                    }
-                    bind(mount, Path::new(source), propagation, *recursive, &[])
+                    let source = Source { path: source.into(), flags: Vec::new(), is_ours: false };
+                    give_if_wanted(mount, &source, user, users)?;
+                    bind(mount, &source, propagation, *recursive, users)
                 }
                 MountKind::Tmpfs { size_bytes, mode, copy } => tmpfs(mount, *size_bytes, *mode, *copy),
                 MountKind::Volume { .. } => {
@@ -305,12 +315,10 @@ impl Engine {
                         attempted: format!("mount a volume at {:?}", mount.target),
                         reason: "the container's record does not say which".to_owned(),
                     })?;
-                    if mount.chown {
-                        give_to(&source.path, user)?;
-                    }
-                    bind(mount, &source.path, "rprivate", true, &source.flags)
+                    give_if_wanted(mount, source, user, users)?;
+                    bind(mount, source, "rprivate", true, users)
                 }
-                MountKind::Image { .. } => self.image_mount(container, mount)?,
+                MountKind::Image { .. } => self.image_mount(container, mount, users)?,
             };
             all.push(built);
         }
@@ -319,7 +327,12 @@ impl Engine {
 
     /// The tree of an image: its layers as an overlay of their own. What is written to it lies beside what the container
     /// writes, and goes with it.
-    fn image_mount(&self, container: &Container, mount: &Mount) -> Result<Value, EngineError> {
+    fn image_mount(
+        &self,
+        container: &Container,
+        mount: &Mount,
+        users: Option<&UserMap>,
+    ) -> Result<Value, EngineError> {
         let failed = |reason: &str| EngineError::Failed {
             attempted: format!("mount an image at {:?}", mount.target),
             reason: reason.to_owned(),
@@ -333,10 +346,21 @@ impl Engine {
             options.push("ro".to_owned());
             if let [only] = lower.as_slice() {
                 options.extend(["bind", "rprivate"].map(str::to_owned));
+                // A layer of the container's own image is shown so already, where its root is made.
+                let is_own =
+                    image.layers.first().is_some_and(|layer| container.definition.layers.contains(layer));
+                options.extend(users.filter(|_| !is_own).map(|_| "idmap".to_owned()));
                 return Ok(
                     json!({"destination": mount.target, "type": "bind", "source": only, "options": options}),
                 );
             }
+        }
+        if users.is_some() {
+            return Err(EngineError::Unsupported {
+                feature: format!("mounting an image at {:?}", mount.target),
+                reason: "in a user namespace only an image of one layer can be mounted, and read-only"
+                    .to_owned(),
+            });
         }
         let text =
             |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| failed("a path is not UTF-8"));
@@ -376,8 +400,14 @@ fn bind_source(definition: &Definition, mount: &Mount) -> Result<(), EngineError
     Ok(())
 }
 
-fn bind(mount: &Mount, source: &Path, propagation: &str, recursive: bool, more: &[String]) -> Value {
-    let mut options = more.to_vec();
+fn bind(
+    mount: &Mount,
+    source: &Source,
+    propagation: &str,
+    recursive: bool,
+    users: Option<&UserMap>,
+) -> Value {
+    let mut options = source.flags.clone();
     if matches!(mount.kind, MountKind::Volume { .. }) {
         options.extend(["nosuid", "nodev"].map(str::to_owned));
     }
@@ -387,19 +417,68 @@ fn bind(mount: &Mount, source: &Path, propagation: &str, recursive: bool, more: 
     if mount.read_only {
         options.push(if recursive { "rro" } else { "ro" }.to_owned());
     }
+    if is_shifted(mount, source, users) {
+        options.push("idmap".to_owned());
+    }
     let mut built =
-        json!({"destination": mount.target, "type": "bind", "source": source, "options": options});
+        json!({"destination": mount.target, "type": "bind", "source": source.path, "options": options});
     let mappings = |ranges: &[IdRange]| {
         ranges
             .iter()
             .map(|range| json!({"containerID": range.source, "hostID": range.target, "size": range.count}))
             .collect::<Vec<_>>()
     };
-    if !mount.id_map.uids.is_empty() {
-        built["uidMappings"] = json!(mappings(&mount.id_map.uids));
-        built["gidMappings"] = json!(mappings(&mount.id_map.gids));
+    if let Some(map) = mount.id_map.as_ref().filter(|map| !map.uids.is_empty()) {
+        built["uidMappings"] = json!(mappings(&map.uids));
+        built["gidMappings"] = json!(mappings(&map.gids));
     }
     built
+}
+
+/// Whether owners on the disk are users of the container, whoever they are outside.
+fn is_shifted(mount: &Mount, source: &Source, users: Option<&UserMap>) -> bool {
+    match &mount.id_map {
+        Some(map) => map.uids.is_empty(),
+        None => users.is_some() && source.is_ours,
+    }
+}
+
+/// Gives what is to be mounted to the container's user, if that is asked for.
+fn give_if_wanted(
+    mount: &Mount,
+    source: &Source,
+    user: &User,
+    users: Option<&UserMap>,
+) -> Result<(), EngineError> {
+    if !mount.chown {
+        return Ok(());
+    }
+    if is_shifted(mount, source, users) {
+        return give_to(&source.path, user.uid, user.gid);
+    }
+    let outside = match users {
+        Some(users) => (users.user_outside(user.uid), users.group_outside(user.gid)),
+        None => (Some(user.uid), Some(user.gid)),
+    };
+    let on_disk = |ranges: &[IdRange], seen: u32| {
+        if ranges.is_empty() {
+            return Some(seen);
+        }
+        ranges.iter().find_map(|range| {
+            let step = seen.checked_sub(range.target).filter(|step| *step < range.count)?;
+            Some(range.source + step)
+        })
+    };
+    let map = mount.id_map.clone().unwrap_or_default();
+    let uid = outside.0.and_then(|uid| on_disk(&map.uids, uid));
+    let gid = outside.1.and_then(|gid| on_disk(&map.gids, gid));
+    match uid.zip(gid) {
+        Some((uid, gid)) => give_to(&source.path, uid, gid),
+        None => Err(invalid(
+            "spec.mounts",
+            format!("{:?} can't be given to the container's user, who is nobody there", mount.target),
+        )),
+    }
 }
 
 fn tmpfs(mount: &Mount, size_bytes: Option<u64>, mode: Option<u32>, copy: bool) -> Value {
@@ -419,14 +498,14 @@ fn tmpfs(mount: &Mount, size_bytes: Option<u64>, mode: Option<u32>, copy: bool) 
 }
 
 /// Gives everything in a directory, or one file, to a user, unless its root is that user's already. Nothing is followed.
-fn give_to(path: &Path, user: &User) -> Result<(), EngineError> {
+fn give_to(path: &Path, uid: u32, gid: u32) -> Result<(), EngineError> {
     let failed = |errno: rustix::io::Errno| EngineError::io("give away", path, errno.into());
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     let root = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let stat = rustix::fs::fstat(&root).map_err(failed)?;
-    if (stat.st_uid, stat.st_gid) == (user.uid, user.gid) {
+    if (stat.st_uid, stat.st_gid) == (uid, gid) {
         return Ok(());
     }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         give_below(root.as_fd(), uid, gid, 0).map_err(failed)?;
     }

@@ -26,6 +26,7 @@ use super::definition::normal_path;
 use super::remove::remove_tree;
 use super::spec::{ContainerSpec, SecretKind, SecretUse};
 use super::sweep::{entries, is_id};
+use super::users::UserMap;
 use super::{Container, Engine, EngineError, EventKind, names, now_usec};
 
 /// What Podman takes, and half of what systemd does.
@@ -264,7 +265,11 @@ impl Engine {
     }
 
     /// Puts the secrets of a container that starts where its mounts find them.
-    pub(super) fn deliver_secrets(&self, container: &Container) -> Result<Delivered, EngineError> {
+    pub(super) fn deliver_secrets(
+        &self,
+        container: &Container,
+        users: Option<&UserMap>,
+    ) -> Result<Delivered, EngineError> {
         let mut delivered = Delivered::default();
         let directory = self.paths().run_container(&container.row.id).join("secrets");
         // Those of the last start may have been others.
@@ -274,6 +279,15 @@ impl Engine {
             return Ok(delivered);
         }
         make(&directory, 0o700)?;
+        let outside = |index: usize, uid: u32, gid: u32| {
+            let Some(users) = users else { return Ok((uid, gid)) };
+            users.user_outside(uid).zip(users.group_outside(gid)).ok_or_else(|| {
+                invalid(
+                    format!("spec.secrets[{index}].uid"),
+                    "its owner is nobody in the container's user namespace",
+                )
+            })
+        };
         // Anybody in the container may look into it; the files say who may read them.
         let files = directory.join("files");
         make(&files, 0o755)?;
@@ -287,17 +301,18 @@ impl Engine {
                 SecretKind::Env { .. } => delivered.variables.push(variable(index, wanted, bytes)?),
                 SecretKind::File { target, uid, gid, mode } => {
                     let target = target.as_deref().unwrap_or(&row.name);
+                    let owner = outside(index, *uid, *gid)?;
                     if target.starts_with('/') {
                         let path = placed.join(index.to_string());
-                        place(&path, &bytes, *uid, *gid, *mode)?;
+                        place(&path, &bytes, owner, *mode)?;
                         delivered.mounts.push(mount(&path, target));
                     } else {
-                        place(&files.join(target), &bytes, *uid, *gid, *mode)?;
+                        place(&files.join(target), &bytes, owner, *mode)?;
                         has_files = true;
                     }
                     let credential = credentials.join(&row.name);
                     if definition.systemd && !credential.exists() {
-                        place(&credential, &bytes, 0, 0, 0o400)?;
+                        place(&credential, &bytes, outside(index, 0, 0)?, 0o400)?;
                         has_credentials = true;
                     }
                 }
@@ -306,6 +321,11 @@ impl Engine {
         if has_files {
             // First: one with a path of its own may lie in it.
             delivered.mounts.insert(0, mount(&files, TARGET));
+        }
+        if has_credentials {
+            let (uid, gid) = outside(0, 0, 0)?;
+            std::os::unix::fs::chown(&credentials, Some(uid), Some(gid))
+                .map_err(|source| EngineError::io("give away", &credentials, source))?;
         }
         delivered.credentials = has_credentials.then_some(credentials);
         Ok(delivered)
@@ -412,7 +432,7 @@ fn keep_bytes(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     write().map_err(|source| EngineError::io("write", path, source))
 }
 
-fn place(path: &Path, bytes: &[u8], uid: u32, gid: u32, mode: u32) -> Result<(), EngineError> {
+fn place(path: &Path, bytes: &[u8], (uid, gid): (u32, u32), mode: u32) -> Result<(), EngineError> {
     let write = || {
         let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;

@@ -31,6 +31,7 @@ impl Engine {
         }
         self.sweep_volumes()?;
         self.sweep_secrets()?;
+        self.free_ranges(None)?;
         // A lock goes with its holder, its file with the next holder.
         for name in entries(&self.paths().locks()) {
             drop(try_lock_object(&self.paths().locks(), &name)?);

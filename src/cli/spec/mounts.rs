@@ -157,6 +157,7 @@ fn set_option(
         ("relabel", Some("shared" | "private")) if !is_tmpfs && !is_image => {}
         ("U" | "chown", value) if is_bind || is_volume => put(mount, "chown", Some(truth(value)?)),
         ("idmap", Some(value)) if is_bind || is_volume => put(mount, "idMap", Some(id_map(flag, value)?)),
+        ("idmap", None) if is_bind || is_volume => put(mount, "idMap", Some(json!({"uids": [], "gids": []}))),
         ("nocopy" | "volume-nocopy", value) if is_volume => put(mount, "noCopy", Some(truth(value)?)),
         ("copy", None) if is_volume => put(mount, "noCopy", Some(false)),
         ("notmpcopyup", None) if is_tmpfs => put(mount, "noCopy", Some(true)),

@@ -32,7 +32,7 @@ use super::{Engine, EngineError, EventKind, names, now_usec};
 use crate::runtime::visible;
 
 pub use options::Backing;
-pub(super) use ready::ReadyVolumes;
+pub(super) use ready::{ReadyVolumes, Source};
 
 const DATA: &str = "data";
 const NEW: &str = "new";

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use crate::image::{ImageError, copy_in, part_tar};
+use crate::image::{ImageError, Owners, copy_in, part_tar};
 use crate::runtime::view;
 use crate::store::VolumeRow;
 
@@ -103,8 +103,10 @@ fn copy(image: &OwnedFd, place: &OwnedFd) -> Result<(), EngineError> {
     let (reader, writer) =
         std::io::pipe().map_err(|source| EngineError::io("make a pipe for", NEW, source))?;
     let (written, unpacked) = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| part_tar(image.as_fd(), NEW.as_bytes(), writer, &never, &mut |_| {}));
-        let unpacked = copy_in(reader, place.as_fd(), b"", &never, &mut |_| {});
+        let writing = scope.spawn(|| {
+            part_tar(image.as_fd(), NEW.as_bytes(), &Owners::default(), writer, &never, &mut |_| {})
+        });
+        let unpacked = copy_in(reader, place.as_fd(), b"", &Owners::default(), &never, &mut |_| {});
         (writing.join(), unpacked)
     });
     match written {

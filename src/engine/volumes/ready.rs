@@ -16,6 +16,8 @@ use super::{Backing, DATA, Volume, make, read};
 pub(in super::super) struct Source {
     pub path: PathBuf,
     pub flags: Vec<String>,
+    /// Nobody but containers puts anything there.
+    pub is_ours: bool,
 }
 
 /// The volumes of a container, ready to be mounted. What was mounted on the host for them alone is unmounted again unless
@@ -90,7 +92,8 @@ impl Engine {
                     self.mount_volume(&volume, &backing)?;
                 }
             }
-            ready.sources.insert(id, Source { path: self.volume_path(&volume), flags });
+            let is_ours = !matches!(backing, Backing::Bind { .. });
+            ready.sources.insert(id, Source { path: self.volume_path(&volume), flags, is_ours });
         }
         Ok(ready)
     }

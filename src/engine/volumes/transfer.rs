@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::image::{DescriptorReader, ImageError, copy_in, part_tar};
+use crate::image::{DescriptorReader, ImageError, Owners, copy_in, part_tar};
 
 use super::super::images::{PatientWriter, from_image_error, sink};
 use super::super::{Archive, Engine, EngineError, EventKind, SaveTo};
@@ -28,7 +28,7 @@ impl Engine {
         let root = open(ready.path())?;
         let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
-        let written = part_tar(root.as_fd(), b".", out, cancelled, progress);
+        let written = part_tar(root.as_fd(), b".", &Owners::default(), out, cancelled, progress);
         made.finish(written.is_ok());
         written.map_err(|error| match error {
             ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,
@@ -54,13 +54,15 @@ impl Engine {
         let root = open(ready.path())?;
         let reader = DescriptorReader::new(from.open()?, cancelled);
         let unpacked =
-            copy_in(reader, root.as_fd(), b"", cancelled, progress).map_err(|error| match error {
-                ImageError::Entry { entry, source, .. }
-                    if source.kind() == std::io::ErrorKind::StorageFull =>
-                {
-                    EngineError::StorageFull { path: entry.into() }
+            copy_in(reader, root.as_fd(), b"", &Owners::default(), cancelled, progress).map_err(|error| {
+                match error {
+                    ImageError::Entry { entry, source, .. }
+                        if source.kind() == std::io::ErrorKind::StorageFull =>
+                    {
+                        EngineError::StorageFull { path: entry.into() }
+                    }
+                    error => from_image_error(error),
                 }
-                error => from_image_error(error),
             })?;
         self.record_event(EventKind::Volume, "import", &volume.row.id, &volume.row.name);
         Ok(unpacked)
