@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
         Some("exec-session") => dormouse::monitor::exec_session::main(),
         Some("serve") => dormouse::serve::main(arguments),
+        Some("bridge") => dormouse::bridge::main(&arguments[1..]),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("machine") => dormouse::machine::main(&arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),

@@ -159,7 +159,7 @@ impl VolumeInterface {
 
     async fn export(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Export_Args = call.parameters()?;
-        let descriptor = Descriptors::of(call).take("archive", given.archive)?;
+        let descriptor = Descriptors::of(call).take_output("archive", given.archive)?;
         let to =
             one_of(descriptor.map(SaveTo::Descriptor), given.path.map(|path| SaveTo::Path(path.into())))?;
         let (engine, name) = (self.engine.clone(), given.name);

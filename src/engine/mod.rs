@@ -30,6 +30,7 @@ mod place;
 mod query;
 mod remove;
 mod secrets;
+mod sessions;
 pub mod signals;
 pub mod spec;
 mod stats;
@@ -47,7 +48,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use attach::Streams;
+pub use attach::{Attachment, Streams};
 pub use boot::Handled;
 pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
@@ -56,7 +57,7 @@ pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Event, EventFollower, EventKind};
-pub use exec::{ExecOutput, ExecRequest, ExecSession};
+pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
@@ -68,6 +69,7 @@ pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet
 pub use place::{PassedSocket, UNIT_SOCKET, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
 pub use secrets::{NewSecret, Secret, SecretDefinition};
+pub use sessions::ExecStatus;
 pub use stats::{ContainerStats, InterfaceStats, StatsFollower};
 pub use stop::Stopped;
 pub use top::Process;
