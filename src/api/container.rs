@@ -51,6 +51,8 @@ impl Interface for ContainerInterface {
                 "CopyOut" => self.copy_out(call).await,
                 "CopyIn" => self.copy_in(call).await,
                 "Commit" => self.commit(call).await,
+                "Mount" => self.mount(call).await,
+                "Unmount" => self.unmount(call).await,
                 "Rename" => self.rename(call).await,
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
@@ -221,6 +223,22 @@ impl ContainerInterface {
             .await
             .map_err(failed)?;
         call.reply(wire::Remove_Reply {}).await
+    }
+
+    async fn mount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Mount_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let mounted = ordered(call, looked_up(move || engine.mount_container(&given.name)));
+        let path = mounted.await.map_err(failed)?.to_string_lossy().into_owned();
+        call.reply(wire::Mount_Reply { path }).await
+    }
+
+    async fn unmount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Unmount_Args = call.parameters()?;
+        let (engine, force) = (self.engine.clone(), given.force.unwrap_or_default());
+        let done = ordered(call, looked_up(move || engine.unmount_container(&given.name, force)));
+        done.await.map_err(failed)?;
+        call.reply(wire::Unmount_Reply {}).await
     }
 
     async fn rename(&self, call: &mut Call) -> Result<(), CallError> {
@@ -400,6 +418,7 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .rootfs
             .is_none()
             .then(|| upper.to_string_lossy().into_owned()),
+        rootMountPoint: engine.mounted_root(&container).map(|path| path.to_string_lossy().into_owned()),
         mounts: mount_types::mount_points(engine, &container)?,
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),

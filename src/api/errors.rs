@@ -61,6 +61,9 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::VolumeUnusable { volume, .. } => {
             ("VolumeUnusable", json!({"volume": volume, "reason": reason}))
         }
+        EngineError::MountBusy { name, path } => {
+            ("MountBusy", json!({"name": name, "path": path.to_string_lossy(), "reason": reason}))
+        }
         EngineError::SecretNotFound { secret } | EngineError::SecretAmbiguous { secret } => {
             if interface == "io.dormouse.Secret" {
                 ("NotFound", json!({"name": secret, "reason": reason}))

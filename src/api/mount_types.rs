@@ -7,8 +7,8 @@ use super::convert::{invalid, number};
 use crate::wire::container as wire;
 
 /// What has a meaning only for some kinds of mounts is refused for the others, instead of passed over.
-fn refuse_others(index: usize, mount: &wire::Mount) -> Result<(), EngineError> {
-    use wire::Mount_kind::{bind, image, tmpfs, volume};
+fn refuse_others(index: usize, mount: &wire::MountSpec) -> Result<(), EngineError> {
+    use wire::MountSpec_kind::{bind, image, tmpfs, volume};
     let (kind, name) = match &mount.kind {
         bind => (0, "bind"),
         tmpfs => (1, "tmpfs"),
@@ -35,21 +35,21 @@ fn refuse_others(index: usize, mount: &wire::Mount) -> Result<(), EngineError> {
     Ok(())
 }
 
-pub(super) fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine::Mount, EngineError> {
+pub(super) fn mount_from_wire(index: usize, mount: wire::MountSpec) -> Result<engine::Mount, EngineError> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     refuse_others(index, &mount)?;
     let missing = |what: &str| invalid(format!("spec.{}", field("source")), format!("{what} is missing"));
-    let is_image = mount.kind == wire::Mount_kind::image;
+    let is_image = mount.kind == wire::MountSpec_kind::image;
     let kind = match mount.kind {
-        wire::Mount_kind::bind => {
+        wire::MountSpec_kind::bind => {
             let source = mount.source.ok_or_else(|| missing("what to bind"))?;
             let propagation = match mount.propagation {
-                None | Some(wire::Mount_propagation::rprivate) => "rprivate",
-                Some(wire::Mount_propagation::private) => "private",
-                Some(wire::Mount_propagation::shared) => "shared",
-                Some(wire::Mount_propagation::rshared) => "rshared",
-                Some(wire::Mount_propagation::slave) => "slave",
-                Some(wire::Mount_propagation::rslave) => "rslave",
+                None | Some(wire::MountSpec_propagation::rprivate) => "rprivate",
+                Some(wire::MountSpec_propagation::private) => "private",
+                Some(wire::MountSpec_propagation::shared) => "shared",
+                Some(wire::MountSpec_propagation::rshared) => "rshared",
+                Some(wire::MountSpec_propagation::slave) => "slave",
+                Some(wire::MountSpec_propagation::rslave) => "rslave",
             };
             engine::MountKind::Bind {
                 source,
@@ -57,7 +57,7 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine
                 recursive: !mount.nonRecursive.unwrap_or_default(),
             }
         }
-        wire::Mount_kind::tmpfs => {
+        wire::MountSpec_kind::tmpfs => {
             let mode: Option<u32> = number(&field("mode"), mount.mode)?;
             if mode.is_some_and(|mode| mode > 0o7777) {
                 return Err(invalid(
@@ -71,10 +71,10 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine
                 copy: !mount.noCopy.unwrap_or_default(),
             }
         }
-        wire::Mount_kind::volume => {
+        wire::MountSpec_kind::volume => {
             engine::MountKind::Volume { name: mount.source, copy: !mount.noCopy.unwrap_or_default() }
         }
-        wire::Mount_kind::image => {
+        wire::MountSpec_kind::image => {
             engine::MountKind::Image { image: mount.source.ok_or_else(|| missing("the image"))? }
         }
     };
@@ -109,9 +109,9 @@ fn ranges_from_wire(field: &str, ranges: Vec<wire::IdRange>) -> Result<Vec<engin
     ranges.into_iter().map(range).collect()
 }
 
-pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
-    let mut wire = wire::Mount {
-        kind: wire::Mount_kind::bind,
+pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::MountSpec {
+    let mut wire = wire::MountSpec {
+        kind: wire::MountSpec_kind::bind,
         source: None,
         target: mount.target,
         readOnly: mount.read_only.then_some(true),
@@ -132,27 +132,27 @@ pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
             wire.source = Some(source);
             wire.nonRecursive = (!recursive).then_some(true);
             wire.propagation = match propagation.as_str() {
-                "private" => Some(wire::Mount_propagation::private),
-                "shared" => Some(wire::Mount_propagation::shared),
-                "rshared" => Some(wire::Mount_propagation::rshared),
-                "slave" => Some(wire::Mount_propagation::slave),
-                "rslave" => Some(wire::Mount_propagation::rslave),
+                "private" => Some(wire::MountSpec_propagation::private),
+                "shared" => Some(wire::MountSpec_propagation::shared),
+                "rshared" => Some(wire::MountSpec_propagation::rshared),
+                "slave" => Some(wire::MountSpec_propagation::slave),
+                "rslave" => Some(wire::MountSpec_propagation::rslave),
                 _ => None,
             };
         }
         engine::MountKind::Tmpfs { size_bytes, mode, copy } => {
             wire.noCopy = (!copy).then_some(true);
-            wire.kind = wire::Mount_kind::tmpfs;
+            wire.kind = wire::MountSpec_kind::tmpfs;
             wire.sizeBytes = size_bytes.and_then(|size| i64::try_from(size).ok());
             wire.mode = mode.map(Into::into);
         }
         engine::MountKind::Volume { name, copy } => {
-            wire.kind = wire::Mount_kind::volume;
+            wire.kind = wire::MountSpec_kind::volume;
             wire.source = name;
             wire.noCopy = (!copy).then_some(true);
         }
         engine::MountKind::Image { image } => {
-            wire.kind = wire::Mount_kind::image;
+            wire.kind = wire::MountSpec_kind::image;
             wire.source = Some(image);
             wire.readOnly = (!mount.read_only).then_some(false);
         }

@@ -329,17 +329,15 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
 }
 
-/// What starts of a container may have made as places for mounts, without a leading slash: those of every container, those
-/// that this one wants, and the directories on the way there.
+/// What starts of a container may have made as places for mounts that nobody has asked for as such, without a leading slash:
+/// those of every container, those of this one's secrets, and the directories on the way there.
 struct MountPlaces(BTreeSet<Vec<u8>>);
 
 impl MountPlaces {
     fn of(container: &Container) -> Self {
         let mut places: BTreeSet<Vec<u8>> =
             MOUNT_PLACES.iter().map(|place| place.as_bytes().to_vec()).collect();
-        let definition = &container.definition;
-        let mounts = definition.mounts().into_iter().map(|mount| mount.target.clone());
-        for target in mounts.chain(secrets::targets(&definition.spec)) {
+        for target in secrets::targets(&container.definition.spec) {
             let normal = normal_path(&target);
             let below_root = normal.strip_prefix("/").unwrap_or(&normal);
             places.extend(below_root.ancestors().map(|place| place.as_os_str().as_bytes().to_vec()));

@@ -69,6 +69,8 @@ pub enum EngineError {
     VolumeInUse { volume: String, containers: Vec<String> },
     #[error("cannot mount volume {volume:?}: {reason}")]
     VolumeUnusable { volume: String, reason: String },
+    #[error("cannot unmount {path:?} of {name:?}: somebody works there; leave it, or force")]
+    MountBusy { name: String, path: PathBuf },
     #[error(
         "there is no secret {secret:?}; `dormouse secret ls` lists them, `dormouse secret create` makes one"
     )]

@@ -21,6 +21,7 @@ mod exec;
 mod images;
 mod launch;
 mod logs;
+mod mount;
 mod mounts;
 mod names;
 mod network;

@@ -69,6 +69,11 @@ fn check_mount(index: usize, mount: &Mount, users: &UserNamespace) -> Result<(),
     if let Some(flag) = mount.flags.iter().find(|flag| !FLAGS.contains(&flag.as_str())) {
         return Err(invalid(field("flags"), format!("{flag:?} is none of {}", FLAGS.join(", "))));
     }
+    if let MountKind::Tmpfs { .. } = mount.kind
+        && let Some(flag) = mount.flags.iter().find(|flag| matches!(flag.as_str(), "suid" | "dev"))
+    {
+        return Err(invalid(field("flags"), format!("a tmpfs is never mounted with {flag:?}")));
+    }
     match &mount.id_map {
         Some(map) if *map != IdMap::default() => {
             check_id_map(map).map_err(|reason| invalid(field("idMap"), reason))
@@ -321,6 +326,40 @@ impl Engine {
                 MountKind::Image { .. } => self.image_mount(container, mount, users)?,
             };
             all.push(built);
+        }
+        Ok(all)
+    }
+
+    /// Those mounts at `wanted` targets, for who looks into a container that does not run; with owners as on the disk.
+    pub(super) fn mounts_on_disk(
+        &self,
+        container: &Container,
+        volumes: &ReadyVolumes<'_>,
+        wanted: &[String],
+    ) -> Result<Vec<oci_spec::runtime::Mount>, EngineError> {
+        let definition = &container.definition;
+        let mut all = Vec::new();
+        for mount in definition.mounts().into_iter().filter(|mount| wanted.contains(&mount.target)) {
+            // Nobody is given anything, and nobody is kept from writing by what is for the payload.
+            let mut mount = Mount { chown: false, id_map: None, ..mount.clone() };
+            mount.read_only &= matches!(mount.kind, MountKind::Image { .. });
+            let built = match &mount.kind {
+                MountKind::Bind { source, recursive, .. } => {
+                    let source = Source { path: source.into(), flags: Vec::new(), is_ours: false };
+                    bind(&mount, &source, "rprivate", *recursive, None)
+                }
+                MountKind::Volume { .. } => {
+                    let id = definition.volumes.get(&mount.target);
+                    let Some(source) = id.and_then(|id| volumes.source(id)) else { continue };
+                    bind(&mount, source, "rprivate", true, None)
+                }
+                MountKind::Image { .. } => self.image_mount(container, &mount, None)?,
+                MountKind::Tmpfs { .. } => continue,
+            };
+            all.push(serde_json::from_value(built).map_err(|error| EngineError::Failed {
+                attempted: format!("describe what is mounted at {:?}", mount.target),
+                reason: error.to_string(),
+            })?);
         }
         Ok(all)
     }

@@ -43,7 +43,6 @@ impl Engine {
                 if let Err(error) = engine.release_these_volumes(&id, &used) {
                     tracing::warn!(id, error = error.full_text(), "cannot release its volumes, ignoring");
                 }
-                engine.detach_mount(&id);
                 // Up still only if its monitor was killed. What fails here is tried again at the next wake.
                 if let Err(error) = engine.tear_down_network(&id, None) {
                     tracing::warn!(
@@ -88,6 +87,7 @@ impl Engine {
     /// Removes the directories of a container that has no record (any more). What can't be removed stays for the next
     /// sweep.
     pub(super) fn remove_directories(&self, id: &str) {
+        self.detach_root(id);
         for dir in [self.paths().run_container(id), self.paths().container(id)] {
             remove_tree(&dir);
         }

@@ -35,6 +35,7 @@ pub mod defaults;
 mod devices;
 mod error;
 mod exec;
+pub mod furnished;
 mod gate;
 pub mod hooks;
 mod init;

@@ -2,8 +2,9 @@
 //! wants to look at them. They stay when their maker ends, and go with the boot.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nix::sched::CloneFlags;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -82,6 +83,66 @@ pub fn attach(mount: &OwnedFd, place: &Path) -> Result<(), Errno> {
         Err(errno) => return Err(errno),
     }
     move_mount(mount.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Where on the host the root of a container is mounted for who wants to look at it, beside the directory that it writes to.
+pub fn place_of(upper: &Path) -> PathBuf {
+    upper.with_file_name("merged")
+}
+
+/// Mounts the root of a container that does not run at a place.
+///
+/// # Errors
+/// [`MountRefused`]; nothing is mounted then.
+pub fn mount_root(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<(), MountRefused> {
+    let root = mounts::overlay(lower, upper, work)
+        .map_err(|failure| MountRefused { reason: format!("{}: {}", failure.what, failure.errno) })?;
+    mounts::tame(root.as_fd())
+        .and_then(|()| attach(&root, &place_of(upper)))
+        .map_err(|errno| MountRefused { reason: format!("the root can't be mounted: {errno}") })
+}
+
+/// Mounts the root of a container that runs at a place: what the process of this pid has as its root, without what is mounted
+/// in it. Blocks the thread. Whether it was that process is for the caller to find out.
+///
+/// # Errors
+/// [`MountRefused`]; nothing is mounted then.
+pub fn mount_running_root(pid: i32, place: &Path) -> Result<(), MountRefused> {
+    let refused = |what: &str, errno: Errno| MountRefused { reason: format!("{what}: {errno}") };
+    let namespace =
+        rustix::fs::open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| refused("its mounts can't be looked at", errno))?;
+    // Only who is in the namespace can copy a mount of it, and a thread that has gone there does not come back.
+    let copied = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".to_owned());
+        let work = move || -> Result<OwnedFd, nix::Error> {
+            nix::sched::unshare(CloneFlags::CLONE_FS)?;
+            nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+            mounts::copy_tree(CWD, Path::new("/"), false)
+                .map_err(|errno| nix::Error::from_raw(errno.raw_os_error()))
+        };
+        thread.spawn_scoped(scope, work).map(std::thread::ScopedJoinHandle::join)
+    });
+    let root = match copied {
+        Ok(Ok(Ok(root))) => root,
+        Ok(Ok(Err(errno))) => {
+            return Err(refused("its root can't be copied", Errno::from_raw_os_error(errno as i32)));
+        }
+        Ok(Err(_)) | Err(_) => return Err(MountRefused { reason: "a thread has failed".to_owned() }),
+    };
+    // Its own, and nothing that the payload has put in its place.
+    if !is_overlay(root.as_fd()) {
+        return Err(MountRefused { reason: "its root is no overlay any more".to_owned() });
+    }
+    mounts::tame(root.as_fd())
+        .and_then(|()| attach(&root, place))
+        .map_err(|errno| refused("the root can't be mounted", errno))
+}
+
+/// Whether it lies on an overlay.
+pub(super) fn is_overlay(fd: BorrowedFd<'_>) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+    rustix::fs::fstatfs(fd).is_ok_and(|found| i64::from(found.f_type) == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// Whether something is mounted at a place.

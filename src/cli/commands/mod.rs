@@ -23,6 +23,7 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod mount;
 mod network;
 mod pause;
 mod port;
@@ -91,6 +92,9 @@ pub enum Command {
     Import(import::Import),
     Rmi(rmi::Rmi),
     Cp(cp::Cp),
+    Mount(mount::Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(mount::Unmount),
     Commit(commit::Commit),
     Export(export::Export),
     Diff(diff::Diff),
@@ -157,6 +161,8 @@ impl Command {
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
             Self::Cp(command) => command.run(service),
+            Self::Mount(command) => command.run(service),
+            Self::Unmount(command) => command.run(service),
             Self::Commit(command) => command.run(service),
             Self::Export(command) => command.run(service),
             Self::Diff(command) => command.run(service),

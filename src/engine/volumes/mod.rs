@@ -58,6 +58,16 @@ pub struct Volume {
     pub definition: VolumeDefinition,
 }
 
+impl Volume {
+    /// What it holds goes with its mount.
+    pub(super) fn is_in_memory(&self) -> bool {
+        match Backing::of(&self.definition.options) {
+            Ok(Backing::FileSystem { kind, .. }) => matches!(kind.as_str(), "tmpfs" | "ramfs"),
+            _ => false,
+        }
+    }
+}
+
 /// A volume as asked for.
 #[derive(Debug, Clone, Default)]
 pub struct NewVolume {
