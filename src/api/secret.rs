@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::engine::{Engine, EngineError, NewSecret, Secret};
+use crate::engine::{Engine, EngineError, NewSecret, Secret, Since};
 use crate::image::DescriptorReader;
 use crate::store::User;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -116,8 +116,11 @@ impl SecretInterface {
                     secret.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
                 })
         };
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Details> = HashMap::new();
         let mut first = true;
         loop {

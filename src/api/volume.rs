@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::{Archive, Engine, EngineError, NewVolume, SaveTo, Volume, VolumeDefinition};
+use crate::engine::{Archive, Engine, EngineError, NewVolume, SaveTo, Since, Volume, VolumeDefinition};
 use crate::store::User;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
@@ -99,8 +99,11 @@ impl VolumeInterface {
                 })
                 && given.unused.is_none_or(|unused| volume.containers.is_empty() == unused)
         };
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Details> = HashMap::new();
         let mut first = true;
         loop {

@@ -210,7 +210,7 @@ impl Engine {
         let mounts = definition.mounts();
         let normal = normal_path(path);
         // The last one that covers it is the deepest.
-        let covering = mounts.iter().rfind(|mount| normal.starts_with(normal_path(&mount.target)));
+        let covering = mounts.iter().copied().rfind(|mount| normal.starts_with(normal_path(&mount.target)));
         let refused = |target: &str, what: &str| EngineError::Unsupported {
             feature: format!("copying at {path:?} of a container that does not run"),
             reason: format!("{what} is mounted at {target:?} when it does; start it first"),
@@ -234,7 +234,7 @@ impl Engine {
         for mount in mounts {
             let missing =
                 matches!(&mount.kind, MountKind::Bind { source, .. } if !Path::new(source).exists());
-            if missing && covering.is_some_and(|covering| std::ptr::eq(*covering, mount)) {
+            if missing && covering.is_some_and(|covering| std::ptr::eq(covering, mount)) {
                 return Err(refused(&mount.target, "what is not on the host"));
             }
             if !missing && !in_memory(mount)? {
