@@ -139,7 +139,9 @@ fn copied_out(container: &Container<'_>, path: &str) -> Result<String, common::R
         let mut entry = entry.unwrap();
         text += &format!("{}\n", entry.path().unwrap().display());
         if entry.header().entry_type().is_file() {
-            entry.read_to_string(&mut text).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            text += &String::from_utf8_lossy(&bytes);
         }
     }
     Ok(text)
