@@ -13,6 +13,7 @@ use crate::varlink::client::Connection;
 mod commands;
 mod connections;
 mod errors;
+mod grammar;
 mod human;
 mod output;
 mod progress;
@@ -26,6 +27,8 @@ mod table;
 mod terminal;
 
 use errors::CliError;
+
+pub use grammar::{has_flag, has_verb, takes};
 
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]

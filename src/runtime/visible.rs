@@ -142,7 +142,7 @@ pub fn mount_running_root(pid: i32, place: &Path) -> Result<(), MountRefused> {
 /// Whether it lies on an overlay.
 pub(super) fn is_overlay(fd: BorrowedFd<'_>) -> bool {
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
-    rustix::fs::fstatfs(fd).is_ok_and(|found| i64::from(found.f_type) == OVERLAYFS_SUPER_MAGIC)
+    rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// Whether something is mounted at a place.
