@@ -1,6 +1,5 @@
 //! What a container has changed of its image: told, written out, or made an image of its own.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -11,7 +10,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::image::{
-    Digest, ImageConfig, ImageError, Limits, Process, Reference, TreeKind, rfc3339, tree_tar,
+    Digest, ImageConfig, ImageError, ImportedLayer, LayerTree, Limits, Process, Reference, Rewrite, TreeKind,
+    rfc3339, tree_tar, tree_tar_as,
 };
 use crate::runtime::view;
 
@@ -89,9 +89,9 @@ impl Engine {
                 (root, Some((merged(&upper)?, merged(&lower)?)))
             }
         };
-        let places = MountPlaces::of(&container);
+        let places = places_of(&container);
         let leave_out = |path: &[u8]| {
-            parts.as_ref().is_some_and(|(upper, lower)| places.is_one(upper.as_fd(), lower.as_fd(), path))
+            parts.as_ref().is_some_and(|(upper, lower)| is_place(upper.as_fd(), lower.as_fd(), path, &places))
         };
         let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
@@ -111,7 +111,7 @@ impl Engine {
         let container = self.find(name)?;
         let upper = merged(&[self.upper(&container)?])?;
         let lower = merged(&self.layer_directories(&container.definition)?)?;
-        let places = MountPlaces::of(&container);
+        let places = places_of(&container);
         let mut changes = Vec::new();
         let mut waiting = vec![Vec::new()];
         while let Some(path) = waiting.pop() {
@@ -145,39 +145,14 @@ impl Engine {
         let lower = merged(&self.layer_directories(&container.definition)?)?;
         let mut config = self.config_of(&container)?;
         let _layers = self.hold_layers(cancelled)?;
-        let places = MountPlaces::of(&container);
-        let leave_out = |path: &[u8]| places.is_one(upper.as_fd(), lower.as_fd(), path);
-        let (reader, writer) =
-            std::io::pipe().map_err(|source| EngineError::io("make a pipe for", name, source))?;
-        // A tar on the way from one thread to another: the same path as for every other layer.
-        let (layer, written) = std::thread::scope(|scope| {
-            let writing = scope.spawn(|| {
-                tree_tar(upper.as_fd(), TreeKind::Upper, writer, &leave_out, cancelled, &mut |_| {})
-            });
-            let layer = self.layers().and_then(|store| {
-                store.import(reader, &Limits::default(), &mut |_| {}, cancelled).map_err(from_image_error)
-            });
-            (layer, writing.join())
-        });
-        // If both have failed, the reader's trouble is the cause, unless the writer just stopped in the middle.
-        match written {
-            Ok(Ok(_)) => {}
-            Ok(Err(ImageError::Write { .. })) if layer.is_err() => {}
-            Ok(Err(error)) => return Err(from_image_error(error)),
-            Err(_) => {
-                return Err(EngineError::Failed {
-                    attempted: format!("commit {name:?}"),
-                    reason: "the writer of the layer has failed".to_owned(),
-                });
-            }
-        }
-        let layer = layer?;
-        let now = now_usec();
-        self.store()?.record_layer(
-            layer.diff_id.as_str(),
-            i64::try_from(layer.size_bytes).unwrap_or(i64::MAX),
-            now,
+        let layer = self.import_upper(
+            (upper.as_fd(), lower.as_fd()),
+            &places_of(&container),
+            Rewrite::default(),
+            &format!("commit {name:?}"),
+            cancelled,
         )?;
+        let now = now_usec();
         let mut layers: Vec<Digest> = Vec::new();
         for digest in &container.definition.layers {
             layers.push(digest.parse().map_err(from_image_error)?);
@@ -195,6 +170,56 @@ impl Engine {
             },
         )?;
         Ok(loaded.id)
+    }
+
+    /// Makes a layer of an upper directory, and records it. `places` are paths (relative) that were made for mounts, beside
+    /// those that every start makes. The caller holds the layers.
+    pub(super) fn import_upper(
+        &self,
+        (upper, lower): (BorrowedFd<'_>, BorrowedFd<'_>),
+        places: &[Vec<u8>],
+        rewrite: Rewrite,
+        attempted: &str,
+        cancelled: &AtomicBool,
+    ) -> Result<ImportedLayer, EngineError> {
+        let leave_out = |path: &[u8]| is_place(upper, lower, path, places);
+        let tree = LayerTree { kind: TreeKind::Upper, rewrite, deleted: &|_| Vec::new() };
+        self.import_tree(attempted, cancelled, |out| {
+            tree_tar_as(upper, tree, out, &leave_out, cancelled, &mut |_| {})
+        })
+    }
+
+    /// Makes a layer of a tar that is written meanwhile, and records it: the same path as for every other layer.
+    pub(super) fn import_tree(
+        &self,
+        attempted: &str,
+        cancelled: &AtomicBool,
+        write: impl FnOnce(std::io::PipeWriter) -> Result<u64, ImageError>,
+    ) -> Result<ImportedLayer, EngineError> {
+        let (reader, writer) =
+            std::io::pipe().map_err(|source| EngineError::io("make a pipe for", attempted, source))?;
+        let store = self.layers()?;
+        let (layer, written) = std::thread::scope(|scope| {
+            let importing = scope.spawn(|| {
+                store.import(reader, &Limits::default(), &mut |_| {}, cancelled).map_err(from_image_error)
+            });
+            // Here, where it need not be sent to another thread.
+            let written = write(writer);
+            (importing.join(), written)
+        });
+        let failed =
+            |reason: &str| EngineError::Failed { attempted: attempted.to_owned(), reason: reason.to_owned() };
+        let layer = layer.map_err(|_| failed("the reader of the layer has failed"))?;
+        // If both have failed, the reader's trouble is the cause, unless the writer just stopped in the middle.
+        match written {
+            Ok(_) => {}
+            Err(ImageError::Write { .. }) if layer.is_err() => {}
+            Err(error) => return Err(from_image_error(error)),
+        }
+        let layer = layer?;
+        let size_bytes = i64::try_from(layer.size_bytes).unwrap_or(i64::MAX);
+        self.store()?.record_layer(layer.diff_id.as_str(), size_bytes, now_usec())?;
+        Ok(layer)
     }
 
     fn upper(&self, container: &Container) -> Result<PathBuf, EngineError> {
@@ -261,7 +286,7 @@ fn change_config(config: &mut Value, request: &CommitRequest, layers: &[Digest],
     debug_assert!(ImageConfig::from_json(config.to_string().as_bytes()).is_ok());
 }
 
-fn merged(layers: &[PathBuf]) -> Result<OwnedFd, EngineError> {
+pub(super) fn merged(layers: &[PathBuf]) -> Result<OwnedFd, EngineError> {
     view::merged(layers).map_err(|errno| {
         EngineError::io("look into", layers.first().cloned().unwrap_or_default(), errno.into())
     })
@@ -277,7 +302,7 @@ fn compare(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
     path: &[u8],
-    places: &MountPlaces,
+    places: &[Vec<u8>],
     changes: &mut Vec<Change>,
     waiting: &mut Vec<Vec<u8>>,
 ) -> Result<(), EngineError> {
@@ -297,7 +322,7 @@ fn compare(
             // It hides nothing.
             (true, None) => continue,
             (false, Some(_)) => ChangeKind::Modified,
-            (false, None) if places.is_one(upper, lower, &child[1..]) => continue,
+            (false, None) if is_place(upper, lower, &child[1..], places) => continue,
             (false, None) => ChangeKind::Added,
         };
         changes.push(Change { path: String::from_utf8_lossy(&child).into_owned(), kind });
@@ -329,49 +354,43 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
 }
 
-/// What starts of a container may have made as places for mounts that nobody has asked for as such, without a leading slash:
-/// those of every container, those of this one's secrets, and the directories on the way there.
-struct MountPlaces(BTreeSet<Vec<u8>>);
-
-impl MountPlaces {
-    fn of(container: &Container) -> Self {
-        let mut places: BTreeSet<Vec<u8>> =
-            MOUNT_PLACES.iter().map(|place| place.as_bytes().to_vec()).collect();
-        for target in secrets::targets(&container.definition.spec) {
-            let normal = normal_path(&target);
-            let below_root = normal.strip_prefix("/").unwrap_or(&normal);
-            places.extend(below_root.ancestors().map(|place| place.as_os_str().as_bytes().to_vec()));
-        }
-        places.remove(&b""[..]);
-        Self(places)
+/// What starts of a container have made as places for its secrets, and the directories on the way there.
+fn places_of(container: &Container) -> Vec<Vec<u8>> {
+    let mut places = Vec::new();
+    for target in secrets::targets(&container.definition.spec) {
+        let normal = normal_path(&target);
+        let below_root = normal.strip_prefix("/").unwrap_or(&normal);
+        let on_the_way = below_root.ancestors().map(|place| place.as_os_str().as_bytes().to_vec());
+        places.extend(on_the_way.filter(|place| !place.is_empty()));
     }
-
-    /// Whether the start of the container has made this, and nobody has put anything in.
-    fn is_one(&self, upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> bool {
-        if !self.0.contains(path) {
-            return false;
-        }
-        let known = stat_below(lower, path).is_ok_and(|stat| stat.is_some());
-        let is_empty = |directory: OwnedFd| {
-            names(&directory).is_ok_and(|names| {
-                names.iter().all(|name| self.is_one(upper, lower, &[path, b"/", name].concat()))
-            })
-        };
-        let empty = match stat_below(upper, path) {
-            Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                let directory = open_directory(upper, &[b"/", path].concat());
-                directory.is_ok_and(|directory| directory.is_some_and(is_empty))
-            }
-            Ok(Some(stat)) => {
-                stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            }
-            _ => false,
-        };
-        !known && empty
-    }
+    places
 }
 
-fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+/// Whether the start of the container has made this, which is one of those places of every container or one of `more`, and nobody
+/// has put anything in.
+fn is_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8], more: &[Vec<u8>]) -> bool {
+    if !MOUNT_PLACES.iter().any(|place| place.as_bytes() == path) && !more.iter().any(|place| place == path) {
+        return false;
+    }
+    let known = stat_below(lower, path).is_ok_and(|stat| stat.is_some());
+    let empty = match stat_below(upper, path) {
+        Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            let directory = open_directory(upper, &[b"/", path].concat());
+            directory.is_ok_and(|directory| {
+                directory.is_some_and(|directory| {
+                    names(&directory).is_ok_and(|names| {
+                        names.iter().all(|name| is_place(upper, lower, &[path, b"/", name].concat(), more))
+                    })
+                })
+            })
+        }
+        Ok(Some(stat)) => stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
+        _ => false,
+    };
+    !known && empty
+}
+
+pub(super) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -400,7 +419,7 @@ fn stat_below(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<St
 }
 
 /// `path` begins with a slash, or is empty for the root.
-fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open_below(root, path.strip_prefix(b"/").unwrap_or(path), flags)
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
+use crate::image::ImageConfig;
 use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
@@ -39,7 +40,31 @@ impl Engine {
         let id = names::new_id()?;
         let _lock = self.lock(&id).await?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
-        let (mut definition, image) = self.define(spec)?;
+        let (definition, image) = self.define(spec)?;
+        self.create_defined(id, name, definition, image)
+    }
+
+    /// Makes a container on layers that no image has yet, under a name that no user can give.
+    pub(super) async fn create_on_layers(
+        &self,
+        name: String,
+        spec: ContainerSpec,
+        config: &ImageConfig,
+        layers: Vec<String>,
+    ) -> Result<Created, EngineError> {
+        let id = names::new_id()?;
+        let _lock = self.lock(&id).await?;
+        self.create_defined(id, name, Definition::new(spec, Some(config), layers)?, None)
+    }
+
+    /// The caller holds the lock of the id.
+    fn create_defined(
+        &self,
+        id: String,
+        name: String,
+        mut definition: Definition,
+        image: Option<Image>,
+    ) -> Result<Created, EngineError> {
         let mut warnings = self.check_on_this_host(&definition)?;
         let directories = PendingDirectories::make(self, &id)?;
         for attempt in 0.. {

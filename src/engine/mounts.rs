@@ -378,7 +378,8 @@ impl Engine {
         };
         let image = container.definition.mounted_images.get(&mount.target);
         let image = image.ok_or_else(|| failed("the container's record does not say which"))?;
-        let lower = self.directories_of_layers(&image.layers)?;
+        let layers = image.layers.iter().map(|layer| layer.parse().map_err(super::images::from_image_error));
+        let lower = self.directories_of_layers(&layers.collect::<Result<Vec<_>, _>>()?)?;
         let mut options = mount.flags.clone();
         options.push("nodev".to_owned());
         if mount.read_only {

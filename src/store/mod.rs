@@ -8,9 +8,12 @@
 //!   records/HEX              what it takes to make the layer's tar again
 //!   volumes/ID/              data: what the volume holds
 //!   secrets/ID               0600: what the secret is
+//!   builds/ID/               what a build works with: gone with it
+//!   build-caches/HEX/        what RUN --mount=type=cache keeps from one build to the next
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
 //!   containers/ID/           the monitor's state file, sockets, specifications
 //!   netns/ID                 the container's network namespace, while it is on a network
+//!   builds/ID/               secrets of a build
 //!   locks/                   one lock file per object that is being changed
 //!   names/                   what aardvark-dns serves
 //!   events.log               what has happened since boot
@@ -19,6 +22,7 @@
 //! A row is the truth: a directory without a row is half-made or half-removed, and the next wake removes it
 //! ([`crate::engine`] does, under the object's lock). What is only true while the machine is up is never in here.
 
+mod builds;
 mod database;
 mod error;
 mod images;
@@ -30,6 +34,7 @@ mod secrets;
 mod users;
 mod volumes;
 
+pub use builds::BuildStepRow;
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
 pub use images::BlobRow;

@@ -1,6 +1,7 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod build;
 mod commit;
 mod completions;
 mod connection;
@@ -90,6 +91,7 @@ pub enum Command {
     Volume(volume::Volume),
     Secret(secret::Secret),
     Port(port::Port),
+    Build(Box<build::Build>),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
@@ -160,6 +162,7 @@ impl Command {
             Self::Volume(command) => command.run(service),
             Self::Secret(command) => command.run(service),
             Self::Port(command) => command.run(service),
+            Self::Build(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
