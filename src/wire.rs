@@ -30,3 +30,9 @@ pub mod unit {
 pub mod podman {
     include!(concat!(env!("OUT_DIR"), "/io.podman.rs"));
 }
+pub mod volume {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Volume.rs"));
+}
+pub mod secret {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Secret.rs"));
+}

@@ -115,7 +115,9 @@ impl Engine {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                super::oci::build(self, &container, &self.cgroup_path(&container.row.id))?.spec
+                let _lock = crate::store::lock_object(&self.paths().locks(), &container.row.id)?;
+                let volumes = self.ready_volumes(&container)?;
+                super::oci::build(self, &container, &self.cgroup_path(&container.row.id), &volumes)?.spec
             }
             Err(source) => return Err(EngineError::io("read", path, source)),
         };

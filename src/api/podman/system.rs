@@ -209,7 +209,7 @@ impl Filter {
 
 async fn reset(engine: &Engine) -> Result<(), EngineError> {
     for container in engine.list(&crate::engine::ContainerFilter::default())? {
-        match engine.remove(&container.id, true).await {
+        match engine.remove(&container.id, true, true).await {
             Ok(()) | Err(EngineError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }

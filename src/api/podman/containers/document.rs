@@ -159,7 +159,8 @@ pub(super) fn inspect(engine: &Engine, one: &One, sized: bool) -> Value {
         .into_iter()
         .map(|mount| {
             json!({
-                "Type": mount.r#type, "Name": "", "Source": mount.source, "Destination": mount.destination, "Driver": "",
+                "Type": mount.r#type, "Name": if mount.r#type == "volume" { mount.source.as_str() } else { "" },
+                "Source": mount.source, "Destination": mount.destination, "Driver": "",
                 "Mode": "", "Options": mount.options,
                 "RW": !mount.options.iter().any(|option| option == "ro"),
                 "Propagation": mount.options.iter().find(|option| option.contains("private") || option.contains("shared")

@@ -114,17 +114,18 @@ impl PodmanInterface {
         call.reply(wire::EvictContainer_Reply { container }).await
     }
 
-    /// Volumes without a name go with their container in any case.
     async fn remove_one(
         &self,
         call: &mut Call,
         name: &str,
         force: bool,
-        _volumes: bool,
+        volumes: bool,
     ) -> Result<String, CallError> {
         let id = self.id_of(name).await.map_err(failed)?;
         let (engine, same) = (self.engine.clone(), id.clone());
-        ordered(call, async move { engine.remove(&same, force).await }).await.map_err(failed_by_state)?;
+        ordered(call, async move { engine.remove(&same, force, volumes).await })
+            .await
+            .map_err(failed_by_state)?;
         Ok(id)
     }
 

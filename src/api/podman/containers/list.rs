@@ -106,6 +106,8 @@ impl One {
                     ("bind", source.clone())
                 }
                 MountKind::Tmpfs { .. } => ("tmpfs", "tmpfs".to_owned()),
+                MountKind::Volume { name, .. } => ("volume", name.clone().unwrap_or_default()),
+                MountKind::Image { image } => ("image", image.clone()),
             };
             wire::ContainerMount {
                 destination: mount.target.clone(),
@@ -271,7 +273,7 @@ impl PodmanInterface {
         let removed = crate::api::ordered(call, async move {
             let mut removed = Vec::new();
             for container in engine.list(&filter)? {
-                match engine.remove(&container.id, false).await {
+                match engine.remove(&container.id, false, false).await {
                     Ok(()) => removed.push(container.id),
                     // Started, or removed by somebody else, meanwhile.
                     Err(EngineError::StillRunning { .. } | EngineError::NotFound { .. }) => {}

@@ -63,7 +63,7 @@ impl PodmanInterface {
                     Ok(deleted) => return Ok((deleted, names_that_went(&engine, &before), before.row.id)),
                     Err(EngineError::ImageInUse { containers, .. }) if force && !containers.is_empty() => {
                         for container in containers {
-                            match engine.remove(&container, true).await {
+                            match engine.remove(&container, true, false).await {
                                 Ok(()) | Err(EngineError::NotFound { .. }) => {}
                                 Err(error) => return Err(error),
                             }
