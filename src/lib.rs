@@ -12,6 +12,7 @@ pub mod image;
 pub mod machine;
 pub mod monitor;
 pub mod network;
+pub mod oci;
 pub(crate) mod readiness;
 pub mod runtime;
 pub mod serve;

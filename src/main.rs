@@ -4,11 +4,17 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let mut words = std::env::args_os();
+    let called_as = words.next().unwrap_or_default();
+    let arguments: Vec<std::ffi::OsString> = words.collect();
+    if std::path::Path::new(&called_as).file_name() == Some(dormouse::oci::NAME.as_ref()) {
+        return dormouse::oci::main(arguments);
+    }
     let role = arguments.first().and_then(|role| role.to_str());
     match role {
         Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
         Some("exec-session") => dormouse::monitor::exec_session::main(),
+        Some("runtime") => dormouse::oci::main(arguments.into_iter().skip(1).collect()),
         Some("serve") => dormouse::serve::main(arguments),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("machine") => dormouse::machine::main(&arguments[1..]),
