@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod boot;
+pub mod bridge;
 pub mod cleanup;
 pub mod cli;
 pub mod engine;

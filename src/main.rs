@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some("exec-session") => dormouse::monitor::exec_session::main(),
         Some("runtime") => dormouse::oci::main(arguments.into_iter().skip(1).collect()),
         Some("serve") => dormouse::serve::main(arguments),
+        Some("bridge") => dormouse::bridge::main(&arguments[1..]),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("machine") => dormouse::machine::main(&arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),

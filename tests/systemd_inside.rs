@@ -383,15 +383,6 @@ fn a_payload_that_has_ended_is_not_running() {
     });
 }
 
-#[test]
-fn a_user_namespace_is_told_and_not_tried() {
-    let Some(tree) = trees().into_iter().next() else { return };
-    let payload = Payload::run(&tree, "exec unshare --user --map-root-user sleep 600", "sleep");
-    run(async {
-        assert!(matches!(payload.connect().await, Err(InsideError::UserNamespace)));
-    });
-}
-
 /// A payload whose PID 1 (as far as we can tell) listens, and says what the given Perl code says.
 fn impostor(tree: &Path, code: &str) -> Payload {
     let program = format!(

@@ -69,6 +69,7 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         pid_namespace: namespace_from_wire("pidNamespace", spec.pidNamespace)?,
         ipc_namespace: namespace_from_wire("ipcNamespace", spec.ipcNamespace)?,
         uts_namespace: namespace_from_wire("utsNamespace", spec.utsNamespace)?,
+        user_namespace: user_namespace_from_wire(spec.userNamespace)?,
         network_namespace: match spec.networkNamespace {
             None => None,
             given => Some(namespace_from_wire("networkNamespace", given)?),
@@ -212,6 +213,55 @@ fn namespace_from_wire(
             Err(invalid(format!("spec.{field}.container"), "it has a meaning only for kind container"))
         }
     }
+}
+
+fn user_namespace_from_wire(
+    given: Option<wire::UserNamespace>,
+) -> Result<engine::UserNamespace, EngineError> {
+    let Some(given) = given else { return Ok(engine::UserNamespace::Host) };
+    let refuse = |name: &str, is_given: bool| match is_given {
+        true => Err(invalid(format!("spec.userNamespace.{name}"), "it has no meaning for this kind")),
+        false => Ok(()),
+    };
+    let mappings = |field: &str, given: Vec<wire::IdMapping>| {
+        let one = |(index, one): (usize, wire::IdMapping)| {
+            let id = |name: &str, id: i64| {
+                u32::try_from(id).map_err(|_| {
+                    invalid(format!("spec.userNamespace.{field}[{index}].{name}"), format!("{id} is no id"))
+                })
+            };
+            Ok(engine::IdMapping {
+                inside: id("containerId", one.containerId)?,
+                outside: id("hostId", one.hostId)?,
+                count: id("count", one.count)?,
+            })
+        };
+        given.into_iter().enumerate().map(one).collect::<Result<Vec<_>, EngineError>>()
+    };
+    if given.kind != wire::UserNamespace_kind::private {
+        refuse("uidMappings", given.uidMappings.is_some())?;
+        refuse("gidMappings", given.gidMappings.is_some())?;
+    }
+    if given.kind != wire::UserNamespace_kind::auto {
+        refuse("size", given.size.is_some())?;
+    }
+    Ok(match given.kind {
+        wire::UserNamespace_kind::host => engine::UserNamespace::Host,
+        wire::UserNamespace_kind::auto => {
+            engine::UserNamespace::Auto { size: number("userNamespace.size", given.size)? }
+        }
+        wire::UserNamespace_kind::private => {
+            let users = given
+                .uidMappings
+                .ok_or_else(|| invalid("spec.userNamespace.uidMappings", "they are missing"))?;
+            let users = mappings("uidMappings", users)?;
+            let groups = match given.gidMappings {
+                Some(groups) => mappings("gidMappings", groups)?,
+                None => users.clone(),
+            };
+            engine::UserNamespace::Private { users, groups }
+        }
+    })
 }
 
 pub(super) fn resources_from_wire(resources: wire::Resources) -> Result<engine::Resources, EngineError> {
@@ -361,6 +411,7 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         pidNamespace: namespace_to_wire(spec.pid_namespace),
         ipcNamespace: namespace_to_wire(spec.ipc_namespace),
         utsNamespace: namespace_to_wire(spec.uts_namespace),
+        userNamespace: user_namespace_to_wire(spec.user_namespace),
         networkNamespace: spec.network_namespace.map(|namespace| {
             let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
             namespace_to_wire(namespace).unwrap_or(private)
@@ -463,6 +514,35 @@ fn namespace_to_wire(namespace: engine::Namespace) -> Option<wire::Namespace> {
     }
 }
 
+fn user_namespace_to_wire(namespace: engine::UserNamespace) -> Option<wire::UserNamespace> {
+    let mappings = |mappings: Vec<engine::IdMapping>| {
+        let one = |one: engine::IdMapping| wire::IdMapping {
+            containerId: one.inside.into(),
+            hostId: one.outside.into(),
+            count: one.count.into(),
+        };
+        Some(mappings.into_iter().map(one).collect())
+    };
+    let none = wire::UserNamespace {
+        kind: wire::UserNamespace_kind::auto,
+        size: None,
+        uidMappings: None,
+        gidMappings: None,
+    };
+    match namespace {
+        engine::UserNamespace::Host => None,
+        engine::UserNamespace::Auto { size } => {
+            Some(wire::UserNamespace { size: size.map(Into::into), ..none })
+        }
+        engine::UserNamespace::Private { users, groups } => Some(wire::UserNamespace {
+            kind: wire::UserNamespace_kind::private,
+            uidMappings: mappings(users),
+            gidMappings: mappings(groups),
+            ..none
+        }),
+    }
+}
+
 fn resources_to_wire(resources: engine::Resources) -> wire::Resources {
     let wide = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
     let limit = |limit: engine::IoLimit| wire::IoLimit {
@@ -553,6 +633,11 @@ mod tests {
             "stdinOpen": true, "labels": {"l": ""}, "annotations": {"a": "b"}, "restart": {"mode": "onFailure", "retriesMax": 3},
             "init": true, "log": {"driver": "k8sFile", "sizeMaxBytes": 8192, "filesMax": 2}, "runtime": "crun", "autoRemove": true,
         }));
+        let one = json!([{"containerId": 0, "hostId": 1000, "count": 1}]);
+        let private = json!({"kind": "private", "uidMappings": one, "gidMappings": one});
+        for namespace in [private, json!({"kind": "auto", "size": 5}), json!({"kind": "auto"})] {
+            round_trip(json!({"image": "web", "userNamespace": namespace}));
+        }
         round_trip(json!({
             "networkNamespace": {"kind": "private"},
             "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::image::{DescriptorReader, ImageError, copy_in, part_tar};
-use crate::runtime::view;
+use crate::image::{DescriptorReader, ImageError, Owners, copy_in, part_tar};
+use crate::runtime::{view, with_file_ids};
 
 use super::images::{PatientWriter, from_image_error};
-use super::{Container, Engine, EngineError};
+use super::{Container, Engine, EngineError, users};
 
 /// What is at a path of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +49,10 @@ impl Engine {
     /// [`EngineError::NotFound`], [`EngineError::PathNotFound`], [`EngineError::InvalidSpec`].
     pub fn stat_path(&self, name: &str, path: &str) -> Result<PathStat, EngineError> {
         let container = self.find(name)?;
-        let root = self.root_to_read(&container, path)?;
+        let (root, owners) = self.root_to_read(&container, path)?;
         let found = open(&container, &root, path, OFlags::PATH)?;
         let stat = rustix::fs::fstat(&found).map_err(|errno| io("look at", path, errno))?;
+        let (uid, gid) = owners.inside(stat.st_uid, stat.st_gid);
         Ok(PathStat {
             kind: match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => PathKind::Directory,
@@ -63,8 +64,8 @@ impl Engine {
                 _ => PathKind::File,
             },
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             size_bytes: stat.st_size,
             modified_usec: stat.st_mtime.saturating_mul(1_000_000),
         })
@@ -86,7 +87,7 @@ impl Engine {
         progress: &mut dyn FnMut(u64),
     ) -> Result<u64, EngineError> {
         let container = self.find(name)?;
-        let root = self.root_to_read(&container, path)?;
+        let (root, owners) = self.root_to_read(&container, path)?;
         let found = open(&container, &root, path, OFlags::PATH)?;
         let last = Path::new(path).file_name().map_or(".", |name| name.to_str().unwrap_or("."));
         let top = top.unwrap_or(last);
@@ -95,10 +96,12 @@ impl Engine {
             return Err(invalid("topName", format!("{top:?} is no name of a thing in an archive")));
         }
         let out = PatientWriter::new(to.into(), cancelled);
-        part_tar(found.as_fd(), top.as_bytes(), out, cancelled, progress).map_err(|error| match error {
-            ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,
-            error => from_image_error(error),
-        })
+        part_tar(found.as_fd(), top.as_bytes(), &owners, out, cancelled, progress).map_err(
+            |error| match error {
+                ImageError::Write { .. } if cancelled.load(Ordering::Relaxed) => EngineError::Cancelled,
+                error => from_image_error(error),
+            },
+        )
     }
 
     /// Unpacks a tar in a directory of a container. Blocks the thread. Returns the bytes read, and warnings.
@@ -117,13 +120,13 @@ impl Engine {
         let container = self.find(name)?;
         let id = &container.row.id;
         // Held until the end: a start would mount the same layers once more.
-        let (root, _lock) = match self.root_of_running(&container)? {
+        let ((root, owners), _lock) = match self.root_of_running(&container)? {
             Some(root) => (root, None),
             None => {
                 let lock = crate::store::lock_object(&self.paths().locks(), id)?;
                 match self.root_of_running(&container)? {
                     Some(root) => (root, None),
-                    None => (self.root_to_write(&container, directory)?, Some(lock)),
+                    None => ((self.root_to_write(&container, directory)?, Owners::default()), Some(lock)),
                 }
             }
         };
@@ -131,7 +134,15 @@ impl Engine {
         drop(open(&container, &root, directory, flags)?);
         let place = directory.trim_start_matches('/').as_bytes();
         let reader = DescriptorReader::new(from, cancelled);
-        copy_in(reader, root.as_fd(), place, cancelled, progress).map_err(|error| match error {
+        let copy = || copy_in(reader, root.as_fd(), place, &owners, cancelled, progress);
+        let copied = match (owners.user_outside(0), owners.group_outside(0)) {
+            // Nobody makes files there who is unknown in its user namespace.
+            (Some(uid), Some(gid)) if owners.is_mapped() => {
+                with_file_ids(uid, gid, copy).map_err(|errno| io("write to", "/", errno))?
+            }
+            _ => copy(),
+        };
+        copied.map_err(|error| match error {
             // Of a full or a read-only file system the caller is told as such.
             ImageError::Entry { entry, source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 EngineError::StorageFull { path: entry.into() }
@@ -140,7 +151,7 @@ impl Engine {
         })
     }
 
-    fn root_to_read(&self, container: &Container, path: &str) -> Result<OwnedFd, EngineError> {
+    fn root_to_read(&self, container: &Container, path: &str) -> Result<(OwnedFd, Owners), EngineError> {
         if let Some(root) = self.root_of_running(container)? {
             return Ok(root);
         }
@@ -153,7 +164,9 @@ impl Engine {
                 layers
             }
         };
-        view::merged(&layers).map_err(|errno| io("look into", "/", errno))
+        let root = view::merged(&layers).map_err(|errno| io("look into", "/", errno))?;
+        // On the disk owners are those inside.
+        Ok((root, Owners::default()))
     }
 
     fn root_to_write(&self, container: &Container, path: &str) -> Result<OwnedFd, EngineError> {
@@ -169,8 +182,8 @@ impl Engine {
         opened.map_err(|errno| io("write to", "/", errno))
     }
 
-    /// The root as the first process has it; `None` if none runs.
-    fn root_of_running(&self, container: &Container) -> Result<Option<OwnedFd>, EngineError> {
+    /// The root as the first process has it, and who owners there are inside; `None` if none runs.
+    fn root_of_running(&self, container: &Container) -> Result<Option<(OwnedFd, Owners)>, EngineError> {
         let live = self.live(&container.row.id)?;
         let Some(init) = live.told.as_ref().filter(|_| live.phase.is_alive()).and_then(|told| told.init)
         else {
@@ -178,9 +191,10 @@ impl Engine {
         };
         let path = PathBuf::from(format!("/proc/{}/root", init.pid));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let owners = users::owners(init.pid);
         match rustix::fs::open(&path, flags, Mode::empty()) {
             // After the open: the pid of one that has ended may be another's by now.
-            Ok(root) if init.is_alive() => Ok(Some(root)),
+            Ok(root) if init.is_alive() => Ok(Some((root, owners))),
             Ok(_) | Err(Errno::NOENT | Errno::SRCH) => Ok(None),
             Err(errno) => Err(EngineError::io("open", path, errno.into())),
         }

@@ -10,7 +10,7 @@ use crate::systemd::mode;
 use super::spec::{
     ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
 };
-use super::{EngineError, network, signals};
+use super::{EngineError, network, signals, users};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 /// A machine with many services needs longer than a single program; systemd itself gives each service 90 s.
@@ -265,6 +265,7 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
         return Err(invalid("spec.autoRemove", "a container that is restarted can't be removed at its end"));
     }
     network::check(spec)?;
+    users::check(spec)?;
     check_resources(spec)
 }
 

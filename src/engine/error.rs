@@ -15,6 +15,8 @@ pub enum EngineError {
     NotFound { name: String },
     #[error("there is nothing at {path:?} in {name:?}")]
     PathNotFound { name: String, path: String },
+    #[error("no command {exec:?} runs in {name:?}, or several do; `dormouse execs` lists them")]
+    ExecNotFound { name: String, exec: String },
     #[error("several containers have an id that begins with {name:?}; give more of it")]
     Ambiguous { name: String },
     #[error(

@@ -13,7 +13,7 @@ use crate::monitor::config::{
 use crate::runtime::Rootfs;
 
 use super::place::UnitFrame;
-use super::spec::{Log, Restart, Runtime};
+use super::spec::{Log, Restart, Runtime, UserNamespace};
 use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
 
 /// What the start of a container brought.
@@ -131,6 +131,9 @@ impl Engine {
         let spec = &container.definition.spec;
         let directory = self.paths().container(id);
         let rootfs = match &spec.rootfs {
+            Some(path) if spec.user_namespace != UserNamespace::Host => {
+                Rootfs::ShiftedDirectory { path: path.clone() }
+            }
             Some(path) => Rootfs::Directory { path: path.clone() },
             None => Rootfs::Overlay {
                 lower: self.layer_directories(&container.definition)?,

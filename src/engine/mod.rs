@@ -28,6 +28,7 @@ mod passwd;
 mod place;
 mod query;
 mod remove;
+mod sessions;
 pub mod signals;
 pub mod spec;
 mod stats;
@@ -36,6 +37,7 @@ mod sweep;
 mod top;
 mod units;
 mod update;
+mod users;
 mod wait;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -43,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use attach::Streams;
+pub use attach::{Attachment, Streams};
 pub use boot::Handled;
 pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
@@ -52,7 +54,7 @@ pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Event, EventFollower, EventKind};
-pub use exec::{ExecOutput, ExecRequest, ExecSession};
+pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
@@ -62,6 +64,7 @@ pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
 pub use place::{PassedSocket, UNIT_SOCKET, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
+pub use sessions::ExecStatus;
 pub use stats::{ContainerStats, InterfaceStats, StatsFollower};
 pub use stop::Stopped;
 pub use top::Process;

@@ -14,6 +14,7 @@ use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
 use super::spec::{Device, MountKind, Namespace, Resources, Seccomp};
+use super::users::UserMap;
 use super::{Container, Definition, Engine, EngineError, capabilities, network};
 
 /// Under which cgroup every container has its own, in each hierarchy.
@@ -93,7 +94,18 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
     let ambient: Vec<String> = if user.uid == 0 { Vec::new() } else { asked_for(definition, &capabilities) };
     let (bounding, effective) = (&capabilities, if user.uid == 0 { effective } else { &ambient });
 
-    let mut mounts = default_mounts(definition);
+    let users = engine.user_map(container)?;
+    if let Some(users) = &users {
+        let nobody = user.groups.iter().chain([&user.gid]).find(|group| !users.has_group(**group));
+        if !users.has_user(user.uid) || nobody.is_some() {
+            let what = nobody.map_or(format!("user {}", user.uid), |group| format!("group {group}"));
+            return Err(invalid(
+                "spec.user",
+                format!("the {what} is nobody in the container's user namespace"),
+            ));
+        }
+    }
+    let mut mounts = default_mounts(definition, users.as_ref());
     for (index, mount) in spec.mounts.iter().enumerate() {
         mounts.push(user_mount(index, mount)?);
     }
@@ -107,7 +119,7 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
     let (devices, device_rules) = devices(definition)?;
     let (masked, read_only) = hidden_paths(definition);
     let mut linux = json!({
-        "namespaces": namespaces(engine, container)?,
+        "namespaces": namespaces(engine, container, users.is_some())?,
         "cgroupsPath": cgroup,
         "resources": resources(&spec.resources, device_rules)?,
         "devices": devices,
@@ -116,6 +128,10 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
         "rootfsPropagation": "private",
         "sysctl": spec.sysctls,
     });
+    if let Some((users, groups)) = users.as_ref().map(UserMap::linux) {
+        linux["uidMappings"] = json!(users);
+        linux["gidMappings"] = json!(groups);
+    }
     if let Some(profile) = seccomp_profile(definition, &capabilities)? {
         linux["seccomp"] = profile;
     }
@@ -192,8 +208,19 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
 }
 
-fn default_mounts(definition: &Definition) -> Vec<Value> {
+fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value> {
     let spec = &definition.spec;
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    // The group of terminals on Debian and others; the kernel refuses one that is nobody.
+    if users.is_none_or(|users| users.has_group(5)) {
+        terminals.push("gid=5");
+    }
+    // These file systems can be mounted only by who owns the namespace that they show.
+    let foreign = |namespace: &Namespace| users.is_some() && *namespace != Namespace::Private;
+    let of_host = |path: &str, option: &str| {
+        json!({"destination": path, "type": "bind", "source": path,
+               "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", option]})
+    };
     let sysfs_options: &[&str] =
         if spec.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
     let mut mounts = vec![
@@ -201,14 +228,22 @@ fn default_mounts(definition: &Definition) -> Vec<Value> {
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
-        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": sysfs_options}),
+               "options": terminals}),
+        if foreign(spec.network_namespace()) {
+            of_host("/sys", "rro")
+        } else {
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": sysfs_options})
+        },
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}),
     ];
     // Whichever namespace it is, its own queues are those that a new mount shows.
-    mounts.push(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-                       "options": ["nosuid", "noexec", "nodev"]}));
+    if !foreign(&spec.ipc_namespace) {
+        mounts.push(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                           "options": ["nosuid", "noexec", "nodev"]}));
+    } else if Path::new("/dev/mqueue").is_dir() {
+        mounts.push(of_host("/dev/mqueue", "rw"));
+    }
     if spec.ipc_namespace == Namespace::Host {
         mounts.push(json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
                            "options": ["bind", "nosuid", "noexec", "nodev"]}));
@@ -309,9 +344,18 @@ fn asked_for(definition: &Definition, set: &[String]) -> Vec<String> {
     set.iter().filter(|have| is_asked(have)).cloned().collect()
 }
 
-fn namespaces(engine: &Engine, container: &Container) -> Result<Vec<Value>, EngineError> {
+fn namespaces(engine: &Engine, container: &Container, users: bool) -> Result<Vec<Value>, EngineError> {
     let spec = &container.definition.spec;
     let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    match users {
+        // The network was made in it, so that it is the container's own.
+        true if !container.definition.networks.is_empty() => {
+            let path = engine.users_of(&container.row.id);
+            namespaces.push(json!({"type": "user", "path": path}));
+        }
+        true => namespaces.push(json!({"type": "user"})),
+        false => {}
+    }
     for (kind, file, field, namespace) in [
         ("pid", "pid", "spec.pidNamespace", &spec.pid_namespace),
         ("ipc", "ipc", "spec.ipcNamespace", &spec.ipc_namespace),

@@ -243,7 +243,7 @@ fn tasks_max(pids_max: i64) -> u64 {
     u64::try_from(pids_max).ok().filter(|max| *max > 0).unwrap_or(u64::MAX)
 }
 
-fn full_text(error: &dyn std::error::Error) -> String {
+pub(super) fn full_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

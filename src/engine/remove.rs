@@ -79,6 +79,13 @@ impl Engine {
         for dir in [self.paths().run_container(id), self.paths().container(id)] {
             remove_tree(&dir);
         }
+        if let Err(error) = self.free_ranges(Some(id)) {
+            tracing::warn!(
+                id,
+                error = error.full_text(),
+                "cannot give user ids back, left for the next wake"
+            );
+        }
     }
 
     /// Removes what is left of a container's cgroup.

@@ -43,6 +43,7 @@ pub struct ContainerSpec {
     pub pid_namespace: Namespace,
     pub ipc_namespace: Namespace,
     pub uts_namespace: Namespace,
+    pub user_namespace: UserNamespace,
     pub network_namespace: Option<Namespace>,
     pub networks: Option<Vec<NetworkAttachment>>,
     pub ports: Vec<PortMapping>,
@@ -156,6 +157,35 @@ pub enum Namespace {
     Host,
     /// That of another container, by name or id.
     Container(String),
+}
+
+/// Who the users of the container are outside of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserNamespace {
+    /// Whom the service has.
+    #[default]
+    Host,
+    /// A range of ids of its own, chosen at the start.
+    Auto {
+        /// How many; `None` is 65536.
+        size: Option<u32>,
+    },
+    /// As told.
+    Private {
+        /// Its users.
+        users: Vec<IdMapping>,
+        /// Its groups.
+        groups: Vec<IdMapping>,
+    },
+}
+
+/// Ids of a user namespace that follow each other, and what they are outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct IdMapping {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
 }
 
 /// Limits kept by the cgroup; `None` is none.

@@ -29,6 +29,7 @@ impl Engine {
                 tracing::warn!(container = container.name, %error, "cannot supervise it again, ignoring");
             }
         }
+        self.free_ranges(None)?;
         // A lock goes with its holder, its file with the next holder.
         for name in entries(&self.paths().locks()) {
             drop(try_lock_object(&self.paths().locks(), &name)?);

@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::image::Owners;
 use crate::runtime::cgroup::Cgroup;
 
 use super::passwd::{RootView, user_names};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, users};
 
 /// Enough for any line of arguments that a person reads; a process may have megabytes of them.
 const ARGUMENTS_MAX_BYTES: u64 = 128 << 10;
@@ -70,6 +71,7 @@ impl Engine {
         let still: HashSet<i32> =
             cgroup.processes().map_err(|error| failed(error.to_string()))?.into_iter().collect();
         let users = user_names(&RootView::new(self, &container)?);
+        let owners = users::owners(init.pid);
         let clock = Clock::now();
         let pids: HashMap<i32, i32> = found
             .iter()
@@ -78,7 +80,7 @@ impl Engine {
         let mut processes: Vec<Process> = found
             .iter()
             .filter(|found| still.contains(&found.host_pid))
-            .filter_map(|found| found.process(&pids, &users, &clock))
+            .filter_map(|found| found.process(&pids, &users, &owners, &clock))
             .collect();
         processes.sort_by_key(|process| (process.pid, process.host_pid));
         Ok(processes)
@@ -108,6 +110,7 @@ impl Found {
         &self,
         pids: &HashMap<i32, i32>,
         users: &HashMap<u32, String>,
+        owners: &Owners,
         clock: &Clock,
     ) -> Option<Process> {
         // The name is in parentheses, and may have some itself; the fields after it are numbered from 3, proc(5).
@@ -121,7 +124,7 @@ impl Found {
             // Real, effective, saved, of the file system.
             line.split_whitespace().nth(1)?.parse::<u32>().ok()
         };
-        let (uid, gid) = (id("Uid:")?, id("Gid:")?);
+        let (uid, gid) = owners.inside(id("Uid:")?, id("Gid:")?);
         let parent = field(4).parse::<i32>().unwrap_or(0);
         let arguments = self.arguments.strip_suffix(&[0]).unwrap_or(&self.arguments);
         let command = if arguments.is_empty() {
@@ -230,7 +233,8 @@ mod tests {
         };
         let clock = Clock { boot_usec: 0, ticks_per_second: 100 };
         let pids = HashMap::from([(4711, pid_at(&found.status, 1, 4711)), (4700, 1)]);
-        let process = found.process(&pids, &HashMap::from([(34, "www".into())]), &clock).unwrap();
+        let process =
+            found.process(&pids, &HashMap::from([(34, "www".into())]), &Owners::default(), &clock).unwrap();
         assert_eq!((process.pid, process.host_pid, process.parent_pid), (7, 4711, 1));
         assert_eq!((process.name.as_str(), process.state), ("a) R (b", 'S'));
         assert_eq!((process.uid, process.gid, process.user.as_deref()), (34, 6, Some("www")));

@@ -205,9 +205,6 @@ fn inside_error(name: &str, error: InsideError) -> EngineError {
             wanted: "running",
         },
         InsideError::NotSystemd { .. } => EngineError::NotSystemd { name, reason },
-        InsideError::UserNamespace => {
-            EngineError::Unsupported { feature: format!("reaching the systemd in {name:?}"), reason }
-        }
         InsideError::BadUnitName { .. } => EngineError::InvalidSpec { field: "unit".to_owned(), reason },
         InsideError::NoSuchUnit { unit } => EngineError::NoSuchUnit { name, unit },
         InsideError::JobFailed { unit, result } => EngineError::JobFailed { name, unit, result },

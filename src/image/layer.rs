@@ -28,7 +28,7 @@ use std::{
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::{
-    Digest, ImageError,
+    Digest, ImageError, Owners,
     record::{LayerTar, give_name},
     remove::remove_tree,
     unpack,
@@ -51,6 +51,8 @@ pub struct Limits {
     pub end_marker_required: bool,
     /// What to do with OCI whiteouts; default [`Whiteouts::Overlay`].
     pub whiteouts: Whiteouts,
+    /// Who owners are where it is unpacked; by default the same.
+    pub owners: Owners,
 }
 
 impl Default for Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
             path_bytes_max: 4095,
             end_marker_required: true,
             whiteouts: Whiteouts::Overlay,
+            owners: Owners::default(),
         }
     }
 }

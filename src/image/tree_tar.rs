@@ -24,7 +24,7 @@ use rustix::{
 };
 use tar::{EntryType, Header};
 
-use super::{ImageError, tar_stream::shown, unpack::is_kept_xattr};
+use super::{ImageError, Owners, tar_stream::shown, unpack::is_kept_xattr};
 
 const COPY_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: u64 = 512;
@@ -64,13 +64,14 @@ const KERNEL_FILE_SYSTEMS: [u32; 12] = [
 ];
 
 /// Writes what is opened at `target` as a tar whose first entry is called `name`: a directory with all that is in it, other
-/// mounts included as far as they hold files, or a single file, link or node. `target` may be opened by `O_PATH` only. The
+/// mounts included as far as they hold files, or a single file, link or node. Owners are told as they are inside. `target` may be opened by `O_PATH` only. The
 /// rest is as for [`tree_tar`].
 /// # Errors
 /// As for [`tree_tar`].
 pub fn part_tar(
     target: BorrowedFd<'_>,
     name: &[u8],
+    owners: &Owners,
     out: impl Write,
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(u64),
@@ -79,6 +80,7 @@ pub fn part_tar(
     let mut writer = Writer {
         root: target,
         kind: TreeKind::Part,
+        owners: owners.clone(),
         prefix: name.to_vec(),
         out,
         links: HashMap::new(),
@@ -132,6 +134,7 @@ pub fn tree_tar(
     let mut writer = Writer {
         root,
         kind,
+        owners: Owners::default(),
         prefix: Vec::new(),
         out,
         links: HashMap::new(),
@@ -168,6 +171,7 @@ impl<W: Write> Write for Counted<W> {
 struct Writer<'a, W> {
     root: BorrowedFd<'a>,
     kind: TreeKind,
+    owners: Owners,
     /// Before each path, and the name of the root; empty for none.
     prefix: Vec<u8>,
     out: W,
@@ -387,13 +391,14 @@ impl<W: Write> Writer<'_, Counted<W>> {
         }
         set_name(&mut header.as_old_mut().name, "path", &name, &mut pax);
         set_name(&mut header.as_old_mut().linkname, "linkpath", link, &mut pax);
-        for (key, id) in [("uid", stat.st_uid), ("gid", stat.st_gid)] {
+        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
+        for (key, id) in [("uid", uid), ("gid", gid)] {
             if id > ID_MAX {
                 pax.add(key, id.to_string().as_bytes());
             }
         }
-        header.set_uid(stat.st_uid.min(ID_MAX).into());
-        header.set_gid(stat.st_gid.min(ID_MAX).into());
+        header.set_uid(uid.min(ID_MAX).into());
+        header.set_gid(gid.min(ID_MAX).into());
         if size > SIZE_MAX {
             pax.add("size", size.to_string().as_bytes());
         }

@@ -229,7 +229,7 @@ fn last_message(log: &Path) -> Option<String> {
 
 fn mount_root(run_dir: &Path, rootfs: &Rootfs) -> Result<PathBuf, ExternalError> {
     match rootfs {
-        Rootfs::Directory { path } => Ok(path.clone()),
+        Rootfs::Directory { path } | Rootfs::ShiftedDirectory { path } => Ok(path.clone()),
         Rootfs::Overlay { lower, upper, work } => {
             let target = run_dir.join(ROOTFS);
             let bundle = |source| ExternalError::Bundle { path: target.clone(), source };

@@ -45,6 +45,23 @@ pub fn create(path: &Path) -> Result<(), NetworkError> {
     })
 }
 
+/// Gives a namespace that a process has (`/proc/PID/ns/…`) the name `path`; what had the name goes first.
+///
+/// # Errors
+/// [`NetworkError::Namespace`].
+pub fn keep(of: &Path, path: &Path) -> Result<(), NetworkError> {
+    remove(path)?;
+    let make = || -> io::Result<()> {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        nix::mount::mount(Some(of), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        Ok(())
+    };
+    make().map_err(|source| {
+        let _ = std::fs::remove_file(path);
+        NetworkError::Namespace { attempted: "make", path: path.to_owned(), source }
+    })
+}
+
 /// Takes the name away, and with it the namespace, unless a process is still in it. Nothing there is fine.
 ///
 /// # Errors

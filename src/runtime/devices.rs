@@ -1,10 +1,11 @@
 //! The contents of /dev: nodes, links, and the console.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::mounts;
@@ -25,13 +26,30 @@ const LINKS: [(&str, &str); 5] = [
 /// A failed step, in words.
 pub(super) type Failure = (String, Errno);
 
-/// Makes the default nodes and those of the specification, and the links. `bind`: in a user namespace nodes can't be
-/// made, and the host's are bound instead.
-pub(super) fn populate(root: &Root, devices: &[LinuxDevice], bind: bool) -> Result<(), Failure> {
-    for (name, major, minor) in DEFAULT {
-        let path = Path::new("/dev").join(name);
-        node(root, &path, FileType::CharacterDevice, (major, minor), 0o666, (0, 0), bind)?;
-    }
+/// A node to be made.
+pub(super) struct Node {
+    pub path: PathBuf,
+    pub kind: FileType,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    /// User and group, as the container has them.
+    pub owner: (u32, u32),
+}
+
+/// The default nodes, and those of the specification.
+pub(super) fn wanted(devices: &[LinuxDevice]) -> Result<Vec<Node>, Failure> {
+    let mut nodes: Vec<Node> = DEFAULT
+        .iter()
+        .map(|(name, major, minor)| Node {
+            path: Path::new("/dev").join(name),
+            kind: FileType::CharacterDevice,
+            major: *major,
+            minor: *minor,
+            mode: 0o666,
+            owner: (0, 0),
+        })
+        .collect();
     for device in devices {
         let number = |number: i64| {
             u32::try_from(number).map_err(|_| (format!("make device {:?}", device.path()), Errno::INVAL))
@@ -44,9 +62,30 @@ pub(super) fn populate(root: &Root, devices: &[LinuxDevice], bind: bool) -> Resu
                 return Err((format!("make device {:?} of every kind", device.path()), Errno::INVAL));
             }
         };
-        let numbers = (number(device.major())?, number(device.minor())?);
-        let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-        node(root, device.path(), kind, numbers, device.file_mode().unwrap_or(0o666), owner, bind)?;
+        nodes.push(Node {
+            path: device.path().clone(),
+            kind,
+            major: number(device.major())?,
+            minor: number(device.minor())?,
+            mode: device.file_mode().unwrap_or(0o666),
+            owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+        });
+    }
+    Ok(nodes)
+}
+
+/// Makes the default nodes and those of the specification, and the links. `made`: the nodes, made before, since in a user
+/// namespace nobody can make them.
+pub(super) fn populate(
+    root: &Root,
+    devices: &[LinuxDevice],
+    mut made: VecDeque<OwnedFd>,
+) -> Result<(), Failure> {
+    for node in wanted(devices)? {
+        match made.pop_front() {
+            Some(source) => bind(root, &node, &source)?,
+            None => make(root, &node)?,
+        }
     }
     for (target, path) in LINKS {
         root.symlink(target, Path::new(path)).map_err(|errno| (format!("make link {path}"), errno))?;
@@ -54,36 +93,39 @@ pub(super) fn populate(root: &Root, devices: &[LinuxDevice], bind: bool) -> Resu
     Ok(())
 }
 
-fn node(
-    root: &Root,
-    path: &Path,
-    kind: FileType,
-    (major, minor): (u32, u32),
-    mode: u32,
-    (uid, gid): (u32, u32),
-    bind: bool,
-) -> Result<(), Failure> {
-    let failed = |errno| (format!("make device {path:?}"), errno);
-    if bind {
-        let source = mounts::copy_tree(rustix::fs::CWD, path, false).map_err(failed)?;
-        let place = root.place(path, Missing::File).map_err(failed)?;
-        return mounts::attach(source.as_fd(), place.as_fd()).map_err(failed);
-    }
-    let (parent, name) = split(path).ok_or_else(|| failed(Errno::INVAL))?;
-    let parent = root.make_directories(&parent).map_err(failed)?;
-    let number = rustix::fs::makedev(major, minor);
-    match rustix::fs::mknodat(&parent, &name, kind, Mode::from_raw_mode(mode), number) {
+fn failed(node: &Node) -> impl Fn(Errno) -> Failure {
+    move |errno| (format!("make device {:?}", node.path), errno)
+}
+
+fn bind(root: &Root, node: &Node, source: &OwnedFd) -> Result<(), Failure> {
+    let place = root.place(&node.path, Missing::File).map_err(failed(node))?;
+    mounts::attach(source.as_fd(), place.as_fd()).map_err(failed(node))
+}
+
+fn make(root: &Root, node: &Node) -> Result<(), Failure> {
+    let failed = failed(node);
+    let (parent, name) = split(&node.path).ok_or_else(|| failed(Errno::INVAL))?;
+    let parent = root.make_directories(&parent).map_err(&failed)?;
+    let number = rustix::fs::makedev(node.major, node.minor);
+    let mode = Mode::from_raw_mode(node.mode);
+    match rustix::fs::mknodat(&parent, &name, node.kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            let found = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-            if FileType::from_raw_mode(found.st_mode) != kind || found.st_rdev != number {
+            let found = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+            if FileType::from_raw_mode(found.st_mode) != node.kind || found.st_rdev != number {
                 return Err(failed(Errno::EXIST));
             }
+        }
+        // The caller is in a user namespace itself, as without root: the host's own node does as well.
+        Err(Errno::PERM) => {
+            let source = open_of_host(node).map_err(&failed)?;
+            return bind(root, node, &source);
         }
         Err(errno) => return Err(failed(errno)),
     }
     // The umask took some of the mode.
-    rustix::fs::chmodat(&parent, &name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed)?;
+    rustix::fs::chmodat(&parent, &name, mode, AtFlags::empty()).map_err(&failed)?;
+    let (uid, gid) = node.owner;
     rustix::fs::chownat(
         &parent,
         &name,
@@ -91,7 +133,22 @@ fn node(
         Some(Gid::from_raw(gid)),
         AtFlags::SYMLINK_NOFOLLOW,
     )
-    .map_err(failed)
+    .map_err(&failed)
+}
+
+/// The host's node of the same device, under the same name or under that of its number, which udev makes.
+fn open_of_host(node: &Node) -> Result<OwnedFd, Errno> {
+    let kind = if node.kind == FileType::BlockDevice { "block" } else { "char" };
+    let by_number = PathBuf::from(format!("/dev/{kind}/{}:{}", node.major, node.minor));
+    for path in [&node.path, &by_number] {
+        let Ok(tree) = mounts::copy_tree(CWD, path, false) else { continue };
+        let found = rustix::fs::fstat(&tree)?;
+        let same = found.st_rdev == rustix::fs::makedev(node.major, node.minor);
+        if same && FileType::from_raw_mode(found.st_mode) == node.kind {
+            return Ok(tree);
+        }
+    }
+    Err(Errno::PERM)
 }
 
 /// Opens the container's own /dev/null, and makes sure that it is one.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::CpuSet;
 
-use super::launch::{Child, descriptors, host, pipes, start_time};
+use super::launch::{Child, clone_successor, descriptors, host, pipes, start_time, successor};
 use super::process::{Failure, Prepared};
 use super::report::{Message, Report, to_error};
 use super::root::Root;
@@ -52,24 +52,36 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
         foreign_namespaces(request.leader).map_err(host(Step::Namespaces, "look at the namespaces"))?;
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
     syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    let mut entering = Entering {
+        request: &request,
+        prepared: &prepared,
+        tasks: &entrance.tasks,
+        report: &theirs,
+        leader: &leader,
+        namespaces,
+    };
     // The new process enters the cgroup from outside, and only then its namespace: with the mount option nsdelegate nobody
     // in a cgroup namespace moves what is not below its root.
-    let cgroup_namespace = namespaces & libc::CLONE_NEWCGROUP;
-    syscall::setns(leader.as_fd(), namespaces & !cgroup_namespace)
-        .map_err(host(Step::Namespaces, "enter the container"))?;
+    let has_users = namespaces & libc::CLONE_NEWUSER != 0;
+    if !has_users {
+        entering.join(namespaces & !libc::CLONE_NEWCGROUP)?;
+    }
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
-    let child =
+    let mut warnings = Vec::new();
+    let mut child =
         match syscall::clone3(0, libc::SIGCHLD, unified).map_err(host(Step::Clone, "make the process"))? {
             Cloned::Child => {
                 drop(ours);
-                run(&request, &prepared, &entrance.tasks, &theirs, &leader, namespaces)
+                if has_users { entering.run_after_stage() } else { entering.run() }
             }
             Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
         };
+    if has_users {
+        child = successor(&ours, child, &mut warnings, &prepared.program)?;
+    }
     drop((theirs, entrance));
     let mut agent = agent;
     let mut console = None;
-    let mut warnings = Vec::new();
     loop {
         match ours.receive().map_err(host(Step::Clone, "hear from the new process"))? {
             Message::Warning(text) => warnings.push(text),
@@ -86,7 +98,7 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
                 }
             }
             Message::End => break,
-            Message::Ready | Message::Go | Message::Hooks => {}
+            Message::Ready | Message::Go | Message::Hooks | Message::Successor(_) => {}
         }
     }
     let (pid, pidfd) = child.keep();
@@ -130,90 +142,129 @@ fn foreign_namespaces(leader: i32) -> Result<libc::c_int, Errno> {
     Ok(flags)
 }
 
-fn run(
-    request: &ExecRequest<'_>,
-    prepared: &Prepared,
-    tasks: &[(std::path::PathBuf, OwnedFd)],
-    report: &Report,
-    leader: &OwnedFd,
+/// The side of the process that enters.
+struct Entering<'a> {
+    request: &'a ExecRequest<'a>,
+    prepared: &'a Prepared,
+    tasks: &'a [(std::path::PathBuf, OwnedFd)],
+    report: &'a Report,
+    leader: &'a OwnedFd,
+    /// The leader's that are not ours.
     namespaces: libc::c_int,
-) -> ! {
-    let (step, what, errno) = match become_program(request, prepared, tasks, report, leader, namespaces) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
-    syscall::exit_now(1)
 }
 
-fn become_program(
-    request: &ExecRequest<'_>,
-    prepared: &Prepared,
-    tasks: &[(std::path::PathBuf, OwnedFd)],
-    report: &Report,
-    leader: &OwnedFd,
-    namespaces: libc::c_int,
-) -> Result<std::convert::Infallible, Failure> {
-    let failed = |step: Step, what: &str| {
-        let what = what.to_owned();
-        move |errno| (step, what, errno)
-    };
-    syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
-    for (path, tasks) in tasks {
-        rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
+fn failed(step: Step, what: &str) -> impl Fn(Errno) -> Failure + use<> {
+    let what = what.to_owned();
+    move |errno| (step, what.clone(), errno)
+}
+
+impl Entering<'_> {
+    fn join(&self, namespaces: libc::c_int) -> Result<(), RuntimeError> {
+        syscall::setns(self.leader.as_fd(), namespaces).map_err(host(Step::Namespaces, "enter the container"))
     }
-    if namespaces & libc::CLONE_NEWCGROUP != 0 {
-        syscall::setns(leader.as_fd(), libc::CLONE_NEWCGROUP)
-            .map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?;
+
+    fn run(&mut self) -> ! {
+        let (step, what, errno) = match self.enter_cgroup().and_then(|()| self.become_program()) {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        self.fail(step, errno, what)
     }
-    // The cgroup has a say in this, so only now; where nothing is said, it alone decides.
-    let (initially, finally) = &prepared.scheduling.affinity;
-    run_on(finally.as_ref().or(initially.as_ref().and(all_processors().as_ref())))?;
-    let mut warn = |text| {
-        let _ = report.send(&Message::Warning(text));
-    };
-    prepared.set_rlimits(&mut warn)?;
-    prepared.set_scheduling(&mut warn)?;
-    prepared.open_labels()?;
-    if namespaces & libc::CLONE_NEWUSER != 0 {
-        syscall::change_user(0, 0, Some(&[]))
-            .map_err(failed(Step::Credentials, "become root of the user namespace"))?;
-        syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed(Step::Process, "hide this process"))?;
-    }
-    rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
-    let stdio = match &request.stdio {
-        Stdio::Terminal { size } => {
-            let flags =
-                rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-            let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())
-                .map_err(failed(Step::Console, "open the container's root"))?;
-            let console = devices::console(&Root::new(root), *size, prepared.uid, false)
-                .map_err(|(what, errno)| (Step::Console, what, errno))?;
-            report
-                .send(&Message::Console(console.master))
-                .map_err(failed(Step::Console, "pass the terminal on"))?;
-            syscall::set_controlling_terminal(console.slave.as_fd())
-                .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
-            let copy = || {
-                console
-                    .slave
-                    .try_clone()
-                    .map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE))
-            };
-            [copy()?, copy()?, copy()?]
+
+    /// Into a user namespace: what can't be done there comes first, and what goes on is a new process, the caller's child.
+    fn run_after_stage(&mut self) -> ! {
+        let result = self.enter_cgroup().and_then(|()| {
+            syscall::setns(self.leader.as_fd(), self.namespaces & !libc::CLONE_NEWCGROUP)
+                .map_err(failed(Step::Namespaces, "enter the container"))?;
+            syscall::change_user(0, 0, Some(&[]))
+                .map_err(failed(Step::Credentials, "become root of the user namespace"))?;
+            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+                .map_err(failed(Step::Process, "hide this process"))?;
+            clone_successor(0).map_err(failed(Step::Clone, "make the process"))
+        });
+        match result {
+            Ok(Cloned::Child) => {
+                let known = match self.report.receive() {
+                    Ok(Message::Go) => Ok(()),
+                    _ => Err((Step::Clone, "wait for the maker".to_owned(), Errno::PIPE)),
+                };
+                let (step, what, errno) = match known.and_then(|()| self.become_program()) {
+                    Ok(never) => match never {},
+                    Err(failure) => failure,
+                };
+                self.fail(step, errno, what)
+            }
+            Ok(Cloned::Parent { pidfd, .. }) => {
+                let _ = self.report.send(&Message::Successor(pidfd));
+                syscall::exit_now(0)
+            }
+            Err((step, what, errno)) => self.fail(step, errno, what),
         }
-        Stdio::Pipes { .. } => pipes(&request.stdio, prepared.uid)
-            .map_err(failed(Step::Descriptors, "take the standard streams"))?
-            .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
-    };
-    let descriptors = descriptors(stdio, &request.preserved_fds)
-        .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
-    let report = Report::moved(report).map_err(failed(Step::Descriptors, "keep the report"))?;
-    prepared.place(descriptors)?;
-    let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges(&report)) {
-        Ok(()) => prepared.execute(),
-        Err(failure) => failure,
-    };
-    let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
-    syscall::exit_now(1)
+    }
+
+    fn fail(&self, step: Step, errno: Errno, what: String) -> ! {
+        let _ = self.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        syscall::exit_now(1)
+    }
+
+    fn enter_cgroup(&self) -> Result<(), Failure> {
+        syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
+        for (path, tasks) in self.tasks {
+            rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
+        }
+        if self.namespaces & libc::CLONE_NEWCGROUP != 0 {
+            syscall::setns(self.leader.as_fd(), libc::CLONE_NEWCGROUP)
+                .map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?;
+        }
+        // The cgroup has a say in this, so only now; where nothing is said, it alone decides.
+        let (initially, finally) = &self.prepared.scheduling.affinity;
+        run_on(finally.as_ref().or(initially.as_ref().and(all_processors().as_ref())))?;
+        let mut warn = |text| {
+            let _ = self.report.send(&Message::Warning(text));
+        };
+        self.prepared.set_rlimits(&mut warn)?;
+        self.prepared.set_scheduling(&mut warn)?;
+        self.prepared.open_labels()
+    }
+
+    fn become_program(&self) -> Result<std::convert::Infallible, Failure> {
+        let Self { request, prepared, report, .. } = *self;
+        rustix::process::setsid().map_err(failed(Step::Process, "make a session"))?;
+        let stdio = match &request.stdio {
+            Stdio::Terminal { size } => {
+                let flags =
+                    rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+                let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())
+                    .map_err(failed(Step::Console, "open the container's root"))?;
+                let console = devices::console(&Root::new(root), *size, prepared.uid, false)
+                    .map_err(|(what, errno)| (Step::Console, what, errno))?;
+                report
+                    .send(&Message::Console(console.master))
+                    .map_err(failed(Step::Console, "pass the terminal on"))?;
+                syscall::set_controlling_terminal(console.slave.as_fd())
+                    .map_err(failed(Step::Console, "make the terminal the controlling one"))?;
+                let copy = || {
+                    console
+                        .slave
+                        .try_clone()
+                        .map_err(|_| (Step::Console, "use the terminal".to_owned(), Errno::MFILE))
+                };
+                [copy()?, copy()?, copy()?]
+            }
+            Stdio::Pipes { .. } => pipes(&request.stdio, prepared.uid)
+                .map_err(failed(Step::Descriptors, "take the standard streams"))?
+                .ok_or((Step::Descriptors, "take the standard streams".to_owned(), Errno::BADF))?,
+        };
+        let descriptors = descriptors(stdio, &request.preserved_fds)
+            .map_err(failed(Step::Descriptors, "take the passed descriptors"))?;
+        let report = Report::moved(report).map_err(failed(Step::Descriptors, "keep the report"))?;
+        prepared.place(descriptors)?;
+        let (step, what, errno) = match prepared.enter_cwd().and_then(|()| prepared.drop_privileges(&report))
+        {
+            Ok(()) => prepared.execute(),
+            Err(failure) => failure,
+        };
+        let _ = report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        syscall::exit_now(1)
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! It may allocate: its maker has one thread. Whatever fails is reported with its step, and ends it.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -10,11 +11,14 @@ use rustix::io::Errno;
 
 use super::cgroup::{Entrance, Hierarchy};
 use super::hooks::{self, Identity};
-use super::launch::{Namespaces, descriptors, linux, pipes};
+use super::launch::{Namespaces, clone_successor, descriptors, linux, pipes};
 use super::mounts::{self, MountFailure};
 use super::process::{Descriptors, Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
+use super::stage::{self, Staged};
+use super::syscall::Cloned;
+use super::userns::UserNamespace;
 use super::{CreateRequest, Stdio, Step, devices, gate, reaper, syscall};
 
 /// All that the new process knows.
@@ -26,17 +30,8 @@ pub(super) struct Init<'a> {
     /// As the host sees them: in its own cgroup namespace this process would not know them.
     pub hierarchies: &'a [Hierarchy],
     pub report: Report,
-}
-
-/// Becomes the program, or ends.
-pub(super) fn run(init: Init<'_>) -> ! {
-    let (step, what, errno) = match init.become_program() {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    // If nobody listens any more, nobody wants to know.
-    let _ = init.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
-    syscall::exit_now(1)
+    /// What was made for it before it was in its user namespace, if it has one.
+    pub staged: Option<Staged>,
 }
 
 fn at(step: Step) -> impl Fn(MountFailure) -> Failure {
@@ -56,27 +51,72 @@ fn warn(report: &Report) -> impl FnMut(String) {
 }
 
 impl Init<'_> {
-    fn become_program(&self) -> Result<std::convert::Infallible, Failure> {
-        let new = |flag| self.namespaces.new & flag != 0;
-        let spec = self.request.spec;
+    /// Becomes the program, or ends.
+    pub fn run(mut self) -> ! {
+        let all: Vec<usize> = (0..self.namespaces.joined.len()).collect();
+        let entered = self.enter().and_then(|()| self.join_namespaces(Some(&all)));
+        let (step, what, errno) = match entered.and_then(|_| self.become_program()) {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        self.fail(step, errno, what)
+    }
+
+    /// Does what can't be done in the user namespace, joins it, and goes on in a new process, which is the caller's child. This
+    /// one ends. `namespaces`: those to be made, which so belong to the user namespace.
+    pub fn run_after_stage(mut self, users: &UserNamespace, namespaces: libc::c_int) -> ! {
+        let result = self.enter().and_then(|()| {
+            self.staged = Some(stage::prepare(self.request.spec, self.request.rootfs, users)?);
+            let left = self.join_namespaces(None)?;
+            users.enter().map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
+            self.join_namespaces(Some(&left))?;
+            clone_successor(namespaces).map_err(failed(Step::Clone, "make the process"))
+        });
+        match result {
+            Ok(Cloned::Child) => {
+                let (step, what, errno) = match self.await_maker().and_then(|()| self.become_program()) {
+                    Ok(never) => match never {},
+                    Err(failure) => failure,
+                };
+                self.fail(step, errno, what)
+            }
+            Ok(Cloned::Parent { pidfd, .. }) => {
+                // If nobody listens any more, the new process finds out as well.
+                let _ = self.report.send(&Message::Successor(pidfd));
+                syscall::exit_now(0)
+            }
+            Err((step, what, errno)) => self.fail(step, errno, what),
+        }
+    }
+
+    fn fail(&self, step: Step, errno: Errno, what: String) -> ! {
+        // If nobody listens any more, nobody wants to know.
+        let _ = self.report.send(&Message::Failed { step, errno: errno.raw_os_error(), what });
+        syscall::exit_now(1)
+    }
+
+    /// Returns when the maker knows this process.
+    fn await_maker(&self) -> Result<(), Failure> {
+        match self.report.receive() {
+            Ok(Message::Go) => Ok(()),
+            _ => Err((Step::Clone, "wait for the maker".to_owned(), Errno::PIPE)),
+        }
+    }
+
+    /// What comes before a user namespace: there less is allowed.
+    fn enter(&self) -> Result<(), Failure> {
         syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
         self.enter_cgroups()?;
         // Limits before anything that belongs to a user namespace: root of the host may raise more.
         self.prepared.set_rlimits(&mut warn(&self.report))?;
         self.adjust_oom_score()?;
         self.prepared.set_scheduling(&mut warn(&self.report))?;
-        self.join_namespaces()?;
-        if new(libc::CLONE_NEWUSER) {
-            match self.report.receive() {
-                Ok(Message::Go) => {}
-                _ => return Err((Step::UserMapping, "wait for the user mapping".to_owned(), Errno::PIPE)),
-            }
-            syscall::change_user(0, 0, Some(&[]))
-                .map_err(failed(Step::UserMapping, "become root of the user namespace"))?;
-            // Changing the user made it dumpable again.
-            syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0)
-                .map_err(failed(Step::Process, "hide this process"))?;
-        }
+        Ok(())
+    }
+
+    fn become_program(&mut self) -> Result<std::convert::Infallible, Failure> {
+        let new = |flag| self.namespaces.new & flag != 0;
+        let spec = self.request.spec;
         if new(libc::CLONE_NEWCGROUP) {
             syscall::unshare(libc::CLONE_NEWCGROUP)
                 .map_err(failed(Step::Namespaces, "make the cgroup namespace"))?;
@@ -180,25 +220,20 @@ impl Init<'_> {
         Err((report, (step, what, errno)))
     }
 
-    /// Where another namespace is a user namespace's own, it can be joined only from inside that one; where it is the
-    /// host's, only from outside.
-    fn join_namespaces(&self) -> Result<(), Failure> {
-        let told = failed(Step::Namespaces, "join a namespace");
-        let join = |(flag, namespace): &(libc::c_int, OwnedFd)| syscall::setns(namespace.as_fd(), *flag);
-        let is_user = |(flag, _): &&(libc::c_int, OwnedFd)| *flag == libc::CLONE_NEWUSER;
-        let Some(user) = self.namespaces.joined.iter().find(is_user) else {
-            return self.namespaces.joined.iter().try_for_each(&join).map_err(told);
-        };
-        let mut inside = Vec::new();
-        for one in self.namespaces.joined.iter().filter(|one| !is_user(one)) {
-            match join(one) {
-                Err(Errno::PERM) => inside.push(one),
-                other => other.map_err(&told)?,
+    /// Where another namespace is a user namespace's own, it may be that it can be joined only from inside that one; where it is
+    /// the host's, only from outside. Returns those that are left; `only`: of these alone.
+    fn join_namespaces(&self, only: Option<&[usize]>) -> Result<Vec<usize>, Failure> {
+        let mut left = Vec::new();
+        for (index, (flag, namespace)) in self.namespaces.joined.iter().enumerate() {
+            if only.is_some_and(|only| !only.contains(&index)) {
+                continue;
+            }
+            match syscall::setns(namespace.as_fd(), *flag) {
+                Err(Errno::PERM) if only.is_none() => left.push(index),
+                other => other.map_err(failed(Step::Namespaces, "join a namespace"))?,
             }
         }
-        join(user).map_err(&told)?;
-        syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(&told)?;
-        inside.into_iter().try_for_each(join).map_err(told)
+        Ok(left)
     }
 
     /// Hooks of the container's side.
@@ -279,20 +314,27 @@ impl Init<'_> {
     }
 
     /// Builds the file system, and makes it the root. Returns the payload's side of the terminal.
-    fn build_root(&self) -> Result<Option<OwnedFd>, Failure> {
+    fn build_root(&mut self) -> Result<Option<OwnedFd>, Failure> {
         let spec = self.request.spec;
         let linux = linux(spec).ok_or((Step::Spec, "read the specification".to_owned(), Errno::INVAL))?;
-        mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
-        let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+        let (root, mut binds, nodes) = match self.staged.take() {
+            Some(Staged { root, binds, nodes }) => {
+                (mounts::attach_root(root).map_err(at(Step::Rootfs))?, binds, nodes)
+            }
+            None => {
+                mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
+                let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+                (root, VecDeque::new(), VecDeque::new())
+            }
+        };
         // What is inside has the masks that it says, not ours.
         rustix::process::umask(Mode::empty());
         for mount in spec.mounts().iter().flatten() {
-            mounts::mount(&root, mount, self.hierarchies).map_err(at(Step::Mount))?;
+            let bound = if mounts::is_bind(mount) { binds.pop_front() } else { None };
+            mounts::mount(&root, mount, self.hierarchies, bound).map_err(at(Step::Mount))?;
         }
-        let in_user_namespace = self.namespaces.new & libc::CLONE_NEWUSER != 0;
         let wanted = linux.devices().as_deref().unwrap_or_default();
-        devices::populate(&root, wanted, in_user_namespace)
-            .map_err(|(what, errno)| (Step::Devices, what, errno))?;
+        devices::populate(&root, wanted, nodes).map_err(|(what, errno)| (Step::Devices, what, errno))?;
         let console = match &self.request.stdio {
             Stdio::Terminal { size } => {
                 let console = devices::console(&root, *size, self.prepared.uid, true)

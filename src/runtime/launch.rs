@@ -8,9 +8,9 @@
 //! binary through a read-only copy of its mount ([`crate::engine`]), so that even `#!/proc/self/exe`, which runs it inside
 //! the container, finds a file system that can't be written to.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -19,6 +19,7 @@ use super::hooks::{self, Identity};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
 use super::syscall::{self, Cloned};
+use super::userns::UserNamespace;
 use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
 
 /// The namespaces of a container: those to be made, and those to be joined.
@@ -27,6 +28,7 @@ pub(super) struct Namespaces {
     pub new: libc::c_int,
     pub joined: Vec<(libc::c_int, OwnedFd)>,
     pub joined_pid: Option<OwnedFd>,
+    pub joined_users: Option<OwnedFd>,
 }
 
 /// An init that waits for its order. Dropping it kills it and removes its cgroup.
@@ -98,6 +100,27 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
     let entrance = cgroup.cgroup().entrance()?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
+    // Nobody looks into the new process before it is another program.
+    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    let users = match &namespaces.joined_users {
+        Some(fd) => {
+            let fd = fd
+                .try_clone()
+                .map_err(|_| host(Step::Namespaces, "join the user namespace")(Errno::MFILE))?;
+            Some(UserNamespace::existing(fd)?)
+        }
+        None if namespaces.new & libc::CLONE_NEWUSER != 0 => {
+            Some(UserNamespace::new(linux.uid_mappings(), linux.gid_mappings())?)
+        }
+        None => None,
+    };
+    if let Some(users) = &users {
+        let uid = users.user(0).ok_or_else(|| missing("linux.uidMappings with the container's user 0"))?;
+        let gid = users.group(0).ok_or_else(|| missing("linux.gidMappings with the container's group 0"))?;
+        if has_writable_cgroup(spec) {
+            cgroup.cgroup().give_to(uid, gid)?;
+        }
+    }
     let join_pid = |namespace: &OwnedFd| {
         // Of the children only; this process stays where it is.
         syscall::setns(namespace.as_fd(), libc::CLONE_NEWPID)
@@ -112,8 +135,6 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
             Some(own)
         }
     };
-    // Nobody looks into the new process before it is another program.
-    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
     let time = if namespaces.new & super::time::CLONE_NEWTIME == 0 {
         None
     } else {
@@ -121,20 +142,26 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
     };
     // The cgroup namespace is made later, inside: its root is the cgroup that the process is in at that moment.
     let later = libc::CLONE_NEWCGROUP | super::time::CLONE_NEWTIME;
-    let flags = u64::from((namespaces.new & !later).cast_unsigned());
+    let inner = namespaces.new & !later & !libc::CLONE_NEWUSER;
+    let flags = if users.is_some() { 0 } else { u64::from(inner.cast_unsigned()) };
     let child = match syscall::clone3(flags, libc::SIGCHLD, unified)
         .map_err(host(Step::Clone, "make the process"))?
     {
         Cloned::Child => {
             drop(ours);
-            init::run(init::Init {
+            let init = init::Init {
                 request,
                 prepared: &prepared,
                 namespaces: &namespaces,
                 entrance: &entrance,
                 hierarchies: cgroup.cgroup().hierarchies(),
                 report: theirs,
-            })
+                staged: None,
+            };
+            match &users {
+                Some(users) => init.run_after_stage(users, inner),
+                None => init.run(),
+            }
         }
         Cloned::Parent { pid, pidfd } => Child::new(pid, pidfd),
     };
@@ -159,14 +186,60 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
         console: None,
         warnings: Vec::new(),
     };
+    if users.is_some() {
+        waiting.await_successor()?;
+    }
     if let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) {
         super::netdev::move_all(devices, waiting.pid())?;
     }
-    if namespaces.new & libc::CLONE_NEWUSER != 0 {
-        waiting.map_users(linux)?;
-    }
     waiting.until(Message::Ready)?;
     Ok(waiting)
+}
+
+/// Whether the container is to make cgroups of its own.
+fn has_writable_cgroup(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    })
+}
+
+/// Makes init the child of the caller, out of a stage that is in the user namespace already.
+pub(super) fn clone_successor(flags: libc::c_int) -> Result<Cloned, Errno> {
+    // It tells of its end as its sibling does: clone(2), "CLONE_PARENT".
+    syscall::clone3(u64::from((flags | libc::CLONE_PARENT).cast_unsigned()), 0, None)
+}
+
+/// Waits for the process that goes on in place of `stage`, and tells it that it is known.
+pub(super) fn successor(
+    report: &Report,
+    stage: Child,
+    warnings: &mut Vec<String>,
+    program: &str,
+) -> Result<Child, RuntimeError> {
+    loop {
+        match report.receive().map_err(host(Step::Clone, "hear from the new process"))? {
+            Message::Warning(text) => warnings.push(text),
+            Message::Successor(pidfd) => {
+                let pid = pid_of(&pidfd).ok_or(RuntimeError::Died { step: Step::Clone })?;
+                let successor = Child::new(pid, pidfd);
+                // It has nothing more to do.
+                drop(stage);
+                report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::UserMapping })?;
+                return Ok(successor);
+            }
+            Message::Failed { step, errno, what } => return Err(to_error(step, errno, what, program)),
+            Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
+            _ => {}
+        }
+    }
+}
+
+/// The pid behind a pidfd, as this process's /proc has it. Source: pidfd_open(2), proc_pid_fdinfo(5).
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
 }
 
 /// Lets an init that waits at its gate go on.
@@ -187,7 +260,7 @@ pub(super) fn release(
                 return Err(to_error(step, errno, what, &program.unwrap_or_default()));
             }
             Message::End => return Ok(warnings),
-            Message::Console(_) | Message::Ready | Message::Go | Message::Hooks => {}
+            _ => {}
         }
     }
 }
@@ -267,7 +340,7 @@ impl Waiting<'_> {
                     notify(self.spec, listener, &self.identity.state("running", Some(self.pid())))?;
                 }
                 Message::End => return Err(RuntimeError::Died { step: Step::Clone }),
-                Message::Ready | Message::Go => {}
+                Message::Ready | Message::Go | Message::Successor(_) => {}
             }
         }
     }
@@ -282,21 +355,10 @@ impl Waiting<'_> {
             .map_err(|error| RuntimeError::Hook { reason: error.to_string() })
     }
 
-    fn map_users(&self, linux: &Linux) -> Result<(), RuntimeError> {
-        let failed = |source: std::io::Error| RuntimeError::Host {
-            step: Step::UserMapping,
-            what: "map the users of the container".to_owned(),
-            source,
-        };
-        let table = |mappings: &Option<Vec<LinuxIdMapping>>| {
-            mappings.iter().flatten().fold(String::new(), |table, mapping| {
-                table + &format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
-            })
-        };
-        let pid = self.pid();
-        std::fs::write(format!("/proc/{pid}/uid_map"), table(linux.uid_mappings())).map_err(failed)?;
-        std::fs::write(format!("/proc/{pid}/gid_map"), table(linux.gid_mappings())).map_err(failed)?;
-        self.report.send(&Message::Go).map_err(|_| RuntimeError::Died { step: Step::UserMapping })
+    fn await_successor(&mut self) -> Result<(), RuntimeError> {
+        let stage = self.child.take().expect("it has been there from the beginning, and is put back");
+        self.child = Some(successor(&self.report, stage, &mut self.warnings, &self.program)?);
+        Ok(())
     }
 }
 
@@ -318,10 +380,10 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, RuntimeError> {
             Some(path) => {
                 let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                     .map_err(host(Step::Namespaces, format!("open the namespace {path:?}")))?;
-                if flag == libc::CLONE_NEWPID {
-                    namespaces.joined_pid = Some(fd);
-                } else {
-                    namespaces.joined.push((flag, fd));
+                match flag {
+                    libc::CLONE_NEWPID => namespaces.joined_pid = Some(fd),
+                    libc::CLONE_NEWUSER => namespaces.joined_users = Some(fd),
+                    _ => namespaces.joined.push((flag, fd)),
                 }
             }
         }

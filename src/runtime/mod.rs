@@ -17,7 +17,8 @@
 //! filter, makes the cgroup and clones the init process into fresh namespaces. The init process builds its own
 //! world from inside: it joins its cgroups, mounts the root file system (detached, never visible on the host),
 //! mounts everything below it through descriptors that `openat2(RESOLVE_IN_ROOT)` opened, pivots, drops its
-//! privileges and waits. [`Created::start`] lets it run the program. Warnings and the first failure, with its
+//! privileges and waits. Where it has a user namespace, a stage comes before it that makes what only the caller's own user
+//! may. [`Created::start`] lets it run the program. Warnings and the first failure, with its
 //! step and errno, come back over one close-on-exec socket pair.
 //!
 //! # Invariants that a change must keep
@@ -48,8 +49,10 @@ mod root;
 mod scheduling;
 pub mod seccomp;
 mod spec;
+mod stage;
 mod syscall;
 mod time;
+mod userns;
 pub mod view;
 
 use std::ffi::CString;
@@ -63,6 +66,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cgroup::Cgroup;
 pub use self::error::{RuntimeError, Step};
 pub use self::spec::SpecError;
+pub use self::userns::{Holder, hold_network_of_users};
 
 /// Where the root file system of a container comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +77,13 @@ pub enum Rootfs {
         /// The directory on the host.
         path: PathBuf,
     },
-    /// Layers that the container's init mounts as one overlay, in its own mount namespace only.
+    /// The same, but in a user namespace its files belong inside to whom they belong on the disk.
+    ShiftedDirectory {
+        /// The directory on the host.
+        path: PathBuf,
+    },
+    /// Layers that the container's init mounts as one overlay, in its own mount namespace only. In a user namespace their
+    /// files, and what the container writes, belong inside to whom they belong on the disk.
     Overlay {
         /// The layers that are only read, the topmost first; at least one.
         lower: Vec<PathBuf>,
@@ -293,6 +303,14 @@ pub fn read_only_program() -> Result<OwnedFd, Errno> {
     let program = mounts::copy_tree(rustix::fs::CWD, std::path::Path::new("/proc/self/exe"), false)?;
     mounts::freeze(program.as_fd())?;
     Ok(program)
+}
+
+/// Runs `work` as another user for files alone, with all capabilities. Of this thread only.
+///
+/// # Errors
+/// EPERM for who may not be another.
+pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    syscall::with_file_ids(uid, gid, work)
 }
 
 /// `pidfd_send_signal(2)`, with any signal that the kernel has.

@@ -16,6 +16,7 @@ use super::Rootfs;
 use super::cgroup::{Hierarchy, Version};
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
+use super::userns::UserNamespace;
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;
@@ -215,44 +216,91 @@ pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
 /// Mounts the root file system and attaches it over a directory of the host, in this mount namespace only.
 pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
     let (mount, place) = match rootfs {
-        Rootfs::Directory { path } => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_RECURSIVE;
-            let tree =
-                open_tree(CWD, path, flags).map_err(failed(format!("open the root directory {path:?}")))?;
-            (tree, path)
-        }
-        Rootfs::Overlay { lower, upper, work } => {
-            let overlay =
-                fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
-            let set = |key: &str, path: &Path| {
-                fsconfig_set_string(overlay.as_fd(), key, path)
-                    .map_err(failed(format!("use {path:?} as {key} of the overlay")))
-            };
-            set("source", Path::new("overlay"))?;
-            // One at a time (Linux 6.5), else all in one string.
-            let single = lower.first().is_some_and(|first| {
-                fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok()
-            });
-            if single {
-                lower.iter().skip(1).try_for_each(|layer| set("lowerdir+", layer))?;
-            } else {
-                let joined = lower.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
-                set("lowerdir", Path::new(&joined))?;
-            }
-            set("upperdir", upper)?;
-            set("workdir", work)?;
-            fsconfig_create(overlay.as_fd()).map_err(failed("make the overlay of the image's layers"))?;
-            let mount = fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-                .map_err(failed("mount the overlay of the image's layers"))?;
-            (mount, upper)
-        }
+        Rootfs::Directory { path } => (directory(path)?, path),
+        // Without a user namespace there is nothing to shift.
+        Rootfs::ShiftedDirectory { path } => (directory(path)?, path),
+        Rootfs::Overlay { lower, upper, work } => (overlay(lower, upper, work)?, upper),
     };
-    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    syscall::mount_setattr(mount.as_fd(), true, &attr).map_err(failed("make the root private"))?;
+    make_private(mount.as_fd())?;
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the root"))?;
+    Ok(Root::new(mount))
+}
+
+/// As [`root`], for a container with a user namespace: the files belong inside to whom they belong on the disk. It is not
+/// attached. Leaves mounts over the places of the layers.
+pub(super) fn shifted_root(rootfs: &Rootfs, users: &UserNamespace) -> Result<OwnedFd, MountFailure> {
+    let mount = match rootfs {
+        Rootfs::Directory { path } => directory(path)?,
+        Rootfs::ShiftedDirectory { path } => {
+            let tree = directory(path)?;
+            users.shift(tree.as_fd(), true).map_err(failed(shift_text(path)))?;
+            tree
+        }
+        Rootfs::Overlay { lower, upper, work } => {
+            // upper and work have to be on the same mount; names that stay right wherever a layer lies.
+            let own = upper.parent().filter(|own| work.starts_with(own)).unwrap_or(upper);
+            for path in lower.iter().map(PathBuf::as_path).chain([own]) {
+                let layer =
+                    copy_tree(CWD, path, false).map_err(failed(format!("open the layer {path:?}")))?;
+                users.shift(layer.as_fd(), false).map_err(failed(shift_text(path)))?;
+                move_mount(layer.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                    .map_err(failed(format!("attach the layer {path:?}")))?;
+            }
+            // overlayfs makes files of its own as whoever mounts it, and that one has to be somebody on these mounts.
+            let (uid, gid) = (users.user(0).unwrap_or(0), users.group(0).unwrap_or(0));
+            syscall::with_file_ids(uid, gid, || overlay(lower, upper, work))
+                .map_err(failed("become the container's root for files"))??
+        }
+    };
+    make_private(mount.as_fd())?;
+    Ok(mount)
+}
+
+fn shift_text(path: &Path) -> String {
+    format!(
+        "show the owners of {path:?} as the container has them (its file system may not be able to, or this user may not)"
+    )
+}
+
+fn make_private(mount: BorrowedFd<'_>) -> Result<(), MountFailure> {
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    syscall::mount_setattr(mount, true, &attr).map_err(failed("make the root private"))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, MountFailure> {
+    copy_tree(CWD, path, true).map_err(failed(format!("open the root directory {path:?}")))
+}
+
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, MountFailure> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
+    let set = |key: &str, path: &Path| {
+        fsconfig_set_string(overlay.as_fd(), key, path)
+            .map_err(failed(format!("use {path:?} as {key} of the overlay")))
+    };
+    set("source", Path::new("overlay"))?;
+    // One at a time (Linux 6.5), else all in one string.
+    let single = lower
+        .first()
+        .is_some_and(|first| fsconfig_set_string(overlay.as_fd(), "lowerdir+", first.as_path()).is_ok());
+    if single {
+        lower.iter().skip(1).try_for_each(|layer| set("lowerdir+", layer))?;
+    } else {
+        let joined = lower.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+        set("lowerdir", Path::new(&joined))?;
+    }
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    fsconfig_create(overlay.as_fd()).map_err(failed("make the overlay of the image's layers"))?;
+    fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map_err(failed("mount the overlay of the image's layers"))
+}
+
+/// Attaches what [`shifted_root`] has made to the working directory.
+pub(super) fn attach_root(mount: OwnedFd) -> Result<Root, MountFailure> {
+    // Not by a name: the container's root may not look one up there.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", CWD, "", flags).map_err(failed("attach the root"))?;
     Ok(Root::new(mount))
 }
 
@@ -294,8 +342,61 @@ pub(super) fn copy_tree(from: BorrowedFd<'_>, path: &Path, recursive: bool) -> R
     open_tree(from, path, flags)
 }
 
-/// Makes one mount of a specification.
-pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Result<(), MountFailure> {
+/// Whether a mount shows something that is there already.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    let has = |name: &str| mount.options().iter().flatten().any(|option| option == name);
+    (mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind")) && !has("remount")
+}
+
+/// Opens what a bind mount is of, with all that its options say, attached nowhere.
+pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Result<OwnedFd, MountFailure> {
+    let options = parse(mount.options().as_deref().unwrap_or_default());
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let what = format!("mount {source:?} on {:?} in the container", mount.destination());
+    let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
+    // Propagation first: it must not reach the host's own mounts.
+    let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
+    let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
+    syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
+    shift(mount, &options, tree.as_fd(), users)?;
+    options.apply(tree.as_fd()).map_err(failed(what))?;
+    Ok(tree)
+}
+
+/// Owners as the container has them, or as the mount says itself. Source: runtime-spec, config.md, "POSIX-platform Mounts".
+fn shift(
+    mount: &Mount,
+    options: &Options,
+    tree: BorrowedFd<'_>,
+    users: Option<&UserNamespace>,
+) -> Result<(), MountFailure> {
+    let Some(recursive) = options.id_mapped.or((mount.uid_mappings().is_some()).then_some(false)) else {
+        return Ok(());
+    };
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let of_its_own = match (mount.uid_mappings(), mount.gid_mappings()) {
+        (None, None) => None,
+        (users, groups) => Some(UserNamespace::new(users, groups).map_err(|error| MountFailure {
+            what: format!("map the owners of {source:?}: {error}"),
+            errno: error.errno().map_or(Errno::INVAL, Errno::from_raw_os_error),
+        })?),
+    };
+    let users = of_its_own.as_ref().or(users).ok_or_else(|| MountFailure {
+        what: format!(
+            "map the owners of {source:?}: the container has no user namespace, and the mount no mappings"
+        ),
+        errno: Errno::INVAL,
+    })?;
+    users.shift(tree, recursive).map_err(failed(shift_text(source)))
+}
+
+/// Makes one mount of a specification. `bound`: the source of a bind mount, opened before.
+pub(super) fn mount(
+    root: &Root,
+    mount: &Mount,
+    hierarchies: &[Hierarchy],
+    bound: Option<OwnedFd>,
+) -> Result<(), MountFailure> {
     let target = mount.destination();
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
@@ -305,22 +406,10 @@ pub(super) fn mount(root: &Root, mount: &Mount, hierarchies: &[Hierarchy]) -> Re
     if options.remount {
         return remount(root, target, &options);
     }
-    if options.id_mapped.is_some() || mount.uid_mappings().is_some() {
-        let what = format!(
-            "map the users of what is mounted on {target:?}: id-mapped mounts are not supported here"
-        );
-        return Err(MountFailure { what, errno: Errno::OPNOTSUPP });
-    }
-    let detached_mount = if options.bind || kind == "bind" {
-        let source = mount.source().as_deref().unwrap_or(Path::new(""));
-        let what = describe(&format!("{source:?}"));
-        let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
-        // Propagation first: it must not reach the host's own mounts.
-        let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
-        let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
-        syscall::mount_setattr(tree.as_fd(), propagation.1, &attr).map_err(failed(what.clone()))?;
-        options.apply(tree.as_fd()).map_err(failed(what))?;
-        tree
+    let detached_mount = if let Some(bound) = bound {
+        bound
+    } else if is_bind(mount) {
+        bind_source(mount, None)?
     } else if kind == "cgroup" || kind == "cgroup2" {
         return cgroups(root, target, &options, hierarchies);
     } else {

@@ -19,12 +19,14 @@ const PACKET_MAX_BYTES: usize = 8 << 10;
 pub(super) enum Message {
     Warning(String),
     Console(OwnedFd),
+    /// The process that goes on in place of the one that tells, by a pidfd.
+    Successor(OwnedFd),
     /// The notification descriptor of the seccomp filter that is in force now.
     Notify(OwnedFd),
     /// All is there but the root's change: now is the time for hooks of the runtime's side. Go answers it.
     Hooks,
     Ready,
-    /// To the child: users are mapped, or the program may run.
+    /// To the child: it is known, or the program may run.
     Go,
     Failed {
         step: Step,
@@ -75,6 +77,10 @@ impl Report {
             Message::Console(master) => {
                 bytes.push(b'C');
                 fds.push(master.as_fd());
+            }
+            Message::Successor(process) => {
+                bytes.push(b'S');
+                fds.push(process.as_fd());
             }
             Message::Notify(listener) => {
                 bytes.push(b'N');
@@ -127,6 +133,7 @@ impl Report {
             ([], _) => Ok(Message::End),
             ([b'W', ..], _) => Ok(Message::Warning(text(1))),
             ([b'C'], Some(master)) => Ok(Message::Console(master)),
+            ([b'S'], Some(process)) => Ok(Message::Successor(process)),
             ([b'N'], Some(listener)) => Ok(Message::Notify(listener)),
             ([b'H'], _) => Ok(Message::Hooks),
             ([b'R'], _) => Ok(Message::Ready),

@@ -54,7 +54,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `clone3(2)`: a fork with its own namespaces, into a cgroup where one is given.
 ///
-/// The caller must be single-threaded: the child goes on in a copy of this process, and a lock that another
+/// The caller must be single-threaded, or the child do nothing but system calls: it goes on in a copy of this process, and a lock that another
 /// thread held would stay locked in it for ever.
 pub fn clone3(flags: u64, exit_signal: c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
     let mut pidfd: c_int = -1;
@@ -245,7 +245,7 @@ pub fn fexecve(program: BorrowedFd<'_>, arguments: &StringArray, environment: &S
 
 /// `prctl(2)` with plain numbers.
 pub fn prctl(option: c_int, second: u64, third: u64) -> Result<c_int, Errno> {
-    // SAFETY: the options that callers pass (dumpable, keepcaps, bounding and ambient sets, no_new_privs,
+    // SAFETY: the options that callers pass (dumpable, keepcaps, securebits, bounding and ambient sets, no_new_privs,
     // pdeathsig) take numbers, not pointers; unused arguments are zero as the kernel demands.
     check(unsafe { libc::prctl(option, second, third, 0u64, 0u64) }.into())
         .and_then(|value| c_int::try_from(value).map_err(|_| Errno::OVERFLOW))
@@ -274,6 +274,26 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Er
     });
     // SAFETY: both structures have the layout of version 3 of the interface and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr()) }).map(drop)
+}
+
+/// Runs `work` as another user for files alone (`setfsuid(2)`, `setfsgid(2)`), with all capabilities.
+///
+/// What `work` opens in the kernel keeps these ids, as an overlay keeps whom it was mounted by.
+pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    // capabilities(7): with this bit the change takes no capability away.
+    const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
+    let before = u64::try_from(prctl(libc::PR_GET_SECUREBITS, 0, 0)?).unwrap_or_default();
+    prctl(libc::PR_SET_SECUREBITS, before | SECBIT_NO_SETUID_FIXUP, 0)?;
+    // SAFETY: no pointers; they return the id before, and never fail with these capabilities.
+    let own = unsafe { (libc::setfsuid(uid), libc::setfsgid(gid)) };
+    let result = work();
+    // SAFETY: as before.
+    unsafe {
+        libc::setfsuid(own.0.cast_unsigned());
+        libc::setfsgid(own.1.cast_unsigned());
+    }
+    prctl(libc::PR_SET_SECUREBITS, before, 0)?;
+    Ok(result)
 }
 
 /// `setgroups(2)`, `setresgid(2)` and `setresuid(2)` of this (single-threaded) process, in that order.

@@ -3,11 +3,13 @@
 mod attach;
 mod commit;
 mod completions;
+mod connection;
 mod cp;
 mod create;
 mod diff;
 mod events;
 mod exec;
+mod execs;
 mod export;
 mod history;
 mod image;
@@ -75,6 +77,7 @@ pub enum Command {
     Inspect(inspect::Inspect),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Execs(execs::Execs),
     Attach(attach::Attach),
     Units(units::Units),
     Journal(journal::Journal),
@@ -101,6 +104,7 @@ pub enum Command {
     Events(events::Events),
     Info(info::Info),
     Version(version::Version),
+    Connection(connection::Connection),
     Completions(completions::Completions),
 }
 
@@ -137,6 +141,7 @@ impl Command {
             Self::Stats(command) => command.run(service),
             Self::Top(command) => command.run(service),
             Self::Inspect(command) => command.run(service),
+            Self::Execs(command) => command.run(service),
             Self::Logs(command) => command.run(service),
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
@@ -163,6 +168,7 @@ impl Command {
             Self::Events(command) => command.run(service),
             Self::Info(command) => command.run(service),
             Self::Version(command) => command.run(service),
+            Self::Connection(command) => command.run(),
             Self::Completions(command) => command.run(),
         }?;
         Ok(0)

@@ -34,6 +34,15 @@ pub(super) struct SecurityFlags {
     /// Host name: private, host, container:NAME
     #[arg(long, value_name = "NAMESPACE", help_heading = "Security")]
     uts: Option<String>,
+    /// Users: host (those of the service), auto[:size=N] (a range of its own) or private, with --uidmap
+    #[arg(long, value_name = "NAMESPACE", help_heading = "Security")]
+    userns: Option<String>,
+    /// Users of a namespace of its own, as CONTAINER-ID:HOST-ID:COUNT
+    #[arg(long = "uidmap", value_name = "MAPPING", help_heading = "Security")]
+    uid_mappings: Vec<String>,
+    /// Groups of a namespace of its own, as CONTAINER-ID:HOST-ID:COUNT [default: as --uidmap]
+    #[arg(long = "gidmap", value_name = "MAPPING", help_heading = "Security")]
+    gid_mappings: Vec<String>,
 }
 
 impl SecurityFlags {
@@ -50,6 +59,7 @@ impl SecurityFlags {
         for (field, flag, value) in namespaces {
             put(spec, field, value.as_deref().map(|value| namespace(flag, value)).transpose()?);
         }
+        put(spec, "userNamespace", self.user_namespace()?);
         let (mut masked, mut unmasked) = (Vec::new(), Vec::new());
         for option in &self.options {
             let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
@@ -73,6 +83,50 @@ impl SecurityFlags {
         put(spec, "masked", nonempty(&masked));
         put(spec, "unmasked", nonempty(&unmasked));
         Ok(())
+    }
+
+    fn user_namespace(&self) -> Result<Option<Value>, CliError> {
+        let mappings = |flag: &str, texts: &[String]| {
+            texts.iter().map(|text| id_mapping(flag, text)).collect::<Result<Vec<_>, _>>()
+        };
+        let users = mappings("--uidmap", &self.uid_mappings)?;
+        let groups = mappings("--gidmap", &self.gid_mappings)?;
+        let kind = match self.userns.as_deref() {
+            None if users.is_empty() && groups.is_empty() => return Ok(None),
+            None => "private",
+            Some(text) => text,
+        };
+        let mut namespace = Map::new();
+        match kind.split_once(':').unwrap_or((kind, "")) {
+            ("auto", "") => put(&mut namespace, "kind", Some("auto")),
+            ("auto", option) => {
+                let size = option.strip_prefix("size=").and_then(|size| size.parse::<i64>().ok());
+                let size = size.ok_or_else(|| {
+                    CliError::usage(format!("--userns: {option:?} is no option of auto"))
+                        .with_hint("auto:size=65536 is one")
+                })?;
+                put(&mut namespace, "kind", Some("auto"));
+                put(&mut namespace, "size", Some(size));
+            }
+            ("host" | "private", "") => put(&mut namespace, "kind", Some(kind)),
+            _ => {
+                return Err(CliError::usage(format!("--userns: there is no user namespace {kind:?}"))
+                    .with_hint("host, auto, auto:size=N and private are known"));
+            }
+        }
+        put(&mut namespace, "uidMappings", nonempty(&users));
+        put(&mut namespace, "gidMappings", nonempty(&groups));
+        Ok(Some(Value::Object(namespace)))
+    }
+}
+
+fn id_mapping(flag: &str, text: &str) -> Result<Value, CliError> {
+    let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([inside, outside, count]) => {
+            Ok(json!({"containerId": inside, "hostId": outside, "count": count}))
+        }
+        _ => Err(CliError::usage(format!("{flag}: {text:?} is not CONTAINER-ID:HOST-ID:COUNT"))),
     }
 }
 

@@ -1,17 +1,18 @@
 //! Setting a container's networks up and taking them down; see [`super`] for who does it when.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::network::netavark::{HostLock, Netavark, key};
 use crate::network::{NetworkError, namespace, overlap, ports, routes};
+use crate::runtime;
 use crate::store::try_lock_object;
 
 use super::super::definition::Definition;
 use super::super::sweep::{entries, is_id};
-use super::super::{Container, Engine, EngineError, blocking, names};
+use super::super::{Container, Engine, EngineError, blocking, names, place};
 use super::state::{NetworkState, Published};
 
 /// A network that was set up for a start which has not come to its end; taken down again unless it is kept.
@@ -115,7 +116,7 @@ impl Engine {
         pending.reserved = kept(held);
         self.store_network_state(id, &state)?;
         let path = self.namespace_of(id);
-        namespace::create(&path)?;
+        self.make_namespace(container, &path)?;
         let mut lock = HostLock::take()?;
         let told = self.netavark()?.set_up(&mut lock, &state.document, &path)?;
         drop(lock);
@@ -125,6 +126,23 @@ impl Engine {
         self.write_etc(container, Some(&state))?;
         self.note_use(&state);
         Ok(Some(pending))
+    }
+
+    /// Where a container's user namespace shows, if it has one and a network: the two belong together.
+    pub(in super::super) fn users_of(&self, id: &str) -> PathBuf {
+        self.paths().namespaces().join(format!("{id}.users"))
+    }
+
+    /// Makes the network namespace of a start, owned by the container's user namespace if it has one.
+    fn make_namespace(&self, container: &Container, path: &Path) -> Result<(), EngineError> {
+        let Some(map) = self.user_map(container)? else { return Ok(namespace::create(path)?) };
+        let (users, groups) = map.linux();
+        let held = runtime::hold_network_of_users(&users, &groups).map_err(|error| EngineError::Failed {
+            attempted: format!("make the namespaces of {:?}", container.row.name),
+            reason: place::full_text(&error),
+        })?;
+        namespace::keep(&held.path("user"), &self.users_of(&container.row.id))?;
+        Ok(namespace::keep(&held.path("net"), path)?)
     }
 
     /// What [`PendingNetwork::take_reserved`] has, once more, for a container that runs. Ports that others have taken meanwhile
@@ -191,6 +209,7 @@ impl Engine {
             self.take_down(&mut lock, id, state)?;
         }
         namespace::remove(&path)?;
+        namespace::remove(&self.users_of(id))?;
         self.forget_network_state(id)?;
         drop(lock);
         Ok(self.store()?.release(id)?)

@@ -11,11 +11,12 @@ use std::{
 };
 
 use super::{
-    CHUNK_BYTES, Chunks, ImageError, Limits, TarStream, Tree, Uncompressed, Unpacker, Whiteouts, normalise,
+    CHUNK_BYTES, Chunks, ImageError, Limits, Owners, TarStream, Tree, Uncompressed, Unpacker, Whiteouts,
+    normalise,
 };
 
 /// Unpacks `reader` below `directory` of `root`. Links on the way are followed inside `root`, and never out of it; a name
-/// that is there is replaced, unless a directory would be replaced by something else or the other way round. After an error,
+/// that is there is replaced (with owners as `owners` has them outside), unless a directory would be replaced by something else or the other way round. After an error,
 /// what was unpacked before stays. `progress` is told of the bytes that were read; returns how many those were, and warnings.
 /// # Errors
 /// Those of unpacking a layer; [`ImageError::Cancelled`].
@@ -23,10 +24,11 @@ pub fn copy_in(
     reader: impl Read,
     root: BorrowedFd<'_>,
     directory: &[u8],
+    owners: &Owners,
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(u64, Vec<String>), ImageError> {
-    let limits = Limits { whiteouts: Whiteouts::Keep, ..Limits::default() };
+    let limits = Limits { whiteouts: Whiteouts::Keep, owners: owners.clone(), ..Limits::default() };
     let place = normalise(directory)?;
     let bytes_read = Arc::new(AtomicU64::new(0));
     let opened = Uncompressed::open(reader, Arc::clone(&bytes_read));

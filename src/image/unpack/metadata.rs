@@ -7,7 +7,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Entry, ImageError, shown, warn};
+use super::{Entry, ImageError, Owners, shown, warn};
 
 /// What an entry says of what it makes, checked.
 #[derive(Debug)]
@@ -21,10 +21,13 @@ pub(super) struct Metadata {
 
 impl Metadata {
     /// Checks owner and attributes; names of attributes that an image has no business to set are dropped.
-    pub(super) fn of(entry: &Entry, warnings: &mut Vec<String>) -> Result<Self, ImageError> {
+    pub(super) fn of(entry: &Entry, owners: &Owners, warnings: &mut Vec<String>) -> Result<Self, ImageError> {
         // -1 would mean "leave it" to chown(2).
-        let id = |value: u64, what| match u32::try_from(value) {
-            Ok(id) if id != u32::MAX => Ok(id),
+        let id = |value: u64, what, outside: &dyn Fn(u32) -> Option<u32>| match u32::try_from(value) {
+            Ok(id) if id != u32::MAX => outside(id).ok_or_else(|| {
+                let reason = format!("its {what} {value} is nobody in the container's user namespace");
+                ImageError::BadEntry { entry: shown(&entry.path), reason }
+            }),
             _ => {
                 let reason = format!("its {what} {value} does not fit");
                 Err(ImageError::BadEntry { entry: shown(&entry.path), reason })
@@ -42,8 +45,8 @@ impl Metadata {
         }
         let mtime = Timespec { tv_sec: entry.mtime_sec, tv_nsec: entry.mtime_nsec.into() };
         Ok(Self {
-            uid: id(entry.uid, "owner")?,
-            gid: id(entry.gid, "group")?,
+            uid: id(entry.uid, "owner", &|id| owners.user_outside(id))?,
+            gid: id(entry.gid, "group", &|id| owners.group_outside(id))?,
             mode: Mode::from_raw_mode(entry.mode),
             times: Timestamps { last_access: mtime, last_modification: mtime },
             xattrs,

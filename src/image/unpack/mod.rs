@@ -25,7 +25,7 @@ pub use self::direct::copy_in;
 pub(super) use self::metadata::is_kept_xattr;
 use self::{metadata::Metadata, tree::Tree};
 use super::{
-    Digest, ImageError,
+    Digest, ImageError, Owners,
     compression::Uncompressed,
     layer::{Limits, Progress, Whiteouts},
     record::{Place, RecordWriter, unnamed},
@@ -266,7 +266,7 @@ impl Unpacker<'_> {
         if whiteouts && name.starts_with(WHITEOUT_PREFIX) {
             return self.whiteout(parent, name, &entry.path);
         }
-        let meta = Metadata::of(&entry, &mut self.warnings)?;
+        let meta = Metadata::of(&entry, &self.limits.owners, &mut self.warnings)?;
         match entry.kind {
             Kind::Directory => self.tree.directory(&path, meta, &entry.path),
             Kind::File => {

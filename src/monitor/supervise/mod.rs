@@ -64,7 +64,7 @@ pub struct Supervisor {
 }
 
 /// Microseconds of CLOCK_REALTIME.
-fn now_usec() -> u64 {
+pub(super) fn now_usec() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -321,6 +321,33 @@ impl Cgroup {
         Ok(pending)
     }
 
+    /// Lets another user make cgroups below it, as the root of a container with a user namespace may: on v2 the files that the
+    /// kernel says, and in the hierarchy that systemd uses on v1.
+    ///
+    /// Source: runtime-spec, config-linux, "Cgroup ownership"; systemd's CGROUP_DELEGATION.md.
+    pub(super) fn give_to(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
+        const V1_FILES: &str = "cgroup.procs\ntasks\ncgroup.clone_children\n";
+        for hierarchy in self.hierarchies() {
+            let directory = self.directory(hierarchy);
+            let files = match hierarchy.version {
+                Version::V2 => std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+                    .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned()),
+                Version::V1 if hierarchy.name.as_deref() == Some("systemd") => V1_FILES.to_owned(),
+                Version::V1 => continue,
+            };
+            for path in
+                std::iter::once(directory.clone()).chain(files.lines().map(|name| directory.join(name)))
+            {
+                match std::os::unix::fs::chown(&path, Some(uid), Some(gid)) {
+                    // A controller that is not enabled has no files.
+                    Err(error) if is_gone(&error) => {}
+                    other => other.map_err(|source| CgroupError::File { what: "give away", path, source })?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens what a new process needs to enter.
     pub(super) fn entrance(&self) -> Result<Entrance, CgroupError> {
         let mut entrance = Entrance { unified: None, tasks: Vec::new() };

@@ -24,19 +24,20 @@ use rustix::net::SocketAddrUnix;
 use super::InsideError;
 
 /// Connects `socket` to `name` in `directory` (of the container of the process behind `leader`), which is not blocking
-/// unless looking the name up is.
+/// unless looking the name up is. `own_users`: the container has another user namespace.
 pub(super) fn connect(
     leader: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
     directory: BorrowedFd<'_>,
     name: &str,
+    own_users: bool,
 ) -> Result<(), InsideError> {
     let address = SocketAddrUnix::new(name).map_err(|errno| unreachable(errno.into()))?;
     // In a thread of its own, which ends with this: what it does to itself cannot be taken back.
     let result = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("enter".to_owned())
-            .spawn_scoped(scope, || enter_and_connect(leader, socket, directory, &address))
+            .spawn_scoped(scope, || enter_and_connect(leader, socket, directory, &address, own_users))
             .map(|thread| thread.join())
     });
     let status = match result {
@@ -69,6 +70,7 @@ fn enter_and_connect(
     socket: BorrowedFd<'_>,
     directory: BorrowedFd<'_>,
     address: &SocketAddrUnix,
+    own_users: bool,
 ) -> nix::Result<WaitStatus> {
     // From here on this thread has its own working directory, root, and table of descriptors: closing one here closes
     // nothing elsewhere.
@@ -82,11 +84,12 @@ fn enter_and_connect(
     // With a pidfd: those of exactly that process (Linux 5.8). The pid namespace is only that of children.
     setns(leader, namespaces)?;
     nix::unistd::fchdir(directory)?;
-    close_all_but(socket.as_raw_fd())?;
+    let users = own_users.then_some(leader);
+    close_all_but(socket.as_raw_fd(), users.map(|leader| leader.as_raw_fd()))?;
     // SAFETY: the child of a process with threads may only make async-signal-safe calls: `child` makes system calls
     // and ends by `_exit`; it allocates, locks and unwinds nothing.
     match unsafe { fork() }? {
-        ForkResult::Child => child(socket, address),
+        ForkResult::Child => child(socket, address, users),
         ForkResult::Parent { child } => loop {
             match waitpid(child, None) {
                 Err(nix::Error::EINTR) => {}
@@ -96,13 +99,18 @@ fn enter_and_connect(
     }
 }
 
-/// Closes every descriptor of this thread's table but one.
-fn close_all_but(kept: RawFd) -> nix::Result<()> {
-    let kept = libc::c_uint::try_from(kept).map_err(|_| nix::Error::EBADF)?;
-    if let Some(last) = kept.checked_sub(1) {
+/// Closes every descriptor of this thread's table but one or two.
+fn close_all_but(kept: RawFd, also: Option<RawFd>) -> nix::Result<()> {
+    let number = |fd: RawFd| libc::c_uint::try_from(fd).map_err(|_| nix::Error::EBADF);
+    let (kept, also) = (number(kept)?, number(also.unwrap_or(kept))?);
+    let (first, second) = (kept.min(also), kept.max(also));
+    if let Some(last) = first.checked_sub(1) {
         close_range(0, last)?;
     }
-    close_range(kept + 1, libc::c_uint::MAX)
+    if second - first > 1 {
+        close_range(first + 1, second - 1)?;
+    }
+    close_range(second + 1, libc::c_uint::MAX)
 }
 
 /// `close_range(2)`, of which nix and rustix have no wrapper.
@@ -113,8 +121,22 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) -> nix::Result<()> {
     nix::Error::result(result).map(drop)
 }
 
+/// Joins the user namespace of the process behind `leader`, as its root, with system calls only.
+fn become_their_root(leader: BorrowedFd<'_>) -> bool {
+    let leader = leader.as_raw_fd();
+    // SAFETY: all of these take numbers only, but setgroups(2), whose list is empty. The wrappers of libc for the changes
+    // of user would tell other threads, which are not in this process.
+    unsafe {
+        libc::setns(leader, libc::CLONE_NEWUSER) == 0
+            && libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
+            && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
+            && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
+            && libc::close(leader) == 0
+    }
+}
+
 /// The child: exit status 0, or the errno of the step that has failed (they all fit).
-fn child(socket: BorrowedFd<'_>, address: &SocketAddrUnix) -> ! {
+fn child(socket: BorrowedFd<'_>, address: &SocketAddrUnix, users: Option<BorrowedFd<'_>>) -> ! {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -125,7 +147,14 @@ fn child(socket: BorrowedFd<'_>, address: &SocketAddrUnix) -> ! {
     let none = [0_u32; 6];
     // Untraceable first: without capabilities any root of the container might trace it.
     // SAFETY: this call takes numbers only.
-    let untraceable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0;
+    let mut untraceable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0;
+    if let Some(leader) = users {
+        // A change of user may make it traceable again, as the host is set up.
+        // SAFETY: this call takes numbers only.
+        untraceable = untraceable
+            && become_their_root(leader)
+            && unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0;
+    }
     // SAFETY: both pointers are to live values of the layout that version 3 of capset(2) reads: the header, and two
     // times three words. pid 0 is the caller.
     let powerless =

@@ -17,11 +17,6 @@ pub enum InsideError {
         /// What is there instead.
         reason: String,
     },
-    /// systemd only takes orders from the root user of its own user namespace.
-    #[error(
-        "the container has a user namespace of its own, whose systemd refuses connections from outside it"
-    )]
-    UserNamespace,
     /// It is there, but does not talk.
     #[error("the systemd inside cannot be reached")]
     Unreachable {

@@ -50,7 +50,7 @@ impl Manager {
     /// another process meanwhile.
     /// # Errors
     /// [`InsideError::NotRunning`] if the process has ended; [`InsideError::NotSystemd`] if there is no socket (also in
-    /// the first moments of a boot); [`InsideError::UserNamespace`] for containers with a user namespace of their own.
+    /// the first moments of a boot).
     pub async fn connect(leader: i32, leader_pidfd: BorrowedFd<'_>) -> Result<Self, InsideError> {
         let stream = socket::connect(leader, leader_pidfd).await?;
         let bus = within("the greeting", Bus::greet(stream)).await?.map_err(InsideError::from_bus)?;

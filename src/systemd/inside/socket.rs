@@ -39,7 +39,7 @@ pub(super) async fn connect(leader: i32, pidfd: BorrowedFd<'_>) -> Result<UnixSt
 
 fn connect_now(leader: i32, pidfd: BorrowedFd<'_>) -> Result<OwnedFd, InsideError> {
     let unreachable = |errno: Errno| InsideError::Unreachable { source: errno.into() };
-    check_user_namespace(leader)?;
+    let own_users = has_own_users(leader)?;
     // The root of the process, as a place to look names up in: also mounts that only the container has.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = match rustix::fs::open(format!("/proc/{leader}/root"), flags, Mode::empty()) {
@@ -59,7 +59,7 @@ fn connect_now(leader: i32, pidfd: BorrowedFd<'_>) -> Result<OwnedFd, InsideErro
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(unreachable)?;
-    enter::connect(pidfd, stream.as_fd(), directory.as_fd(), SOCKET_NAME)?;
+    enter::connect(pidfd, stream.as_fd(), directory.as_fd(), SOCKET_NAME, own_users)?;
     // Who has called listen(2): nobody but PID 1 may answer, whatever is, or by now was put, at that path.
     let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(unreachable)?;
     if peer.pid.as_raw_nonzero().get() != leader {
@@ -68,15 +68,15 @@ fn connect_now(leader: i32, pidfd: BorrowedFd<'_>) -> Result<OwnedFd, InsideErro
     Ok(stream)
 }
 
-/// systemd takes orders from uid 0 of its own user namespace only, and we are not that one's.
-fn check_user_namespace(leader: i32) -> Result<(), InsideError> {
+/// Whether the process has another user namespace than this one: systemd takes orders from uid 0 of its own only.
+fn has_own_users(leader: i32) -> Result<bool, InsideError> {
     let theirs = match fs::read_link(format!("/proc/{leader}/ns/user")) {
         Ok(theirs) => theirs,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(InsideError::NotRunning),
         Err(source) => return Err(InsideError::Unreachable { source }),
     };
     let ours = fs::read_link("/proc/self/ns/user").map_err(|source| InsideError::Unreachable { source })?;
-    if theirs == ours { Ok(()) } else { Err(InsideError::UserNamespace) }
+    Ok(theirs != ours)
 }
 
 fn check_alive(pidfd: BorrowedFd<'_>) -> Result<(), InsideError> {
