@@ -66,11 +66,10 @@ pub fn run(context: &Context, arguments: &RunArguments) -> Result<ExitCode, OciE
     let mut master = running.console;
     if let (Some(socket), Some(master)) =
         (console_socket, master.take_if(|_| of_create.console_socket.is_some()))
+        && let Err(error) = socket.send(&master)
     {
-        if let Err(error) = socket.send(&master) {
-            delete::destroy(context, &container)?;
-            return Err(error);
-        }
+        delete::destroy(context, &container)?;
+        return Err(error);
     }
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let id = container.record.id.clone();

@@ -6,9 +6,11 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::{OciError, on_file};
@@ -21,6 +23,9 @@ const SPEC: &str = "config.json";
 /// The gate at which a first process waits for its order.
 pub const GATE: &str = "start.sock";
 const ID_LENGTH_MAX: usize = 200;
+/// Whoever changes a container is done with it after this, unless a hook of it does not come to an end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The directory of all containers.
 #[derive(Debug)]
@@ -350,10 +355,16 @@ fn check_id(id: &str) -> Result<(), OciError> {
 }
 
 fn lock(dir: &Path) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(dir, flags, Mode::empty())?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&opened, FlockOperation::LockExclusive))?;
+        while let Err(errno) = rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            if Instant::now() > deadline || !matches!(errno, Errno::WOULDBLOCK | Errno::INTR) {
+                return Err(errno.into());
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
         // Whoever had it before may have removed the directory, and another one may have its name now.
         let (ours, named) = (rustix::fs::fstat(&opened)?, rustix::fs::stat(dir)?);
         if (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino) {

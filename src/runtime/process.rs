@@ -221,6 +221,11 @@ impl Prepared {
         self.labels.open()
     }
 
+    /// What must stay open for [`Self::drop_privileges`].
+    pub fn descriptors(&self) -> Vec<i32> {
+        self.labels.descriptors()
+    }
+
     /// Makes sure that there is a program, without looking at more of it than whether it is a file that may be executed.
     pub fn look_for_program(&self) -> Result<(), Failure> {
         let mut worst = Errno::NOENT;
