@@ -35,7 +35,13 @@ pub fn choose(context: &Context, spec: &Spec, id: &str) -> Result<Place, OciErro
     }
     let path = wanted.unwrap_or_else(|| format!("{DEFAULT_PARENT}/{id}"));
     match Cgroup::open(&path) {
-        Ok(cgroup) => Ok(Place { was_there: cgroup.exists(), path: Some(path), scope: None }),
+        Ok(cgroup) => {
+            let was_there = cgroup.exists();
+            if was_there && !cgroup.processes()?.is_empty() {
+                return Err(CgroupError::Busy { path: path.into() }.into());
+            }
+            Ok(Place { was_there, path: Some(path), scope: None })
+        }
         Err(CgroupError::NotMounted) => Ok(Place::default()),
         Err(error) => Err(error.into()),
     }

@@ -32,7 +32,9 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<(), OciError> 
 /// # Errors
 /// [`OciError::Lingers`], [`OciError::Cgroup`], [`OciError::File`]; it can be tried again then.
 pub fn destroy(context: &Context, container: &Container) -> Result<(), OciError> {
-    let cgroup = container.cgroup()?.filter(crate::runtime::Cgroup::exists);
+    // One that was there before, and never got a process of ours, is somebody else's.
+    let is_ours = !container.record.cgroup_was_there || container.record.init.is_some();
+    let cgroup = container.cgroup()?.filter(|cgroup| is_ours && cgroup.exists());
     // Processes of a container without a pid namespace of its own live on without its first one.
     if let Some(cgroup) = &cgroup {
         cgroup.kill_all(libc::SIGKILL)?;
