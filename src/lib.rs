@@ -9,6 +9,7 @@ pub mod bridge;
 pub mod cleanup;
 pub mod cli;
 pub mod engine;
+pub mod health_check;
 pub mod image;
 pub mod machine;
 pub mod monitor;

@@ -385,7 +385,8 @@ fn hostile_bundles_are_errors() {
         bundle.at(pointer, value).run().refused();
     }
     for id in ["../escape", "a/b", ".", "", "x\ny"] {
-        let words = ["run", "--bundle", bundle.dir().to_str().unwrap(), id];
+        let dir = bundle.dir();
+        let words = ["run", "--bundle", dir.to_str().unwrap(), id];
         assert!(output(bundle.command(&words)).refused().contains("no id"));
     }
     bundle.assert_gone();

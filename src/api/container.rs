@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::{
     Condition, ContainerFilter, ContainerSummary, Engine, EngineError, LogEntry, LogFilter, LogStream, Phase,
-    signals,
+    Since, signals,
 };
 use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -13,7 +13,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
 use super::streams::{condition_of, streams};
-use super::{looked_up, network_types, ordered};
+use super::{health, looked_up, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -44,6 +44,7 @@ impl Interface for ContainerInterface {
                 "Pause" => self.pause(call).await,
                 "Resume" => self.resume(call).await,
                 "Wait" => self.wait(call).await,
+                "HealthCheck" => self.health_check(call).await,
                 "Remove" => self.remove(call).await,
                 "Diff" => self.diff(call).await,
                 "Export" => self.export(call).await,
@@ -152,6 +153,7 @@ impl ContainerInterface {
         let condition = match condition {
             None | Some(wire::Condition::started) => return Ok(None),
             Some(wire::Condition::ready) => Condition::Ready,
+            Some(wire::Condition::healthy) => Condition::Healthy,
             Some(wire::Condition::exited) => Condition::Exited,
         };
         let ended =
@@ -205,6 +207,7 @@ impl ContainerInterface {
         let condition = match given.condition {
             Some(wire::Condition::started) => Condition::Started,
             Some(wire::Condition::ready) => Condition::Ready,
+            Some(wire::Condition::healthy) => Condition::Healthy,
             None | Some(wire::Condition::exited) => Condition::Exited,
         };
         let ended =
@@ -238,8 +241,11 @@ impl ContainerInterface {
             labels: given.labels.unwrap_or_default().into_iter().collect(),
         };
         // The subscription begins before the first look, so that no change falls between the two.
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {
@@ -262,7 +268,8 @@ impl ContainerInterface {
                 call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
                 first = false;
             }
-            changes.next().await.map_err(failed)?;
+            let events = changes.next().await.map_err(failed)?;
+            self.engine.settle(&events).await.map_err(failed)?;
         }
     }
 
@@ -366,6 +373,7 @@ fn summary(container: ContainerSummary) -> wire::Summary {
         image: container.image,
         imageId: container.image_id,
         command: container.command,
+        health: live.health().map(health::to_wire),
         systemd: container.systemd,
         createdUSec: container.created_usec,
         labels: container.labels.into_iter().collect(),
@@ -401,6 +409,9 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: engine.warnings(id),
+        healthCheck: container.definition.health.clone().map(health::check_to_wire),
+        healthFailures: told.filter(|_| live.phase.is_alive()).map_or(0, |told| told.health_failures.into()),
+        healthResults: engine.health_results(id).into_iter().map(health::result_to_wire).collect(),
         spec: spec_to_wire(container.definition.spec),
     })
 }

@@ -87,6 +87,8 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::Unsupported { feature, .. } => {
             ("Unsupported", json!({"feature": feature, "reason": reason}))
         }
+        EngineError::NoHealthCheck { name } => ("NoHealthCheck", json!({"name": name, "reason": reason})),
+        EngineError::CursorLost { cursor } => ("CursorLost", json!({"cursor": cursor, "reason": reason})),
         EngineError::Timeout { name, .. } => ("Timeout", json!({"name": name, "reason": reason})),
         EngineError::ImageInUse { image, containers } => {
             ("InUse", json!({"name": image, "containers": containers, "reason": reason}))

@@ -5,6 +5,7 @@ mod container;
 mod convert;
 mod copy;
 mod errors;
+mod health;
 mod image;
 mod manager;
 mod network;

@@ -36,6 +36,7 @@ impl ContainerInterface {
             terminal,
             size,
             privileged: given.privileged.unwrap_or_default(),
+            unasked: false,
             detached,
         };
         let mut reply = wire::Exec_Reply {

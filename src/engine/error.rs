@@ -43,6 +43,12 @@ pub enum EngineError {
     LaunchFailed { name: String, step: String, errno: i32, message: String },
     #[error("{feature} is not possible: {reason}")]
     Unsupported { feature: String, reason: String },
+    #[error("{name:?} has no health check; give it one when it is made")]
+    NoHealthCheck { name: String },
+    #[error(
+        "what came after the cursor {cursor:?} is not all kept any more; read the events without a cursor"
+    )]
+    CursorLost { cursor: String },
     #[error("waited for {name:?} {what}, and the time is over")]
     Timeout { name: String, what: String },
     #[error("cannot remove image {image:?}: containers are made from it ({}); remove them first", containers.join(", "))]

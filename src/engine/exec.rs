@@ -17,7 +17,7 @@ use crate::runtime::seccomp;
 
 use super::passwd::{self, RootView};
 use super::spec::Seccomp;
-use super::{Container, Engine, EngineError, Phase, Streams, capabilities, launch, oci};
+use super::{Container, Engine, EngineError, Event, EventKind, Phase, Streams, capabilities, launch, oci};
 
 /// How much of each stream is collected where the caller gives no descriptors.
 const COLLECTED_MAX_BYTES: u64 = 1 << 20;
@@ -36,6 +36,8 @@ pub struct ExecRequest {
     /// Rows and columns.
     pub size: Option<(u16, u16)>,
     pub privileged: bool,
+    /// Nobody has asked for this command: it is no event.
+    pub unasked: bool,
     /// It goes on without anybody; what it writes to a terminal is dropped.
     pub detached: bool,
 }
@@ -152,7 +154,13 @@ impl Engine {
             "cgroup": self.cgroup_path(&container.row.id),
             "process": process.0,
             "seccomp": process.1,
+            "events": (!request.unasked).then(|| json!({
+                "id": container.row.id, "name": container.row.name, "exec": id, "path": self.paths().events()})),
         });
+        if !request.unasked {
+            let event = Event::new(EventKind::Exec, "create", &container.row.id, &container.row.name);
+            self.record(&Event { exec: Some(id.clone()), ..event });
+        }
         let failed = |attempted: &str, reason: String| EngineError::Failed {
             attempted: format!("{attempted} a session in {:?}", container.row.name),
             reason,
@@ -201,7 +209,7 @@ impl Engine {
     }
 
     /// The process and its seccomp filter, as OCI has them.
-    fn exec_process(
+    pub(super) fn exec_process(
         &self,
         container: &Container,
         request: &ExecRequest,

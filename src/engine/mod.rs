@@ -18,6 +18,7 @@ mod definition;
 mod error;
 mod events;
 mod exec;
+mod health;
 mod images;
 mod launch;
 mod logs;
@@ -53,8 +54,9 @@ pub use copy::{PathKind, PathStat};
 pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
-pub use events::{Event, EventFollower, EventKind};
+pub use events::{Cursor, Event, EventFollower, EventKind, Since};
 pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
+pub use health::HealthCheck;
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,

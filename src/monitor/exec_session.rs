@@ -33,6 +33,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 use rustix::process::{Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::events::{Action, Events};
 use super::launch::Failure;
 use super::restart::Outcome;
 use super::state::ProcessRef;
@@ -56,9 +57,25 @@ pub struct SessionRequest {
     /// Where the session is told of, if anywhere.
     #[serde(default)]
     pub record: Option<Record>,
+    /// Where its start and its end are told; nowhere for what nobody has asked for.
+    #[serde(default)]
+    pub events: Option<EventsOf>,
     /// There is no client from the start.
     #[serde(default)]
     pub detached: bool,
+}
+
+/// Whose events go where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventsOf {
+    /// The container's full id.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// The name of the session.
+    pub exec: String,
+    /// The record of events.
+    pub path: PathBuf,
 }
 
 /// A session that others can find.
@@ -181,6 +198,10 @@ fn start(passed: Passed) -> Result<Session, Failure> {
         let [stdin, stdout, stderr] = passed.streams;
         Stdio::Pipes { stdin, stdout, stderr }
     };
+    let teller = request.events.as_ref().map(|of| Teller {
+        events: Events::new(&of.path, &of.id, &of.name).from_inside(),
+        exec: of.exec.clone(),
+    });
     let running = runtime::exec(ExecRequest {
         leader: request.leader,
         leader_start_time: request.leader_start_time,
@@ -208,7 +229,7 @@ fn start(passed: Passed) -> Result<Session, Failure> {
     let detached = request.detached;
     drop(request);
     sys::shrink();
-    Ok(Session { running, known, detached })
+    Ok(Session { running, known, teller, detached })
 }
 
 /// What makes a session known. Dropped, it is forgotten.
@@ -254,10 +275,24 @@ impl Drop for Known {
     }
 }
 
+/// Tells of the command in the events.
+struct Teller {
+    events: Events,
+    exec: String,
+}
+
+impl Teller {
+    fn tell(&self, pid: i32, exit_code: Option<i32>) {
+        let action = Action::Exec { id: &self.exec, pid, exit_code };
+        self.events.write(super::supervise::now_usec(), action);
+    }
+}
+
 /// A command that runs.
 struct Session {
     running: Running,
     known: Option<Known>,
+    teller: Option<Teller>,
     detached: bool,
 }
 
@@ -273,7 +308,10 @@ enum Source {
 impl Session {
     /// Serves the client until the command has ended, and tells it how.
     fn attend(self, client: OwnedFd) {
-        let Self { running: Running { pid, pidfd, mut console, .. }, known, mut detached } = self;
+        let Self { running: Running { pid, pidfd, mut console, .. }, known, teller, mut detached } = self;
+        if let Some(teller) = &teller {
+            teller.tell(pid, None);
+        }
         if let Some(console) = console.as_ref().filter(|_| !detached) {
             send(&client, b"T", &[console.as_fd()]);
         }
@@ -333,6 +371,9 @@ impl Session {
         let code = wait_for(pid);
         // Who hears of the end finds it in no list any more.
         drop(known);
+        if let Some(teller) = &teller {
+            teller.tell(pid, Some(code));
+        }
         if let Some(client) = client {
             send(&client, &packet(b'X', code), &[]);
         }

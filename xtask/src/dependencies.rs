@@ -57,7 +57,7 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("e2fsprogs", &[Purpose::Vm], "makes its disks"),
     ("binutils", &[Purpose::Vm], "strips the binary for the package"),
     ("conmon", &[Purpose::Bench], "podman's monitor"),
-    ("systemd-container", &[Purpose::Bench], "systemd-nspawn"),
+    ("systemd-container", &[Purpose::Test, Purpose::Bench], "systemd-nspawn"),
 ];
 
 #[derive(Debug, clap::Args)]

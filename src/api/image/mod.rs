@@ -94,8 +94,11 @@ impl ImageInterface {
     }
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(crate::engine::Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {

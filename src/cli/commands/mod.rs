@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod execs;
 mod export;
+mod healthcheck;
 mod history;
 mod image;
 mod images;
@@ -77,6 +78,7 @@ pub enum Command {
     Inspect(inspect::Inspect),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Healthcheck(healthcheck::Healthcheck),
     Execs(execs::Execs),
     Attach(attach::Attach),
     Units(units::Units),
@@ -127,6 +129,7 @@ impl Command {
             Self::Start(command) => return command.run(service),
             Self::Exec(command) => return command.run(service),
             Self::Attach(command) => return command.run(service),
+            Self::Healthcheck(command) => return command.run(service),
             Self::Create(command) => command.run(service),
             Self::Stop(command) => command.run(service),
             Self::Restart(command) => command.run(service),
@@ -176,13 +179,14 @@ impl Command {
 }
 
 /// What a call waits for: that the command has been executed, that the systemd inside (or another payload with a notify
-/// socket) has said that it is ready, or that the process has ended.
+/// socket) has said that it is ready, that the health check has passed, or that the process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
     // No texts here: with one for each value, clap would spread every flag of `run --help` over three lines.
     Started,
     Ready,
+    Healthy,
     Exited,
 }
 
