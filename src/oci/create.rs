@@ -103,6 +103,7 @@ struct Plan {
 
 impl Plan {
     fn new(context: &Context, arguments: &CreateArguments, detached: bool) -> Result<Self, OciError> {
+        super::state::check_id(&arguments.id)?;
         let mut bundle = Bundle::load(&arguments.bundle)?;
         for warning in &bundle.warnings {
             context.log.warn(warning);

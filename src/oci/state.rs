@@ -347,7 +347,10 @@ impl Container {
 }
 
 /// Ids become names of directories and cgroups.
-fn check_id(id: &str) -> Result<(), OciError> {
+///
+/// # Errors
+/// [`OciError::BadId`].
+pub fn check_id(id: &str) -> Result<(), OciError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
     let good =
         !id.is_empty() && id.len() <= ID_LENGTH_MAX && id.bytes().all(plain) && id != "." && id != "..";
