@@ -40,6 +40,7 @@ pub fn features() -> Result<(), OciError> {
                     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
                 ],
             },
+            "netDevices": {"enabled": true},
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
