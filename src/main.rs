@@ -5,10 +5,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    let called_as = words.next().unwrap_or_default();
+    let program = words.next().unwrap_or_default();
     let arguments: Vec<std::ffi::OsString> = words.collect();
-    if std::path::Path::new(&called_as).file_name() == Some(dormouse::oci::NAME.as_ref()) {
+    if dormouse::oci::is_called_as_runtime(&program) {
         return dormouse::oci::main(arguments);
+    }
+    if dormouse::quadlet::is_called_as_generator(&program) {
+        return dormouse::quadlet::main(&program, &arguments);
     }
     let role = arguments.first().and_then(|role| role.to_str());
     match role {
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         Some("bridge") => dormouse::bridge::main(&arguments[1..]),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("machine") => dormouse::machine::main(&arguments[1..]),
+        Some("generator") => dormouse::quadlet::main(&program, &arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
         Some("run") if dormouse::unit::is_main_process() => match dormouse::cli::ForegroundRun::parse() {
             Some(run) => dormouse::unit::main(run),

@@ -62,6 +62,11 @@ struct Context {
     systemd_cgroup: bool,
 }
 
+/// Whether the binary was called by this role's name.
+pub fn is_called_as_runtime(program: &std::ffi::OsStr) -> bool {
+    std::path::Path::new(program).file_name() == Some(NAME.as_ref())
+}
+
 /// The role. The arguments are those after its name.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if let Some("hold") = arguments.first().and_then(|verb| verb.to_str()) {

@@ -108,7 +108,7 @@ fn user_namespace_mappings() {
 #[test]
 fn offset_for_time_namespace() {
     let script =
-        "awk '{print $1 > 1000000}' /proc/uptime; cat /proc/self/timens_offsets | awk '{print $1, $2, $3}'";
+        "awk '{print ($1 > 1000000)}' /proc/uptime; cat /proc/self/timens_offsets | awk '{print $1, $2, $3}'";
     let Some(bundle) = Bundle::sh(script) else { return };
     let bundle = bundle.and("/linux/namespaces", json!({"type": "time"})).at(
         "/linux/timeOffsets",
@@ -165,19 +165,13 @@ fn cgroups_path() {
 #[test]
 fn allowed_device_list_in_the_listed_order() {
     let rules = json!([
-        {"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwm"},
-        {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "w"},
+        {"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 7, "access": "rwm"},
+        {"allow": false, "type": "c", "major": 1, "minor": 7, "access": "w"},
     ]);
-    let Some(bundle) = Bundle::sh(
-        "dd if=/dev/kmsg of=/dev/null count=0 2>/dev/null && echo read; (: > /dev/kmsg) 2>/dev/null && echo written; true",
-    ) else {
-        return;
-    };
-    let bundle = bundle.at("/linux/resources", json!({"devices": rules})).at(
-        "/linux/devices",
-        json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 438}]),
-    );
-    assert_eq!(bundle.run().good(), "read\n");
+    let script =
+        "head -c 1 /dev/full > /dev/null && echo read; (: > /dev/full) 2>/dev/null && echo written; true";
+    let Some(bundle) = Bundle::sh(script) else { return };
+    assert_eq!(bundle.at("/linux/resources", json!({ "devices": rules })).run().good(), "read\n");
 }
 
 #[test]
@@ -305,8 +299,9 @@ fn seccomp_the_container_process_state() {
         // To the end: one state for each connection.
         stream.read_to_end(&mut buffer).unwrap();
         // Closed by this agent, which answers every call with ENOSYS.
-        let name =
-            fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&descriptor.unwrap())));
+        let descriptor = descriptor.unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
+        let name = fs::read_link(format!("/proc/self/fd/{number}"));
         (serde_json::from_slice::<Value>(&buffer).unwrap(), name.unwrap())
     });
     let pid = bundle.pid();
