@@ -35,6 +35,7 @@ pub mod defaults;
 mod devices;
 mod error;
 mod exec;
+pub mod furnished;
 mod gate;
 pub mod hooks;
 mod init;
@@ -54,6 +55,7 @@ mod syscall;
 mod time;
 mod userns;
 pub mod view;
+pub mod visible;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
