@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness"]),
     ("monitor", &["runtime"]),
+    ("oci", &["runtime", "systemd"]),
     ("store", &[]),
     ("image", &[]),
     ("runtime", &[]),
