@@ -63,3 +63,26 @@ fn events_come_in_their_order_and_in_words_that_clients_know() {
     assert_eq!(host.call_more("io.podman.GetEvents", since).unwrap().len(), 1);
     assert_refused(podman(&host, "GetEvents", json!({"filter": ["color=red"]})), "ErrorOccurred");
 }
+
+#[test]
+fn volumes_are_made_told_and_removed() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    let options = json!({"volumeName": "data", "driver": "local", "labels": {"a": "b"}, "options": {}});
+    assert_eq!(podman(&host, "VolumeCreate", json!({"options": options})).unwrap()["volumeName"], "data");
+    assert_refused(podman(&host, "VolumeCreate", json!({"options": options})), "ErrorOccurred");
+    let volume = podman(&host, "GetVolumes", json!({"all": true})).unwrap()["volumes"][0].take();
+    assert_shape(&volume, "name:s labels:o mountPoint:s driver:s options:o");
+    let told = podman(&host, "InspectVolume", json!({"name": "data"})).unwrap();
+    let told = crate::document(&told, "volume");
+    assert_shape(&told, "Name:s Driver:s Mountpoint:s CreatedAt:s Labels:o Scope:s Options:o");
+    create(&host, "user", &["true"], json!({"volume": ["data:/data"]}));
+    let removed = podman(&host, "VolumeRemove", json!({"options": {"volumes": ["data", "nobody"]}})).unwrap();
+    assert_eq!(removed["successes"], json!([]));
+    assert_eq!(removed["failures"].as_object().unwrap().len(), 2);
+    podman(&host, "RemoveContainer", json!({"name": "user"})).unwrap();
+    assert_eq!(podman(&host, "VolumesPrune", json!({})).unwrap()["prunedNames"], json!(["data"]));
+    assert_refused(podman(&host, "GetVolumes", json!({"args": ["data"]})), "VolumeNotFound");
+    assert_refused(podman(&host, "InspectVolume", json!({"name": "data"})), "ErrorOccurred");
+    leaks.assert_none_after();
+}
