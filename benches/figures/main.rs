@@ -6,6 +6,7 @@
 
 mod activation;
 mod boot;
+mod build;
 mod crun;
 mod cycle;
 mod dormouse;
@@ -70,6 +71,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("boot", boot::measure),
     ("unpack", unpack::measure),
     ("image", images::measure),
+    ("build", build::measure),
 ];
 
 fn main() -> ExitCode {
