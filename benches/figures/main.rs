@@ -16,6 +16,7 @@ mod images;
 mod list;
 mod memory;
 mod nspawn;
+mod oci;
 mod podman;
 mod unpack;
 
@@ -72,6 +73,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("unpack", unpack::measure),
     ("image", images::measure),
     ("build", build::measure),
+    ("oci", oci::measure),
 ];
 
 fn main() -> ExitCode {
