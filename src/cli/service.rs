@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::cli::errors::{CliError, why};
+use crate::identity;
 use crate::varlink::client::{ClientError, Connection, Reply};
 
 /// Where the service listens.
@@ -184,10 +185,7 @@ fn without_nulls(parameters: Value) -> Value {
 }
 
 fn default_address() -> String {
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !nix::unistd::geteuid().is_root() => PathBuf::from(directory),
-        _ => PathBuf::from("/run"),
-    };
+    let directory = if identity::is_root() { PathBuf::from("/run") } else { identity::runtime_directory() };
     format!("unix:{}/dormouse/io.dormouse", directory.display())
 }
 

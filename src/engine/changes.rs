@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::image::{
-    Digest, ImageConfig, ImageError, Limits, Process, Reference, TreeKind, rfc3339, tree_tar,
+    Digest, ImageConfig, ImageError, Limits, Process, Reference, TreeKind, overlay_attribute, rfc3339,
+    tree_tar,
 };
 use crate::runtime::view;
 
@@ -319,7 +320,7 @@ fn is_whiteout(stat: &Stat) -> bool {
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
-    rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
+    rustix::fs::fgetxattr(directory, overlay_attribute("opaque"), &mut value[..]) == Ok(1) && value == *b"y"
 }
 
 /// Whether the start of the container has made this, and nobody has put anything in.

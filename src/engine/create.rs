@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use crate::store::ContainerRow;
 
 use super::spec::{ContainerSpec, Log, Namespace};
-use super::{Definition, Engine, EngineError, EventKind, names, now_usec, oci};
+use super::{Definition, Engine, EngineError, EventKind, names, now_usec, oci, users};
 
 /// A container that exists now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,7 @@ impl Engine {
                 return Err(EngineError::InvalidSpec { field: field.into(), reason: error.to_string() });
             }
         }
+        users::check_on_this_host(spec)?;
         self.check_networks(definition)?;
         if spec.log == Log::Journald && !std::path::Path::new("/run/systemd/journal/socket").exists() {
             return Err(EngineError::Unsupported {

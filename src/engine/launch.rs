@@ -71,7 +71,7 @@ impl Engine {
         let cgroup = match self.unit().and_then(UnitFrame::payload_cgroup) {
             Some(cgroup) => cgroup,
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
-            None => oci::cgroup_path(id),
+            None => place::without_scope(id),
         };
         let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
@@ -81,6 +81,7 @@ impl Engine {
         let mut network = self.set_up_network(&container)?;
         if let Some(network) = &network {
             config.end_command = self.end_command(id, network.generation());
+            self.take_pasta_in(id, &config.cgroup)?;
         }
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= has_input;

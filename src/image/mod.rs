@@ -37,4 +37,10 @@ pub use source::DescriptorReader;
 pub use tree_tar::{TreeKind, part_tar, tree_tar};
 pub use unpack::copy_in;
 
+/// The name of an attribute of overlayfs, as an overlay has it that this user mounts (`userxattr`; overlayfs.rst).
+pub fn overlay_attribute(name: &str) -> String {
+    let space = if crate::identity::in_user_namespace() { "user" } else { "trusted" };
+    format!("{space}.overlay.{name}")
+}
+
 pub(crate) use config::{parse_rfc3339, rfc3339};

@@ -139,6 +139,9 @@ impl CgroupError {
     }
 }
 
+/// The path of no cgroup at all: what is made stays where its maker is, without limits.
+pub const NONE: &str = "none";
+
 /// How long [`Cgroup::remove`] and [`Cgroup::freeze`] wait at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -197,6 +200,9 @@ impl Cgroup {
     /// [`CgroupError::Path`] for a path that is empty, the root, or has `..` in it;
     /// [`CgroupError::NotMounted`] on a host without cgroups.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
+        if path == NONE {
+            return Self::open_on(&Mounted::none(), path);
+        }
         Self::open_on(&Mounted::read()?, path)
     }
 
@@ -205,6 +211,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Path`].
     pub fn open_on(mounted: &Mounted, path: &str) -> Result<Self, CgroupError> {
+        if path == NONE {
+            return Ok(Self { path: path.to_owned(), relative: PathBuf::new(), mounted: Mounted::none() });
+        }
         let refused = || CgroupError::Path { path: path.to_owned() };
         let mut relative = PathBuf::new();
         for component in Path::new(path).components() {
@@ -229,6 +238,26 @@ impl Cgroup {
         let table = read(&PathBuf::from(format!("/proc/{pid}/cgroup")))?;
         let line = table.lines().find_map(|line| line.strip_prefix("0::"));
         line.map(str::to_owned).ok_or(CgroupError::NotMounted)
+    }
+
+    /// The path of this process's own cgroup, if it is the same in every hierarchy and this user may make others below it.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`]; [`CgroupError::NotMounted`] on a host without cgroups.
+    pub fn own_delegated() -> Result<Option<String>, CgroupError> {
+        let table = read(Path::new("/proc/self/cgroup"))?;
+        let mut paths = table.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let Some(own) = paths.next().filter(|own| *own != "/") else { return Ok(None) };
+        let cgroup = Self::open(own)?;
+        let is_ours = |hierarchy: &Hierarchy| {
+            let directory = cgroup.directory(hierarchy);
+            [directory.clone(), directory.join("cgroup.procs")].iter().all(|path| {
+                let access = rustix::fs::Access::WRITE_OK;
+                rustix::fs::accessat(rustix::fs::CWD, path, access, rustix::fs::AtFlags::EACCESS).is_ok()
+            })
+        };
+        let all_ours = paths.all(|path| path == own) && cgroup.hierarchies().iter().all(is_ours);
+        Ok(all_ours.then(|| own.to_owned()))
     }
 
     /// Makes it on the cgroup2 if it is not there, and moves a process into it.
@@ -279,6 +308,11 @@ impl Cgroup {
             .iter()
             .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
             .map(|hierarchy| self.directory(hierarchy))
+    }
+
+    /// Whether there is one: of [`NONE`] there is not.
+    pub fn is_none(&self) -> bool {
+        self.hierarchies().is_empty()
     }
 
     /// The hierarchy whose list of processes counts.
@@ -549,6 +583,9 @@ impl Cgroup {
     /// [`CgroupError::File`] when it cannot be read; one that does not exist has no processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
+        if self.hierarchies().is_empty() {
+            return Ok(pids);
+        }
         for directory in subtree(&self.primary())? {
             match read(&directory.join("cgroup.procs")) {
                 Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok())),
