@@ -111,7 +111,8 @@ impl Engine {
         if !crate::identity::is_root() {
             return Err(EngineError::Unsupported {
                 feature: "making a network".to_owned(),
-                reason: "only root of the host can make bridges; containers of this service have pasta".to_owned(),
+                reason: "only root of the host can make bridges; containers of this service have pasta"
+                    .to_owned(),
             });
         }
         names::check("name", &new.name)?;
