@@ -5,14 +5,17 @@
 
 pub mod api;
 pub mod boot;
+pub mod bridge;
 pub mod cleanup;
 pub mod cli;
 pub mod engine;
+pub mod health_check;
 pub(crate) mod identity;
 pub mod image;
 pub mod machine;
 pub mod monitor;
 pub mod network;
+pub mod quadlet;
 pub(crate) mod readiness;
 pub mod rootless;
 pub mod runtime;

@@ -1,7 +1,7 @@
 //! The systemd inside a container, seen and ordered from outside; and what only claims to be one.
 //!
-//! `DORMOUSE_TEST_TREES` names a directory with Debian trees in it, `NAME-systemd/` each, with cron. systemd-nspawn
-//! boots them here, because it is the manager that systemd itself comes with.
+//! `cargo xtask test` unpacks Debian trees, `NAME-systemd/` each, with cron. systemd-nspawn boots them here, because it is the
+//! manager that systemd itself comes with.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
@@ -19,13 +19,12 @@ use std::{
 
 use dormouse::systemd::inside::{InsideError, JobKind, Manager, UnitFilter};
 
-const TREES: &str = "DORMOUSE_TEST_TREES";
+const TREES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/images/trees");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The trees, or none if this test cannot run here; it then says so.
 fn trees() -> Vec<PathBuf> {
-    let found: Vec<PathBuf> = std::env::var_os(TREES)
-        .and_then(|directory| fs::read_dir(directory).ok())
+    let found: Vec<PathBuf> = fs::read_dir(TREES)
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -35,8 +34,17 @@ fn trees() -> Vec<PathBuf> {
         eprintln!("SKIPPED: needs root");
         return Vec::new();
     }
+    if !Command::new("systemd-nspawn")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("SKIPPED: systemd-nspawn is missing (apt install systemd-container)");
+        return Vec::new();
+    }
     if found.is_empty() {
-        eprintln!("SKIPPED: {TREES} names no directory with *-systemd trees");
+        eprintln!("SKIPPED: there are no trees in {TREES} (cargo xtask test unpacks them)");
     }
     found
 }
@@ -390,7 +398,10 @@ fn impostor(tree: &Path, code: &str) -> Payload {
          bind(S, pack_sockaddr_un(q(/run/systemd/private))) or die; listen(S, 5); $0 = q(imposes); \
          while (accept(C, S)) {{ C->autoflush(1); {code} }} sleep 600;"
     );
-    let command = format!("exec chroot $ROOT perl -MIO::Handle -e '{program}'");
+    // Perl reads a program that is an argument through /dev/null, which the trees do not have.
+    let command = format!(
+        "mkdir -p $ROOT/dev && : > $ROOT/dev/null && exec chroot $ROOT perl -MIO::Handle -e '{program}'"
+    );
     let payload = Payload::run(tree, &command, "imposes");
     assert!(payload.inside("run/systemd/private").exists());
     payload

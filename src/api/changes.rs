@@ -21,7 +21,7 @@ impl ContainerInterface {
 
     pub(super) async fn export(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Export_Args = call.parameters()?;
-        let to = match (Descriptors::of(call).take("archive", given.archive)?, given.path) {
+        let to = match (Descriptors::of(call).take_output("archive", given.archive)?, given.path) {
             (Some(descriptor), None) => SaveTo::Descriptor(descriptor),
             (None, Some(path)) => SaveTo::Path(path.into()),
             _ => {

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::{
-    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, ExecRequest, LogEntry, LogFilter,
-    LogStream, Phase, Streams, signals,
+    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, LogEntry, LogFilter, LogStream, Phase,
+    Since, signals,
 };
+use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, network_types, ordered};
+use super::streams::{condition_of, streams};
+use super::{health, looked_up, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -42,6 +44,7 @@ impl Interface for ContainerInterface {
                 "Pause" => self.pause(call).await,
                 "Resume" => self.resume(call).await,
                 "Wait" => self.wait(call).await,
+                "HealthCheck" => self.health_check(call).await,
                 "Remove" => self.remove(call).await,
                 "Diff" => self.diff(call).await,
                 "Export" => self.export(call).await,
@@ -54,6 +57,9 @@ impl Interface for ContainerInterface {
                 "Inspect" => self.inspect(call).await,
                 "Logs" => self.logs(call).await,
                 "Exec" => self.exec(call).await,
+                "ListExecs" => self.list_execs(call).await,
+                "KillExec" => self.kill_exec(call).await,
+                "DetachExec" => self.detach_exec(call).await,
                 "Attach" => self.attach(call).await,
                 "Stats" => self.stats(call).await,
                 "Top" => self.top(call).await,
@@ -107,14 +113,17 @@ impl ContainerInterface {
         })
         .await
         .map_err(failed)?;
-        let exit_code = self.wait_for(&created.id, &created.name, given.wait, given.timeoutUSec).await?;
-        call.reply(wire::Run_Reply {
-            id: created.id,
-            name: created.name,
-            exitCode: exit_code,
+        let mut reply = wire::Run_Reply {
+            id: created.id.clone(),
+            name: created.name.clone(),
+            exitCode: None,
             warnings: launched.warnings,
-        })
-        .await
+        };
+        call.begin_stream(&reply, Finish::AtEnd).await?;
+        let wait = condition_of(call, given.wait);
+        let ended = self.wait_for(&created.id, &created.name, wait, given.timeoutUSec);
+        reply.exitCode = self.obeying(call, &created.id, ended).await?;
+        call.reply(reply).await
     }
 
     async fn start(&self, call: &mut Call) -> Result<(), CallError> {
@@ -125,8 +134,12 @@ impl ContainerInterface {
         let row = self.engine.find_row(&name).map_err(failed)?;
         let launched =
             ordered(call, async move { engine.start(&name, streams).await }).await.map_err(failed)?;
-        let exit_code = self.wait_for(&row.id, &row.name, given.wait, given.timeoutUSec).await?;
-        call.reply(wire::Start_Reply { exitCode: exit_code, warnings: launched.warnings }).await
+        let mut reply = wire::Start_Reply { exitCode: None, warnings: launched.warnings };
+        call.begin_stream(&reply, Finish::AtEnd).await?;
+        let wait = condition_of(call, given.wait);
+        let ended = self.wait_for(&row.id, &row.name, wait, given.timeoutUSec);
+        reply.exitCode = self.obeying(call, &row.id, ended).await?;
+        call.reply(reply).await
     }
 
     /// After a start: what the caller wants to wait for beyond it.
@@ -140,6 +153,7 @@ impl ContainerInterface {
         let condition = match condition {
             None | Some(wire::Condition::started) => return Ok(None),
             Some(wire::Condition::ready) => Condition::Ready,
+            Some(wire::Condition::healthy) => Condition::Healthy,
             Some(wire::Condition::exited) => Condition::Exited,
         };
         let ended =
@@ -159,13 +173,7 @@ impl ContainerInterface {
 
     async fn kill(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Kill_Args = call.parameters()?;
-        let text = given.signal.as_deref().unwrap_or("KILL");
-        let signal = signals::parse(text).ok_or_else(|| {
-            failed(EngineError::InvalidSpec {
-                field: "signal".into(),
-                reason: format!("{text:?} is no signal"),
-            })
-        })?;
+        let signal = signal(given.signal.as_deref())?;
         self.engine.kill(&given.name, signal).map_err(failed)?;
         call.reply(wire::Kill_Reply {}).await
     }
@@ -199,6 +207,7 @@ impl ContainerInterface {
         let condition = match given.condition {
             Some(wire::Condition::started) => Condition::Started,
             Some(wire::Condition::ready) => Condition::Ready,
+            Some(wire::Condition::healthy) => Condition::Healthy,
             None | Some(wire::Condition::exited) => Condition::Exited,
         };
         let ended =
@@ -232,8 +241,11 @@ impl ContainerInterface {
             labels: given.labels.unwrap_or_default().into_iter().collect(),
         };
         // The subscription begins before the first look, so that no change falls between the two.
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {
@@ -256,7 +268,8 @@ impl ContainerInterface {
                 call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
                 first = false;
             }
-            changes.next().await.map_err(failed)?;
+            let events = changes.next().await.map_err(failed)?;
+            self.engine.settle(&events).await.map_err(failed)?;
         }
     }
 
@@ -293,91 +306,18 @@ impl ContainerInterface {
             }
         }
     }
-
-    async fn exec(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::Exec_Args = call.parameters()?;
-        let terminal = given.terminal.unwrap_or_default();
-        if terminal && !call.wants_more() {
-            return Err(CallError::ExpectedMore);
-        }
-        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
-        let size = match (given.rows, given.columns) {
-            (Some(rows), Some(columns)) => Some((unsigned("rows", rows)?, unsigned("columns", columns)?)),
-            _ => None,
-        };
-        let request = ExecRequest {
-            command: given.command,
-            env: given.env.unwrap_or_default().into_iter().collect(),
-            user: given.user,
-            workdir: given.workdir,
-            terminal,
-            size,
-            privileged: given.privileged.unwrap_or_default(),
-        };
-        let mut reply = wire::Exec_Reply {
-            pid: None,
-            terminalDescriptor: None,
-            exitCode: None,
-            stdout: None,
-            stderr: None,
-            truncated: None,
-        };
-        if !terminal && streams.is_empty() {
-            let output = self.engine.exec_collect(&given.name, request).await.map_err(failed)?;
-            reply.exitCode = Some(output.exit_code.into());
-            reply.stdout = Some(String::from_utf8_lossy(&output.stdout).into_owned());
-            reply.stderr = Some(String::from_utf8_lossy(&output.stderr).into_owned());
-            reply.truncated = Some(output.truncated);
-            return call.reply(reply).await;
-        }
-        let mut session = self.engine.exec(&given.name, request, streams).await.map_err(failed)?;
-        if call.wants_more() {
-            let mut begun = reply.clone();
-            begun.pid = Some(session.pid.into());
-            let master: Vec<_> = session.terminal.take().into_iter().collect();
-            begun.terminalDescriptor = (!master.is_empty()).then_some(0);
-            call.reply_continues_with_fds(begun, master).await?;
-        }
-        reply.pid = Some(session.pid.into());
-        reply.exitCode = Some(session.wait().await.map_err(failed)?.into());
-        call.reply(reply).await
-    }
-
-    async fn attach(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::Attach_Args = call.parameters()?;
-        let streams = streams(call, given.stdin, given.stdout, given.stderr)?;
-        if streams.is_empty() {
-            let reason = "no descriptor is given; pass at least one".to_owned();
-            return Err(failed(EngineError::InvalidSpec { field: "stdout".into(), reason }));
-        }
-        let exit_code = self.engine.attach(&given.name, streams).await.map_err(failed)?;
-        call.reply(wire::Attach_Reply { exitCode: exit_code.map(Into::into) }).await
-    }
-
-    async fn resize(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::Resize_Args = call.parameters()?;
-        let (rows, columns) = (unsigned("rows", given.rows)?, unsigned("columns", given.columns)?);
-        self.engine.resize(&given.name, rows, columns).map_err(failed)?;
-        call.reply(wire::Resize_Reply {}).await
-    }
-}
-
-fn streams(
-    call: &mut Call,
-    stdin: Option<i64>,
-    stdout: Option<i64>,
-    stderr: Option<i64>,
-) -> Result<Streams, CallError> {
-    let mut descriptors = Descriptors::of(call);
-    Ok(Streams {
-        stdin: descriptors.take("stdin", stdin)?,
-        stdout: descriptors.take("stdout", stdout)?,
-        stderr: descriptors.take("stderr", stderr)?,
-    })
 }
 
 pub(super) fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, CallError> {
     T::try_from(value).map_err(|_| CallError::InvalidParameter { parameter: field.to_owned() })
+}
+
+/// A signal by its name or number; SIGKILL unless told.
+pub(super) fn signal(text: Option<&str>) -> Result<i32, CallError> {
+    let text = text.unwrap_or("KILL");
+    signals::parse(text).ok_or_else(|| {
+        failed(EngineError::InvalidSpec { field: "signal".into(), reason: format!("{text:?} is no signal") })
+    })
 }
 
 fn timeout(usec: Option<i64>) -> Result<Option<Duration>, CallError> {
@@ -433,6 +373,7 @@ fn summary(container: ContainerSummary) -> wire::Summary {
         image: container.image,
         imageId: container.image_id,
         command: container.command,
+        health: live.health().map(health::to_wire),
         systemd: container.systemd,
         createdUSec: container.created_usec,
         labels: container.labels.into_iter().collect(),
@@ -468,6 +409,9 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: engine.warnings(id),
+        healthCheck: container.definition.health.clone().map(health::check_to_wire),
+        healthFailures: told.filter(|_| live.phase.is_alive()).map_or(0, |told| told.health_failures.into()),
+        healthResults: engine.health_results(id).into_iter().map(health::result_to_wire).collect(),
         spec: spec_to_wire(container.definition.spec),
     })
 }

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use crate::engine::EngineError;
 use crate::engine::spec as engine;
 
-use super::network_types;
+use super::{health, network_types};
 use crate::wire::container as wire;
 
-fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
+pub(super) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
 }
 
 /// A number that must not be negative, or must fit a narrower type.
-fn number<T: TryFrom<i64>>(field: &str, value: Option<i64>) -> Result<Option<T>, EngineError> {
+pub(super) fn number<T: TryFrom<i64>>(field: &str, value: Option<i64>) -> Result<Option<T>, EngineError> {
     value
         .map(|value| {
             T::try_from(value)
@@ -97,7 +97,9 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         sd_notify: spec.sdNotify.map(|who| match who {
             wire::Spec_sdNotify::started => engine::SdNotify::Started,
             wire::Spec_sdNotify::payload => engine::SdNotify::Payload,
+            wire::Spec_sdNotify::healthy => engine::SdNotify::Healthy,
         }),
+        health_check: spec.healthCheck.map(health::spec_from_wire).transpose()?,
         terminal: spec.terminal.unwrap_or_default(),
         stdin_open: spec.stdinOpen.unwrap_or_default(),
         labels: sorted(spec.labels),
@@ -443,7 +445,9 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         sdNotify: spec.sd_notify.map(|who| match who {
             engine::SdNotify::Started => wire::Spec_sdNotify::started,
             engine::SdNotify::Payload => wire::Spec_sdNotify::payload,
+            engine::SdNotify::Healthy => wire::Spec_sdNotify::healthy,
         }),
+        healthCheck: spec.health_check.map(health::spec_to_wire),
         terminal: yes(spec.terminal),
         stdinOpen: yes(spec.stdin_open),
         labels: map(spec.labels),
@@ -644,6 +648,7 @@ mod tests {
             "ports": [{"containerPort": 80, "hostPort": 8080, "hostIp": "127.0.0.1", "protocol": "udp", "range": 2}],
             "publishAll": true, "dnsServers": ["192.0.2.1"], "dnsSearch": ["example"], "dnsOptions": ["ndots:1"],
             "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload",
+            "healthCheck": {"kind": "command", "command": ["a"], "intervalUSec": 5000, "retries": 2, "onFailure": "kill"},
         }));
     }
 
@@ -672,6 +677,9 @@ mod tests {
         refused(json!({"pidNamespace": {"kind": "container"}}), "spec.pidNamespace.container");
         refused(json!({"seccomp": {"kind": "profile"}}), "spec.seccomp.profile");
         refused(json!({"stopTimeoutUSec": -1}), "spec.stopTimeoutUSec");
+        refused(json!({"healthCheck": {"kind": "shell"}}), "spec.healthCheck.shell");
+        refused(json!({"healthCheck": {"kind": "systemd", "command": ["x"]}}), "spec.healthCheck.command");
+        refused(json!({"healthCheck": {"kind": "systemd", "retries": -1}}), "spec.healthCheck.retries");
         refused(json!({"log": {"driver": "none", "filesMax": 1}}), "spec.log");
     }
 

@@ -20,7 +20,7 @@ impl ContainerInterface {
 
     pub(super) async fn copy_out(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::CopyOut_Args = call.parameters()?;
-        let archive = Descriptors::of(call).need("archive", given.archive)?;
+        let archive = Descriptors::of(call).need_output("archive", given.archive)?;
         let engine = self.engine.clone();
         let work = move |cancelled: &AtomicBool, progress: &mut dyn FnMut(u64)| {
             engine.copy_out(&given.name, &given.path, given.topName.as_deref(), archive, cancelled, progress)

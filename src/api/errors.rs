@@ -30,6 +30,9 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::PathNotFound { name, path } => {
             ("PathNotFound", json!({"name": name, "path": path, "reason": reason}))
         }
+        EngineError::ExecNotFound { name, exec } => {
+            ("ExecNotFound", json!({"name": name, "exec": exec, "reason": reason}))
+        }
         EngineError::NetworkNotFound { network } | EngineError::NetworkAmbiguous { network } => {
             if interface == "io.dormouse.Network" {
                 ("NotFound", json!({"name": network, "reason": reason}))
@@ -84,6 +87,8 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::Unsupported { feature, .. } => {
             ("Unsupported", json!({"feature": feature, "reason": reason}))
         }
+        EngineError::NoHealthCheck { name } => ("NoHealthCheck", json!({"name": name, "reason": reason})),
+        EngineError::CursorLost { cursor } => ("CursorLost", json!({"cursor": cursor, "reason": reason})),
         EngineError::Timeout { name, .. } => ("Timeout", json!({"name": name, "reason": reason})),
         EngineError::ImageInUse { image, containers } => {
             ("InUse", json!({"name": image, "containers": containers, "reason": reason}))

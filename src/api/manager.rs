@@ -1,8 +1,8 @@
 //! io.dormouse.Manager.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::engine::{ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind};
+use crate::engine::{ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, Since};
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -88,29 +88,80 @@ impl ManagerInterface {
 
     async fn events(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Events_Args = call.parameters()?;
-        let (names, actions) = (given.names.unwrap_or_default(), given.actions.unwrap_or_default());
-        let wanted = |event: &Event| {
-            let named = |name: &String| {
-                event.name == *name || (!name.is_empty() && event.id.starts_with(name.as_str()))
-            };
-            (names.is_empty() || names.iter().any(named))
-                && (actions.is_empty() || actions.contains(&event.action))
+        let since = match (given.sinceUSec, &given.afterCursor) {
+            (Some(_), Some(_)) => {
+                let reason = "sinceUSec is given too; only one can be the begin".to_owned();
+                return Err(failed(EngineError::InvalidSpec { field: "afterCursor".into(), reason }));
+            }
+            (None, Some(cursor)) => Since::Cursor(cursor.parse().map_err(failed)?),
+            (Some(time), None) => Since::Time(time),
+            (None, None) if call.wants_more() => Since::Now,
+            (None, None) => Since::Oldest,
+        };
+        let wanted = Wanted {
+            until: given.untilUSec,
+            types: kinds(given.types.unwrap_or_default()).map_err(failed)?,
+            names: given.names.unwrap_or_default(),
+            actions: given.actions.unwrap_or_default(),
         };
         if !call.wants_more() {
             let engine = self.engine.clone();
-            let events = looked_up(move || engine.events(given.sinceUSec)).await.map_err(failed)?;
-            let events = events.into_iter().filter(wanted).map(event).collect();
+            let events = looked_up(move || engine.events(since)).await.map_err(failed)?;
+            let events = events.into_iter().filter(|event| wanted.fits(event)).map(event).collect();
             return call.reply(wire::Events_Reply { events }).await;
         }
-        let mut follower = self.engine.follow_events(given.sinceUSec).map_err(failed)?;
+        let mut follower = self.engine.follow_events(since).map_err(failed)?;
         loop {
-            let events: Vec<_> =
-                follower.next().await.map_err(failed)?.into_iter().filter(wanted).map(event).collect();
+            let next = tokio::select! {
+                biased;
+                next = follower.next() => next.map_err(failed)?,
+                () = wanted.over() => return call.reply(wire::Events_Reply { events: Vec::new() }).await,
+            };
+            let events: Vec<_> = next.into_iter().filter(|event| wanted.fits(event)).map(event).collect();
             if !events.is_empty() {
                 call.reply_continues(wire::Events_Reply { events }).await?;
             }
         }
     }
+}
+
+/// Which events are wanted; what is empty does not filter.
+struct Wanted {
+    until: Option<i64>,
+    types: Vec<EventKind>,
+    names: Vec<String>,
+    actions: Vec<String>,
+}
+
+impl Wanted {
+    fn fits(&self, event: &Event) -> bool {
+        let named = |name: &String| {
+            let is_id = |id: &str| !name.is_empty() && id.starts_with(name.as_str());
+            event.name == *name || is_id(&event.id) || event.container.as_deref().is_some_and(is_id)
+        };
+        self.until.is_none_or(|until| event.time < until)
+            && (self.types.is_empty() || self.types.contains(&event.kind))
+            && (self.names.is_empty() || self.names.iter().any(named))
+            && (self.actions.is_empty() || self.actions.contains(&event.action))
+    }
+
+    /// Returns when nothing more can fit.
+    async fn over(&self) {
+        let Some(until) = self.until else { return std::future::pending().await };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let until = Duration::from_micros(u64::try_from(until).unwrap_or_default());
+        tokio::time::sleep(until.saturating_sub(now)).await;
+    }
+}
+
+fn kinds(types: Vec<String>) -> Result<Vec<EventKind>, EngineError> {
+    let kind = |text: String| {
+        serde_json::from_value(text.clone().into()).map_err(|_| EngineError::InvalidSpec {
+            field: "types".into(),
+            reason: format!("there are no events of type {text:?}"),
+        })
+    };
+    types.into_iter().map(kind).collect()
 }
 
 fn disk_use(disk: DiskUse) -> wire::DiskUse {
@@ -125,16 +176,33 @@ fn disk_use(disk: DiskUse) -> wire::DiskUse {
 
 fn event(event: Event) -> wire::Event {
     wire::Event {
+        cursor: event.cursor.to_string(),
         timeUSec: event.time,
         r#type: match event.kind {
             EventKind::Container => wire::Event_type::container,
+            EventKind::Exec => wire::Event_type::exec,
             EventKind::Image => wire::Event_type::image,
+            EventKind::Volume => wire::Event_type::volume,
             EventKind::Network => wire::Event_type::network,
+            EventKind::Pod => wire::Event_type::pod,
+            EventKind::Unit => wire::Event_type::unit,
         },
         action: event.action,
         id: event.id,
         name: event.name,
         exitCode: event.exit_code.map(Into::into),
+        exec: event.exec,
+        pid: event.pid.map(Into::into),
+        signal: event.signal,
+        health: event.health.as_deref().and_then(|health| match health {
+            "starting" => Some(wire::Event_health::starting),
+            "healthy" => Some(wire::Event_health::healthy),
+            "unhealthy" => Some(wire::Event_health::unhealthy),
+            _ => None,
+        }),
+        unit: event.unit,
+        container: event.container,
+        oldName: event.old_name,
     }
 }
 

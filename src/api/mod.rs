@@ -5,20 +5,24 @@ mod container;
 mod convert;
 mod copy;
 mod errors;
+mod health;
 mod image;
 mod manager;
 mod network;
 mod network_types;
+mod streams;
 mod unit;
 mod usage;
 
 use std::future::Future;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::engine::{Engine, EngineError};
+use crate::varlink::stream::{Control, Finish};
 use crate::varlink::{Call, CallError, Service};
 
 const VENDOR: &str = "dormouse";
@@ -82,6 +86,7 @@ async fn with_bytes<R: serde::Serialize>(
     reply: impl Fn(i64) -> R,
 ) -> Result<(), CallError> {
     let count = |written: u64| i64::try_from(written).unwrap_or(i64::MAX);
+    call.begin_stream(reply(0), Finish::AtEnd).await?;
     let cancelled = CancelOnDrop(Arc::default());
     let flag = Arc::clone(&cancelled.0);
     let (tell, mut told) = tokio::sync::mpsc::channel::<u64>(1);
@@ -112,27 +117,65 @@ fn finished<T>(result: Result<Result<T, EngineError>, tokio::task::JoinError>) -
     })
 }
 
-/// The descriptors of a call, taken by the indices that its parameters give.
-struct Descriptors(Vec<Option<OwnedFd>>);
+/// The descriptors of a call, taken by the indices that its parameters give: those that came along, or ends of channels.
+struct Descriptors<'a>(&'a mut Call);
 
-impl Descriptors {
-    fn of(call: &mut Call) -> Self {
-        Self(call.take_fds().into_iter().map(Some).collect())
+impl<'a> Descriptors<'a> {
+    fn of(call: &'a mut Call) -> Self {
+        Self(call)
     }
 
     /// As [`Self::take`], for one without which nothing can be done.
     fn need(&mut self, field: &str, index: i64) -> Result<OwnedFd, CallError> {
-        self.take(field, Some(index))?
-            .ok_or_else(|| CallError::InvalidParameter { parameter: field.to_owned() })
+        let taken = self.0.input(index);
+        self.found(field, taken)
     }
 
-    /// An index that is out of range, or was taken before, is a slip of the caller.
+    /// As [`Self::take_output`], for one without which nothing can be done.
+    fn need_output(&mut self, field: &str, index: i64) -> Result<OwnedFd, CallError> {
+        let taken = self.0.output(index);
+        self.found(field, taken)
+    }
+
+    /// One to read from. An index that is out of range, or was taken before, is a slip of the caller.
     fn take(&mut self, field: &str, index: Option<i64>) -> Result<Option<OwnedFd>, CallError> {
-        let Some(index) = index else { return Ok(None) };
-        let place = usize::try_from(index).ok().and_then(|index| self.0.get_mut(index));
-        match place.and_then(Option::take) {
-            Some(fd) => Ok(Some(fd)),
-            None => Err(CallError::InvalidParameter { parameter: field.to_owned() }),
+        index.map(|index| self.need(field, index)).transpose()
+    }
+
+    /// One to write to.
+    fn take_output(&mut self, field: &str, index: Option<i64>) -> Result<Option<OwnedFd>, CallError> {
+        index.map(|index| self.need_output(field, index)).transpose()
+    }
+
+    fn found(&self, field: &str, taken: io::Result<Option<OwnedFd>>) -> Result<OwnedFd, CallError> {
+        match taken {
+            Ok(Some(fd)) => Ok(fd),
+            Ok(None) => Err(CallError::InvalidParameter { parameter: field.to_owned() }),
+            Err(error) => Err(no_channel(self.0, &error)),
+        }
+    }
+}
+
+/// A channel could not be opened.
+fn no_channel(call: &Call, error: &io::Error) -> CallError {
+    let reason = format!("cannot open a channel: {error}");
+    CallError::reply(format!("{}.Failed", call.interface()), serde_json::json!({ "reason": reason }))
+}
+
+/// Waits for work to be done, and does meanwhile what the client says on its stream; `None` if it says that it leaves.
+async fn attended<T>(
+    call: &mut Call,
+    work: impl Future<Output = T>,
+    mut obey: impl FnMut(Control),
+) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return Some(result),
+            control = call.control() => match control {
+                Control::Leave => return None,
+                control => obey(control),
+            },
         }
     }
 }

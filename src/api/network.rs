@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::engine::spec::NetworkAttachment;
-use crate::engine::{Engine, EngineError, Member, Network, NewNetwork, NewSubnet};
+use crate::engine::{Engine, EngineError, Member, Network, NewNetwork, NewSubnet, Since};
 use crate::network::Driver;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
@@ -102,8 +102,11 @@ impl NetworkInterface {
                     network.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
                 })
         };
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Details> = HashMap::new();
         let mut first = true;
         loop {

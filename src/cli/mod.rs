@@ -3,15 +3,21 @@
 //! Everything goes through the service's public interface; nothing here knows the engine. One verb is one file in
 //! `commands`; what they share is beside this file.
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::varlink::client::Connection;
+
 mod commands;
+mod connections;
 mod errors;
+mod grammar;
 mod human;
 mod output;
 mod progress;
+mod remote;
 mod service;
 mod session;
 mod signals;
@@ -19,6 +25,10 @@ mod spec;
 mod streams;
 mod table;
 mod terminal;
+
+use errors::CliError;
+
+pub use grammar::{has_flag, has_verb, takes};
 
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]
@@ -49,6 +59,17 @@ struct Cli {
     )]
     address: Option<String>,
 
+    /// The service of another host: ssh://[USER@]HOST[:PORT][/SOCKET], or a name that `dormouse connection add` has given
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_CONNECTION",
+        value_name = "CONNECTION",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    connection: Option<String>,
+
     #[command(subcommand)]
     command: commands::Command,
 }
@@ -59,7 +80,13 @@ struct Cli {
 /// that make no sense.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let service = service::Service::at(cli.address.as_deref());
+    let service = match cli.service() {
+        Ok(service) => service,
+        Err(error) => {
+            streams::complain(&error.render());
+            return ExitCode::from(error.exit_code(cli.command.passes_codes()));
+        }
+    };
     let passes_codes = cli.command.passes_codes();
     match cli.command.run(&service) {
         Ok(code) => ExitCode::from(code),
@@ -68,6 +95,24 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code(passes_codes))
         }
     }
+}
+
+impl Cli {
+    fn service(&self) -> Result<service::Service, CliError> {
+        match self.connection.as_deref().filter(|connection| !connection.is_empty()) {
+            Some(connection) => connections::resolve(connection),
+            None => Ok(service::Service::at(self.address.as_deref())),
+        }
+    }
+}
+
+/// Connects to the service on this host, at `address` or where it usually listens. The error is the text for the user.
+///
+/// # Errors
+/// If nobody listens there, or not for this user.
+pub fn connect(address: Option<&str>) -> Result<UnixStream, String> {
+    let address = address.map_or_else(service::default_address, str::to_owned);
+    service::connect(&address).map(Connection::into_stream).map_err(|error| error.render())
 }
 
 /// `dormouse run` in the foreground, without an address of a service: what the main process of a unit does in its own way.
@@ -79,7 +124,9 @@ impl ForegroundRun {
     pub fn parse() -> Option<Self> {
         let cli = Cli::parse();
         match cli.command {
-            commands::Command::Run(run) if cli.address.is_none() && run.is_in_foreground() => {
+            commands::Command::Run(run)
+                if cli.address.is_none() && cli.connection.is_none() && run.is_in_foreground() =>
+            {
                 Some(Self(*run))
             }
             _ => None,

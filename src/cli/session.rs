@@ -1,8 +1,9 @@
 //! A container in the foreground, as `run`, `start --attach` and `attach` have it.
 //!
 //! The call that ends with the container runs in a thread. The main thread waits for what happens first: the end, a
-//! signal, a new size of the terminal, or the detach keys. Resize and Kill go over a second connection. They are tried
-//! again for a while, because the container may not be running yet when the first of them is due.
+//! signal, a new size of the terminal, or the detach keys. Sizes and signals go over a second connection, and are tried again
+//! for a while, because the container may not be running yet when the first of them is due; to another host they go with
+//! the streams.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -13,11 +14,11 @@ use sd_notify::NotifyState;
 use serde_json::{Map, Value, json};
 
 use crate::cli::errors::CliError;
-use crate::cli::service::{self, Service};
+use crate::cli::service::Service;
 use crate::cli::signals;
 use crate::cli::streams::{Streams, complain};
-use crate::cli::terminal::{self, DetachKeys, RawMode};
-use crate::varlink::client::Connection;
+use crate::cli::terminal::{self, DetachKeys, RawMode, Size};
+use crate::varlink::stream::Controller;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const RETRIES_MAX: u32 = 1_000;
@@ -65,6 +66,8 @@ impl Outcome {
 }
 
 enum Event {
+    /// Sizes and signals go this way.
+    Begun(Controller),
     Ended(Result<Option<i64>, CliError>),
     Signal(Signal),
     DetachKeys,
@@ -98,7 +101,7 @@ impl Session<'_> {
         let signals = sender.clone();
         signals::deliver_to(move |signal| forward(&signals, Event::Signal(signal)))
             .map_err(|error| CliError::io("take signals", &error))?;
-        let connection = self.service.connect()?;
+        self.service.reach()?;
         let raw = if self.terminal && self.interactive { enter_raw()? } else { None };
         let keys = sender.clone();
         let no_keys = DetachKeys::none();
@@ -112,25 +115,22 @@ impl Session<'_> {
         if self.as_unit {
             self.tell_readiness()?;
         }
-        let (attempted, method) = (attempted.to_owned(), method.to_owned());
+        let (service, attempted, method) = (self.service.clone(), attempted.to_owned(), method.to_owned());
         std::thread::Builder::new()
             .name("call".to_owned())
             .spawn(move || {
-                let mut connection = connection;
-                let result: Result<Ended, CliError> = service::call_with_fds(
-                    &mut connection,
-                    attempted,
-                    &method,
-                    Value::Object(parameters),
-                    descriptors,
-                );
+                let begun = |controller| forward(&sender, Event::Begun(controller));
+                let parameters = Value::Object(parameters);
+                let result: Result<Ended, CliError> =
+                    service.call_with_fds(attempted, &method, parameters, descriptors, begun);
                 forward(&sender, Event::Ended(result.map(|ended| ended.exit_code)));
             })
             .map_err(|error| CliError::io("make a thread", &error))?;
 
         let outcome = self.attend(&events);
         if !matches!(outcome, Ok(Outcome::Detached | Outcome::Left(_))) {
-            output.finish();
+            // The container's monitor may still have some of it, if the screen is slow.
+            output.finish_at_end();
         }
         drop(raw);
         outcome
@@ -157,7 +157,7 @@ impl Session<'_> {
 
     fn attend(&self, events: &Receiver<Event>) -> Result<Outcome, CliError> {
         let mut control =
-            Control { session: self, connection: None, resize: self.terminal, kill: None, retries: 0 };
+            Control { session: self, controller: None, resize: self.terminal, kill: None, retries: 0 };
         let mut signalled = false;
         loop {
             let event = if control.is_due() {
@@ -167,7 +167,11 @@ impl Session<'_> {
             };
             match event {
                 Ok(Event::Ended(result)) => return result.map(Outcome::Exited),
-                Ok(Event::DetachKeys) => return Ok(Outcome::Detached),
+                Ok(Event::Begun(controller)) => control.begin(controller),
+                Ok(Event::DetachKeys) => {
+                    control.leave();
+                    return Ok(Outcome::Detached);
+                }
                 Ok(Event::Signal(Signal::SIGWINCH)) => control.want_resize(),
                 // The terminal is gone, which is no wish to end the container.
                 Ok(Event::Signal(signal @ Signal::SIGHUP)) => return Ok(Outcome::Left(signal)),
@@ -214,7 +218,7 @@ fn forward(sender: &Sender<Event>, event: Event) {
 /// What is to be told to the container's process beside its streams.
 struct Control<'a> {
     session: &'a Session<'a>,
-    connection: Option<Connection>,
+    controller: Option<Controller>,
     resize: bool,
     kill: Option<Signal>,
     retries: u32,
@@ -222,12 +226,28 @@ struct Control<'a> {
 
 impl Control<'_> {
     fn is_due(&self) -> bool {
-        (self.resize || self.kill.is_some()) && self.retries < RETRIES_MAX
+        // On another host nothing can be done before the streams are there.
+        !self.session.service.is_remote()
+            && (self.resize || self.kill.is_some())
+            && self.retries < RETRIES_MAX
+    }
+
+    fn begin(&mut self, controller: Controller) {
+        self.controller = Some(controller);
+        self.try_all();
+    }
+
+    fn leave(&self) {
+        if let Some(controller) = &self.controller {
+            // Closing the connection, which comes next, says the same.
+            let _ = controller.leave();
+        }
     }
 
     fn want_resize(&mut self) {
         self.resize = self.session.terminal;
         self.retries = 0;
+        self.try_all();
     }
 
     fn want_kill(&mut self, signal: Signal) {
@@ -257,36 +277,39 @@ impl Control<'_> {
 
     fn try_all(&mut self) {
         self.retries += 1;
-        let id = self.session.id;
         if let Some(signal) = self.kill
-            && self.call("Kill", json!({"name": id, "signal": signal.as_str()}))
+            && self.send_kill(signal)
         {
             self.kill = None;
         }
         if self.resize {
-            let done = match terminal::size() {
-                Some(size) => {
-                    self.call("Resize", json!({"name": id, "rows": size.rows, "columns": size.columns}))
-                }
-                None => true,
-            };
-            self.resize = !done;
+            self.resize = !terminal::size().is_none_or(|size| self.send_size(size));
+        }
+    }
+
+    fn send_kill(&self, signal: Signal) -> bool {
+        match &self.controller {
+            Some(controller) => controller.signal(signal.as_str()).is_ok(),
+            None => self.call("Kill", json!({"name": self.session.id, "signal": signal.as_str()})),
+        }
+    }
+
+    fn send_size(&self, size: Size) -> bool {
+        match &self.controller {
+            Some(controller) => controller.resize(size.rows, size.columns).is_ok(),
+            None => self
+                .call("Resize", json!({"name": self.session.id, "rows": size.rows, "columns": size.columns})),
         }
     }
 
     /// Returns whether it worked. Refusals are not told: the container is not running yet, or not any more.
-    fn call(&mut self, method: &str, parameters: Value) -> bool {
-        if self.connection.is_none() {
-            self.connection = self.session.service.connect().ok();
+    fn call(&self, method: &str, parameters: Value) -> bool {
+        if self.session.service.is_remote() {
+            return false;
         }
-        let Some(connection) = &mut self.connection else { return false };
         let method = format!("io.dormouse.Container.{method}");
         let result: Result<Value, CliError> =
-            service::call(connection, "control the container", &method, parameters);
-        if result.is_err() {
-            // It may have been the connection.
-            self.connection = None;
-        }
+            self.session.service.call("control the container", &method, parameters);
         result.is_ok()
     }
 }

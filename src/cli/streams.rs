@@ -122,6 +122,14 @@ impl OutputPumps {
         Ok(())
     }
 
+    /// Waits until the sources have ended and all is on the screen.
+    pub fn finish_at_end(self) {
+        for thread in self.threads {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
     /// Waits until all that was written up to now is on the screen. Whoever may still hold the other end of a pipe
     /// is not waited for.
     pub fn finish(self) {

@@ -9,6 +9,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::monitor::config::ATTACH_SOCKET;
 
@@ -47,6 +48,41 @@ impl Streams {
     }
 }
 
+/// Descriptors that are connected to a container. Dropped, the monitor disconnects them.
+#[derive(Debug)]
+pub struct Attachment {
+    name: String,
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Attachment {
+    /// Waits until the container has ended and all of its output was delivered; its exit code, if that is known.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] where the monitor can't be heard.
+    pub async fn ended(self) -> Result<Option<i32>, EngineError> {
+        loop {
+            let mut guard =
+                self.socket.readable().await.map_err(|error| attach_failed(&self.name, &error))?;
+            let mut packet = [0; 16];
+            match rustix::net::recv(self.socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Ok(None),
+                Ok((5, _)) if packet[0] == b'X' => {
+                    return Ok(Some(i32::from_le_bytes([packet[1], packet[2], packet[3], packet[4]])));
+                }
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(attach_failed(&self.name, &errno.into())),
+            }
+        }
+    }
+}
+
+fn attach_failed(name: &str, error: &std::io::Error) -> EngineError {
+    EngineError::Failed { attempted: format!("attach to {name:?}"), reason: error.to_string() }
+}
+
 /// Sends one packet with descriptors.
 pub(super) fn send_packet(
     socket: BorrowedFd<'_>,
@@ -69,25 +105,20 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::WrongState`].
     pub async fn attach(&self, name: &str, streams: Streams) -> Result<Option<i32>, EngineError> {
-        let (row_name, socket) = self.connect_monitor(name, "attach to")?;
-        let failed =
-            |reason: String| EngineError::Failed { attempted: format!("attach to {row_name:?}"), reason };
-        streams.send(socket.as_fd()).map_err(|errno| failed(errno.to_string()))?;
-        let socket =
-            crate::readiness::watch(socket, Interest::READABLE).map_err(|error| failed(error.to_string()))?;
-        loop {
-            let mut guard = socket.readable().await.map_err(|error| failed(error.to_string()))?;
-            let mut packet = [0; 16];
-            match rustix::net::recv(socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Ok(None),
-                Ok((5, _)) if packet[0] == b'X' => {
-                    return Ok(Some(i32::from_le_bytes([packet[1], packet[2], packet[3], packet[4]])));
-                }
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                Err(errno) => return Err(failed(errno.to_string())),
-            }
+        self.attachment(name, streams)?.ended().await
+    }
+
+    /// Connects descriptors to a running container, until the attachment is dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::WrongState`].
+    pub fn attachment(&self, name: &str, streams: Streams) -> Result<Attachment, EngineError> {
+        let (name, socket) = self.connect_monitor(name, "attach to")?;
+        let sent = streams.send(socket.as_fd());
+        let watched = sent.and_then(|()| crate::readiness::watch(socket, Interest::READABLE));
+        match watched {
+            Ok(socket) => Ok(Attachment { name, socket }),
+            Err(error) => Err(attach_failed(&name, &error)),
         }
     }
 

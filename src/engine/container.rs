@@ -14,7 +14,7 @@ use std::cell::LazyCell;
 use std::fmt;
 
 use crate::monitor::config::STOP_REQUESTED;
-use crate::monitor::state::{Phase as Told, RunState};
+use crate::monitor::state::{Health, Phase as Told, RunState};
 use crate::runtime::cgroup::{Cgroup, Mounted};
 use crate::store::ContainerRow;
 
@@ -80,6 +80,11 @@ impl Live {
     /// It runs and has said that it is ready.
     pub fn is_ready(&self) -> bool {
         self.phase.is_alive() && self.told.as_ref().is_some_and(|told| told.ready)
+    }
+
+    /// What its checks have found, while it runs.
+    pub fn health(&self) -> Option<Health> {
+        self.told.as_ref().filter(|_| self.phase.is_alive()).and_then(|told| told.health)
     }
 
     /// How its process ended, if one has.

@@ -10,7 +10,7 @@ use crate::systemd::mode;
 use super::spec::{
     ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
 };
-use super::{EngineError, network, signals, users};
+use super::{EngineError, HealthCheck, health, network, signals, users};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 /// A machine with many services needs longer than a single program; systemd itself gives each service 90 s.
@@ -48,6 +48,9 @@ pub struct Definition {
     /// The ports to publish, those of the image among them.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// What is checked while it runs.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
 }
 
 /// The few fields that a list shows, read without building the rest.
@@ -69,6 +72,11 @@ impl Definition {
     /// The payload says itself when it is ready.
     pub fn payload_notifies(&self) -> bool {
         self.spec.sd_notify.map_or(self.systemd, |who| who == SdNotify::Payload)
+    }
+
+    /// It is ready when a health check has passed.
+    pub fn becomes_ready_by_health(&self) -> bool {
+        self.health.is_some() && self.spec.sd_notify.map_or(!self.systemd, |who| who == SdNotify::Healthy)
     }
 
     /// Joins a specification with the image's configuration, and checks all that can be checked without starting.
@@ -133,11 +141,13 @@ impl Definition {
         if !workdir.starts_with('/') {
             return Err(invalid("spec.workdir", &format!("{workdir:?} is not absolute")));
         }
+        let health = health::define(&spec, image.healthcheck.as_ref(), systemd)?;
         let networks = network::attachments(&spec);
         let ports = network::ports_to_publish(&spec, image.exposed_ports.keys())?;
         Ok(Self {
             networks,
             ports,
+            health,
             command,
             env,
             workdir: workdir.to_owned(),

@@ -15,6 +15,8 @@ pub enum EngineError {
     NotFound { name: String },
     #[error("there is nothing at {path:?} in {name:?}")]
     PathNotFound { name: String, path: String },
+    #[error("no command {exec:?} runs in {name:?}, or several do; `dormouse execs` lists them")]
+    ExecNotFound { name: String, exec: String },
     #[error("several containers have an id that begins with {name:?}; give more of it")]
     Ambiguous { name: String },
     #[error(
@@ -41,6 +43,12 @@ pub enum EngineError {
     LaunchFailed { name: String, step: String, errno: i32, message: String },
     #[error("{feature} is not possible: {reason}")]
     Unsupported { feature: String, reason: String },
+    #[error("{name:?} has no health check; give it one when it is made")]
+    NoHealthCheck { name: String },
+    #[error(
+        "what came after the cursor {cursor:?} is not all kept any more; read the events without a cursor"
+    )]
+    CursorLost { cursor: String },
     #[error("waited for {name:?} {what}, and the time is over")]
     Timeout { name: String, what: String },
     #[error("cannot remove image {image:?}: containers are made from it ({}); remove them first", containers.join(", "))]

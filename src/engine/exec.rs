@@ -2,7 +2,7 @@
 //! its own binary as `exec-session`, which does, and tells how the command ended.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use rustix::net::{
@@ -12,11 +12,12 @@ use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 
+use crate::monitor::exec_session::{DETACH_PACKET, signal_packet};
 use crate::runtime::seccomp;
 
 use super::passwd::{self, RootView};
 use super::spec::Seccomp;
-use super::{Container, Engine, EngineError, Phase, Streams, capabilities, launch, oci};
+use super::{Container, Engine, EngineError, Event, EventKind, Phase, Streams, capabilities, launch, oci};
 
 /// How much of each stream is collected where the caller gives no descriptors.
 const COLLECTED_MAX_BYTES: u64 = 1 << 20;
@@ -35,6 +36,10 @@ pub struct ExecRequest {
     /// Rows and columns.
     pub size: Option<(u16, u16)>,
     pub privileged: bool,
+    /// Nobody has asked for this command: it is no event.
+    pub unasked: bool,
+    /// It goes on without anybody; what it writes to a terminal is dropped.
+    pub detached: bool,
 }
 
 /// What a command has written, as far as it was collected.
@@ -50,14 +55,50 @@ pub struct ExecOutput {
     pub truncated: bool,
 }
 
-/// A command that runs. Dropped, the command is sent SIGHUP.
+/// A command that runs. Dropped, the command is hung up, unless it was detached.
 #[derive(Debug)]
 pub struct ExecSession {
     socket: AsyncFd<OwnedFd>,
+    /// Its name among the container's sessions.
+    pub id: String,
     /// As the host sees it.
     pub pid: i32,
-    /// The master side of its terminal, if it has one.
+    /// The master side of its terminal, if it has one and somebody to look at it.
     pub terminal: Option<OwnedFd>,
+}
+
+/// What can be told to a command while somebody waits for its end.
+#[derive(Debug)]
+pub struct ExecControl {
+    /// `None` if no descriptor was free.
+    socket: Option<OwnedFd>,
+}
+
+impl ExecControl {
+    /// Sends a signal; nothing happens if the command has ended.
+    pub fn signal(&self, signal: i32) {
+        self.send(&signal_packet(signal));
+    }
+
+    /// Lets the command go on when nobody waits for it any more.
+    pub fn detach(&self) {
+        self.send(DETACH_PACKET);
+    }
+
+    /// Sets the size of the command's terminal, in characters.
+    pub fn resize(master: BorrowedFd<'_>, rows: u16, columns: u16) {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // Refused only when the command has ended.
+        let _ = rustix::termios::tcsetwinsize(master, size);
+    }
+
+    fn send(&self, packet: &[u8]) {
+        if let Some(socket) = &self.socket
+            && let Err(errno) = super::attach::send_packet(socket.as_fd(), packet, &[])
+        {
+            tracing::debug!(%errno, "a command has ended before it could be told something, ignoring");
+        }
+    }
 }
 
 impl Engine {
@@ -104,13 +145,22 @@ impl Engine {
         }
         let init = live.told.as_ref().and_then(|told| told.init).ok_or_else(wrong)?;
         let process = self.exec_process(&container, &request)?;
+        let id = super::names::new_id()?;
         let message = json!({
+            "record": {"id": id, "directory": self.sessions_directory(&container.row.id)?, "user": request.user},
+            "detached": request.detached,
             "leader": init.pid,
             "leader_start_time": init.start_time,
             "cgroup": self.cgroup_path(&container.row.id),
             "process": process.0,
             "seccomp": process.1,
+            "events": (!request.unasked).then(|| json!({
+                "id": container.row.id, "name": container.row.name, "exec": id, "path": self.paths().events()})),
         });
+        if !request.unasked {
+            let event = Event::new(EventKind::Exec, "create", &container.row.id, &container.row.name);
+            self.record(&Event { exec: Some(id.clone()), ..event });
+        }
         let failed = |attempted: &str, reason: String| EngineError::Failed {
             attempted: format!("{attempted} a session in {:?}", container.row.name),
             reason,
@@ -135,8 +185,11 @@ impl Engine {
             .spawn()
             .map_err(|error| failed("execute", error.to_string()))?;
         drop((request_file, stdin, stdout, stderr));
-        // It must be reaped, and ends by itself with its command.
-        tokio::task::spawn_blocking(move || child.wait());
+        // It must be reaped while this process lives, and ends by itself with its command, perhaps later.
+        std::thread::Builder::new()
+            .stack_size(16 << 10)
+            .spawn(move || child.wait())
+            .map_err(|error| failed("watch", error.to_string()))?;
         let socket = crate::readiness::watch(ours, Interest::READABLE)
             .map_err(|error| failed("hear from", error.to_string()))?;
         let command = request.command.first().cloned().unwrap_or_default();
@@ -144,7 +197,7 @@ impl Engine {
         loop {
             match receive(&socket).await.map_err(|errno| failed("hear from", errno.to_string()))? {
                 Packet::Terminal(fd) => terminal = Some(fd),
-                Packet::Pid(pid) => return Ok(ExecSession { socket, pid, terminal }),
+                Packet::Pid(pid) => return Ok(ExecSession { socket, id, pid, terminal }),
                 Packet::Failed { step, errno, message } => {
                     return Err(launch::command_error(container.row.name, command, step, errno, message));
                 }
@@ -156,7 +209,7 @@ impl Engine {
     }
 
     /// The process and its seccomp filter, as OCI has them.
-    fn exec_process(
+    pub(super) fn exec_process(
         &self,
         container: &Container,
         request: &ExecRequest,
@@ -222,6 +275,11 @@ impl Engine {
 }
 
 impl ExecSession {
+    /// What can be told to the command while [`Self::wait`] is waited for.
+    pub fn control(&self) -> ExecControl {
+        ExecControl { socket: self.socket.get_ref().try_clone().ok() }
+    }
+
     /// Waits for the command's end. Dropped before, the command is sent SIGHUP.
     ///
     /// # Errors

@@ -76,6 +76,7 @@ impl Engine {
         let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
+        self.prepare_health_check(&container, &cgroup)?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let mut network = self.set_up_network(&container)?;
@@ -123,6 +124,7 @@ impl Engine {
             }
             _ => {}
         }
+        self.forget_health_results(id)?;
         self.remove_cgroup(id);
         Ok(())
     }
@@ -188,6 +190,11 @@ impl Engine {
                 false => Vec::new(),
             },
             end_command: Vec::new(),
+            health: container
+                .definition
+                .health
+                .as_ref()
+                .map(|health| health.config(&container.definition, &self.paths().run_container(id))),
         })
     }
 

@@ -18,6 +18,7 @@ mod definition;
 mod error;
 mod events;
 mod exec;
+mod health;
 mod images;
 mod launch;
 mod logs;
@@ -28,6 +29,7 @@ mod passwd;
 mod place;
 mod query;
 mod remove;
+mod sessions;
 pub mod signals;
 pub mod spec;
 mod stats;
@@ -44,7 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use attach::Streams;
+pub use attach::{Attachment, Streams};
 pub use boot::Handled;
 pub use changes::{Change, ChangeKind, CommitRequest};
 pub use container::{Container, Live, Phase};
@@ -52,8 +54,9 @@ pub use copy::{PathKind, PathStat};
 pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
-pub use events::{Event, EventFollower, EventKind};
-pub use exec::{ExecOutput, ExecRequest, ExecSession};
+pub use events::{Cursor, Event, EventFollower, EventKind, Since};
+pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
+pub use health::HealthCheck;
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
@@ -63,6 +66,7 @@ pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
 pub use place::{PassedSocket, UNIT_SOCKET, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
+pub use sessions::ExecStatus;
 pub use stats::{ContainerStats, InterfaceStats, StatsFollower};
 pub use stop::Stopped;
 pub use top::Process;

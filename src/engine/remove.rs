@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::runtime::cgroup::Cgroup;
 
-use super::{Engine, EngineError, EventKind, blocking, wait::Condition};
+use super::{Engine, EngineError, Event, EventKind, blocking, wait::Condition};
 
 impl Engine {
     /// Removes a container with all that it has written. Its record goes first, so that it is gone for everyone at once;
@@ -61,7 +61,8 @@ impl Engine {
         if !self.store()?.rename_container(&row.id, new_name)? {
             return Err(EngineError::NotFound { name: name.to_owned() });
         }
-        self.record_event(EventKind::Container, "rename", &row.id, new_name);
+        let event = Event::new(EventKind::Container, "rename", &row.id, new_name);
+        self.record(&Event { old_name: Some(row.name), ..event });
         Ok(())
     }
 

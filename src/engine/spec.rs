@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::monitor::config::OnFailure;
 use crate::network::ports::Protocol;
 
 /// A container as asked for. Field by field the `Spec` of io.dormouse.Container, where the meanings are told.
@@ -59,6 +60,7 @@ pub struct ContainerSpec {
     pub stop_timeout_usec: Option<u64>,
     pub systemd: SystemdMode,
     pub sd_notify: Option<SdNotify>,
+    pub health_check: Option<HealthSpec>,
     pub terminal: bool,
     pub stdin_open: bool,
     pub labels: BTreeMap<String, String>,
@@ -257,6 +259,35 @@ pub enum SdNotify {
     Started,
     /// The payload, by sd_notify(3).
     Payload,
+    /// The first health check that passes.
+    Healthy,
+}
+
+/// How it is found out whether the container works; what is `None` is as the image says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct HealthSpec {
+    pub test: Option<HealthTest>,
+    pub interval_usec: Option<u64>,
+    pub timeout_usec: Option<u64>,
+    pub retries: Option<u32>,
+    pub start_period_usec: Option<u64>,
+    pub start_interval_usec: Option<u64>,
+    pub on_failure: OnFailure,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthTest {
+    /// A program and its arguments.
+    Command(Vec<String>),
+    /// A text for /bin/sh.
+    Shell(String),
+    /// The state of the systemd inside, and of its units.
+    Systemd,
+    /// Nothing, whatever the image says.
+    None,
 }
 
 /// What happens when the process ends.

@@ -10,7 +10,7 @@ use crate::monitor::state::ProcessRef;
 use crate::runtime::cgroup::Cgroup;
 
 use super::container::Live;
-use super::{Condition, Container, Engine, EngineError, EventKind, Phase, Streams};
+use super::{Condition, Container, Engine, EngineError, Event, EventKind, Phase, Streams};
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,8 @@ impl Engine {
         if !send_signal(init, signal)? {
             return Err(wrong());
         }
-        self.record_event(EventKind::Container, "kill", &row.id, &row.name);
+        let event = Event::new(EventKind::Container, "kill", &row.id, &row.name);
+        self.record(&Event { signal: Some(super::signals::name(signal)), ..event });
         Ok(())
     }
 
@@ -100,6 +101,7 @@ impl Engine {
         let container = self.find(name)?;
         self.stop_container(&container, name, timeout_usec).await?;
         self.start(name, Streams::default()).await?;
+        self.record_event(EventKind::Container, "restart", &container.row.id, &container.row.name);
         Ok(())
     }
 

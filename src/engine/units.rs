@@ -74,6 +74,7 @@ impl Engine {
             command,
             user: Some("0:0".to_owned()),
             workdir: Some("/".to_owned()),
+            unasked: true,
             ..ExecRequest::default()
         };
         let streams = Streams { stdin: None, stdout: Some(out), stderr: Some(err) };

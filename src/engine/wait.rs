@@ -10,6 +10,8 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::monitor::state::Health;
+
 use super::{Engine, EngineError, Phase};
 
 /// What can be waited for. The `Condition` of io.dormouse.Container.
@@ -18,6 +20,7 @@ use super::{Engine, EngineError, Phase};
 pub enum Condition {
     Started,
     Ready,
+    Healthy,
     Exited,
 }
 
@@ -66,6 +69,7 @@ impl Engine {
                 let what = match condition {
                     Condition::Started => "to start",
                     Condition::Ready => "to become ready",
+                    Condition::Healthy => "to become healthy",
                     Condition::Exited => "to end",
                 };
                 Err(EngineError::Timeout { name: name.to_owned(), what: what.to_owned() })
@@ -79,6 +83,9 @@ impl Engine {
         name: &str,
         condition: Condition,
     ) -> Result<Ended, EngineError> {
+        if condition == Condition::Healthy && self.find(id)?.definition.health.is_none() {
+            return Err(EngineError::NoHealthCheck { name: name.to_owned() });
+        }
         let run_dir = self.paths().run_container(id);
         // Watched before the first look, so that nothing happens unseen in between.
         let watch = StateWatch::new(&run_dir)?;
@@ -92,14 +99,19 @@ impl Engine {
             let held = match condition {
                 Condition::Started => live.phase.is_alive() && live.phase != Phase::Starting,
                 Condition::Ready => live.is_ready(),
+                Condition::Healthy => live.health() == Some(Health::Healthy),
                 Condition::Exited => over,
             };
             if held {
                 return Ok(ended);
             }
-            if over && condition == Condition::Ready {
+            if over && matches!(condition, Condition::Ready | Condition::Healthy) {
                 return Err(EngineError::WrongState {
-                    attempted: "wait for readiness of",
+                    attempted: if condition == Condition::Ready {
+                        "wait for readiness of"
+                    } else {
+                        "wait for the health of"
+                    },
                     name: name.to_owned(),
                     state: live.phase,
                     wanted: "running",
@@ -118,13 +130,15 @@ impl Engine {
     /// A container that removes itself may be gone before its end was seen here; the events still tell of it.
     fn ended_and_removed(&self, id: &str, name: &str, condition: Condition) -> Result<Ended, EngineError> {
         match self.last_exit(id)? {
-            Some(exit_code) if condition != Condition::Ready => Ok(Ended { phase: Phase::Exited, exit_code }),
+            Some(exit_code) if !matches!(condition, Condition::Ready | Condition::Healthy) => {
+                Ok(Ended { phase: Phase::Exited, exit_code })
+            }
             _ => Err(EngineError::NotFound { name: name.to_owned() }),
         }
     }
 }
 
-fn pidfd(pid: i32) -> Option<OwnedFd> {
+pub(super) fn pidfd(pid: i32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
@@ -162,19 +176,6 @@ impl StateWatch {
             let parent = run_dir.parent().unwrap_or(run_dir);
             inotify.add_watch(parent, AddWatchFlags::IN_CREATE).map_err(|e| failed(e.into()))?;
         }
-        Self::over(inotify).map_err(failed)
-    }
-
-    /// Tells when `file` has grown, or is another file.
-    ///
-    /// # Errors
-    /// [`EngineError::Io`] where it can't be watched.
-    pub(super) fn appended(file: &Path) -> Result<Self, EngineError> {
-        let failed = |source: std::io::Error| EngineError::io("watch", file, source);
-        let inotify =
-            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| failed(e.into()))?;
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ATTRIB;
-        inotify.add_watch(file, flags).map_err(|e| failed(e.into()))?;
         Self::over(inotify).map_err(failed)
     }
 

@@ -89,6 +89,39 @@ pub struct Process {
     /// The signal that ends the container cleanly, as `SIGTERM` or `SIGRTMIN+3`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How it is found out whether a container works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// What Docker's builder makes of HEALTHCHECK. Nothing in it is 0 that was said.
+///
+/// Source: Docker Engine API, HealthConfig. OCI does not define it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `NONE`; `CMD` and a command; `CMD-SHELL` and a text for the shell.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub test: Vec<String>,
+    /// In nanoseconds, as all times here.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// When a check has failed that has not ended.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// How long failures do not count.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// The interval in the start period.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// How many failures in a row count.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// The empty object that OCI uses as the value of its sets.

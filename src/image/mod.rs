@@ -26,7 +26,7 @@ mod tree_tar;
 mod unpack;
 mod verified;
 
-pub use config::{HistoryStep, ImageConfig, Process, RootFs};
+pub use config::{Healthcheck, HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};

@@ -78,6 +78,50 @@ pub struct MonitorConfig {
     /// what was set up for the container outside of it. Empty if there is nothing.
     #[serde(default)]
     pub end_command: Vec<String>,
+    /// How it is found out whether the payload works.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
+}
+
+/// When health checks are made, and what follows from them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthConfig {
+    /// The program that makes one, and its arguments. It ends with 0 for a good one, with [`super::check::SKIPPED`] for one that
+    /// does not count, and else with another code.
+    pub command: Vec<String>,
+    /// From the end of a check to the next one.
+    pub interval_usec: u64,
+    /// How long one may take. The program keeps it itself.
+    pub timeout_usec: u64,
+    /// So many failures in a row count.
+    pub retries: u32,
+    /// How long after a start failures don't count, until one has passed.
+    pub start_period_usec: u64,
+    /// From the start to the first check, and from check to check in the start period.
+    pub start_interval_usec: u64,
+    /// What follows when the payload becomes unhealthy.
+    pub on_failure: OnFailure,
+    /// The first check that passes makes the container ready.
+    pub makes_ready: bool,
+    /// How the payload is asked to end.
+    pub stop_signal: i32,
+    /// From that signal to SIGKILL.
+    pub stop_timeout_usec: u64,
+}
+
+/// What follows when a payload becomes unhealthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnFailure {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is killed, and the restart policy decides.
+    Kill,
+    /// It is stopped, and started again.
+    Restart,
+    /// It is stopped.
+    Stop,
 }
 
 /// Who makes the payload's process.
@@ -223,6 +267,7 @@ mod tests {
             cleanup_command: vec!["/bin/true".into()],
             start_command: vec!["/bin/sleep".into(), "0".into()],
             end_command: vec!["/bin/false".into()],
+            health: None,
         };
         config.store(directory.path()).unwrap();
         let loaded = MonitorConfig::load(directory.path()).unwrap();

@@ -4,28 +4,39 @@
 //! packet is `Q` with four descriptors: a file that holds the request, as JSON, and the process's stdin, stdout and
 //! stderr (the client's own: nothing is copied). Results are packets:
 //!
-//! | packet | meaning |
-//! |---|---|
-//! | `T`, 1 descriptor | the terminal's master, first, where the process has one |
-//! | `P` pid (i32, little endian) | it runs; the pid is the host's |
-//! | `X` code (i32, little endian) | it ended with this code, or 128 + signal; last |
-//! | `E` `step\terrno\tmessage` | it did not start; last |
+//! | packet | from | meaning |
+//! |---|---|---|
+//! | `T`, 1 descriptor | session | the terminal's master, first, where the process has one |
+//! | `P` pid (i32, little endian) | session | it runs; the pid is the host's |
+//! | `X` code (i32, little endian) | session | it ended with this code, or 128 + signal; last |
+//! | `E` `step\terrno\tmessage` | session | it did not start; last |
+//! | `K` signal (i32, little endian) | client | sends the process a signal |
+//! | `D` | client | detaches: the process goes on without a client |
 //!
-//! The session's size is set by whoever has the master. Should the other side close the socket, the exec'ed process is
-//! sent SIGHUP; should this process die, the exec'ed one goes on.
+//! The size of a terminal is set by whoever has the master. Should the other side close the socket without having detached, the
+//! process is hung up: its terminal is closed, and it is sent SIGHUP. Should this process die, the exec'ed one goes on. What a
+//! process without a client writes to its terminal is dropped.
+//!
+//! With a [`Record`] in the request, the session is known to everybody: a file tells of it while it lasts, and a datagram
+//! socket beside that file takes the client's packets from others too. Both are made before the container is entered, and
+//! reached through a descriptor afterwards: names lead elsewhere in there.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxSeccomp, Process};
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::events::{Action, Events};
 use super::launch::Failure;
 use super::restart::Outcome;
+use super::state::ProcessRef;
 use super::{socket, sys};
 use crate::runtime::{self, ExecRequest, Running, Stdio};
 
@@ -43,7 +54,81 @@ pub struct SessionRequest {
     /// The container's seccomp filter, if it has one.
     #[serde(default)]
     pub seccomp: Option<LinuxSeccomp>,
+    /// Where the session is told of, if anywhere.
+    #[serde(default)]
+    pub record: Option<Record>,
+    /// Where its start and its end are told; nowhere for what nobody has asked for.
+    #[serde(default)]
+    pub events: Option<EventsOf>,
+    /// There is no client from the start.
+    #[serde(default)]
+    pub detached: bool,
 }
+
+/// Whose events go where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventsOf {
+    /// The container's full id.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// The name of the session.
+    pub exec: String,
+    /// The record of events.
+    pub path: PathBuf,
+}
+
+/// A session that others can find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The directory of a container's sessions.
+    pub directory: PathBuf,
+    /// The name of the session, and of its file.
+    pub id: String,
+    /// Who started it, as it was asked for.
+    pub user: Option<String>,
+}
+
+/// What the file of a session holds, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    /// The command, as the host sees it.
+    pub pid: i32,
+    /// The session itself, and since when that has run.
+    pub session_pid: i32,
+    /// See [`ProcessRef::start_time`].
+    pub session_start_time: u64,
+    /// When the command was started, in microseconds of CLOCK_REALTIME.
+    pub started_usec: u64,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// As it was asked for.
+    pub user: Option<String>,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// It was started without a client.
+    pub detached: bool,
+}
+
+impl SessionState {
+    /// Whether the session that wrote this still lasts.
+    pub fn lasts(&self) -> bool {
+        ProcessRef { pid: self.session_pid, start_time: self.session_start_time }.is_alive()
+    }
+}
+
+/// The name of a session's socket, beside its file.
+pub fn socket_name(id: &str) -> String {
+    format!("{id}.socket")
+}
+
+/// A packet that has a session send its command a signal.
+pub fn signal_packet(signal: i32) -> [u8; 5] {
+    packet(b'K', signal)
+}
+
+/// A packet that has a session go on without its client.
+pub const DETACH_PACKET: &[u8] = b"D";
 
 /// Runs the role. It has no arguments.
 pub fn main() -> ExitCode {
@@ -62,15 +147,9 @@ pub fn main() -> ExitCode {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     sys::reset_signals();
     match start(request) {
-        Ok(Running { pid, pidfd, console, .. }) => {
+        Ok(started) => {
             sys::ignore_signals();
-            if let Some(console) = console {
-                send(&result, b"T", &[console.as_fd()]);
-            }
-            send(&result, &packet(b'P', pid), &[]);
-            hang_up_without_client(&result, &pidfd);
-            let code = wait_for(pid);
-            send(&result, &packet(b'X', code), &[]);
+            started.attend(result);
             ExitCode::SUCCESS
         }
         Err(failure) => {
@@ -98,7 +177,7 @@ fn receive_request(socket: &OwnedFd) -> io::Result<Passed> {
     }
 }
 
-fn start(passed: Passed) -> Result<Running, Failure> {
+fn start(passed: Passed) -> Result<Session, Failure> {
     let mut bytes = Vec::new();
     std::fs::File::from(passed.request)
         .read_to_end(&mut bytes)
@@ -106,7 +185,10 @@ fn start(passed: Passed) -> Result<Running, Failure> {
     let request: SessionRequest =
         serde_json::from_slice(&bytes).map_err(|error| Failure::new("request", None, &error))?;
     drop(bytes);
-    let stdio = if request.process.terminal().unwrap_or(false) {
+    let known = request.record.clone().map(Known::new).transpose();
+    let known = known.map_err(|error| Failure::io("record", "tell of the session", &error))?;
+    let terminal = request.process.terminal().unwrap_or(false);
+    let stdio = if terminal {
         let size = request
             .process
             .console_size()
@@ -116,6 +198,10 @@ fn start(passed: Passed) -> Result<Running, Failure> {
         let [stdin, stdout, stderr] = passed.streams;
         Stdio::Pipes { stdin, stdout, stderr }
     };
+    let teller = request.events.as_ref().map(|of| Teller {
+        events: Events::new(&of.path, &of.id, &of.name).from_inside(),
+        exec: of.exec.clone(),
+    });
     let running = runtime::exec(ExecRequest {
         leader: request.leader,
         leader_start_time: request.leader_start_time,
@@ -126,27 +212,226 @@ fn start(passed: Passed) -> Result<Running, Failure> {
         preserved_fds: Vec::new(),
         state: None,
     })?;
+    if let Some(known) = &known {
+        let state = SessionState {
+            pid: running.pid,
+            session_pid: known.own.pid,
+            session_start_time: known.own.start_time,
+            started_usec: super::supervise::now_usec(),
+            command: request.process.args().clone().unwrap_or_default(),
+            user: known.record.user.clone(),
+            terminal,
+            detached: request.detached,
+        };
+        // A session that can't be told of, for want of space, works as well.
+        let _ = known.write(&state);
+    }
+    let detached = request.detached;
     drop(request);
     sys::shrink();
-    Ok(running)
+    Ok(Session { running, known, teller, detached })
 }
 
-/// Returns when the process has ended, or has been sent SIGHUP because nobody waits for its result any more.
-fn hang_up_without_client(result: &OwnedFd, process: &OwnedFd) {
-    loop {
-        let mut sources = [PollFd::new(process, PollFlags::IN), PollFd::new(result, PollFlags::empty())];
-        match rustix::event::poll(&mut sources, None) {
-            Err(rustix::io::Errno::INTR) => {}
-            // Without poll(2) the process is only waited for.
-            Err(_) => return,
-            Ok(_) if !sources[0].revents().is_empty() => return,
-            Ok(_) if !sources[1].revents().is_empty() => {
-                // Where it has ended just now there is nobody to tell.
-                let _ = rustix::process::pidfd_send_signal(process, Signal::HUP);
-                return;
-            }
-            Ok(_) => {}
+/// What makes a session known. Dropped, it is forgotten.
+struct Known {
+    record: Record,
+    own: ProcessRef,
+    directory: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl Known {
+    fn new(record: Record) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&record.directory, flags, Mode::empty())?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        let short = socket::short_path(&record.directory)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(short.join(&socket_name(&record.id)).as_ref())?)?;
+        let own = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
+        let own = own.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { record, own, directory, socket })
+    }
+
+    fn write(&self, state: &SessionState) -> io::Result<()> {
+        use std::io::Write as _;
+        let unfinished = format!("{}.new", self.record.id);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, &unfinished, flags, Mode::RUSR | Mode::WUSR)?;
+        std::fs::File::from(file).write_all(&serde_json::to_vec(state)?)?;
+        rustix::fs::renameat(&self.directory, &unfinished, &self.directory, &self.record.id)?;
+        Ok(())
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        for name in [self.record.id.clone(), socket_name(&self.record.id), format!("{}.new", self.record.id)]
+        {
+            // With the container's directory they are gone already.
+            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
         }
+    }
+}
+
+/// Tells of the command in the events.
+struct Teller {
+    events: Events,
+    exec: String,
+}
+
+impl Teller {
+    fn tell(&self, pid: i32, exit_code: Option<i32>) {
+        let action = Action::Exec { id: &self.exec, pid, exit_code };
+        self.events.write(super::supervise::now_usec(), action);
+    }
+}
+
+/// A command that runs.
+struct Session {
+    running: Running,
+    known: Option<Known>,
+    teller: Option<Teller>,
+    detached: bool,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    End,
+    Client,
+    Others,
+    Terminal,
+}
+
+impl Session {
+    /// Serves the client until the command has ended, and tells it how.
+    fn attend(self, client: OwnedFd) {
+        let Self { running: Running { pid, pidfd, mut console, .. }, known, teller, mut detached } = self;
+        if let Some(teller) = &teller {
+            teller.tell(pid, None);
+        }
+        if let Some(console) = console.as_ref().filter(|_| !detached) {
+            send(&client, b"T", &[console.as_fd()]);
+        }
+        send(&client, &packet(b'P', pid), &[]);
+        let mut client = Some(client);
+        let mut ended = false;
+        while !ended {
+            let mut sources = vec![(Source::End, PollFd::new(&pidfd, PollFlags::IN))];
+            // First: who detaches this way leaves next.
+            if let Some(known) = &known {
+                sources.push((Source::Others, PollFd::new(&known.socket, PollFlags::IN)));
+            }
+            if let Some(client) = &client {
+                sources.push((Source::Client, PollFd::new(client, PollFlags::IN)));
+            }
+            if let Some(console) = console.as_ref().filter(|_| detached) {
+                sources.push((Source::Terminal, PollFd::new(console, PollFlags::IN)));
+            }
+            let (sources, mut fds): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                // Without poll(2) the process is only waited for.
+                Err(_) => break,
+            }
+            let ready: Vec<Source> = sources
+                .into_iter()
+                .zip(fds.iter().map(PollFd::revents))
+                .filter(|(_, events)| !events.is_empty())
+                .map(|(source, _)| source)
+                .collect();
+            for source in ready {
+                match source {
+                    Source::End => ended = true,
+                    Source::Client => {
+                        let said = client.as_ref().map_or(Said::Gone, hear);
+                        if said == Said::Gone {
+                            client = None;
+                            if !detached {
+                                // The kernel hangs a terminal up with its last master.
+                                console = None;
+                                signal(&pidfd, Signal::HUP.as_raw());
+                            }
+                        }
+                        detached |= obey(said, &pidfd);
+                    }
+                    Source::Others => {
+                        let hear = || known.as_ref().map_or(Said::Nothing, |known| hear(&known.socket));
+                        for said in std::iter::from_fn(|| Some(hear()).filter(|said| said.is_something())) {
+                            detached |= obey(said, &pidfd);
+                        }
+                    }
+                    Source::Terminal => drop_output(&mut console),
+                }
+            }
+        }
+        let code = wait_for(pid);
+        // Who hears of the end finds it in no list any more.
+        drop(known);
+        if let Some(teller) = &teller {
+            teller.tell(pid, Some(code));
+        }
+        if let Some(client) = client {
+            send(&client, &packet(b'X', code), &[]);
+        }
+    }
+}
+
+/// What came over a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Signal(i32),
+    Detach,
+    Gone,
+}
+
+impl Said {
+    fn is_something(self) -> bool {
+        matches!(self, Self::Signal(_) | Self::Detach)
+    }
+}
+
+fn hear(socket: &OwnedFd) -> Said {
+    let mut packet = [0; 16];
+    match socket::receive_with_fds(socket, &mut packet, RecvFlags::DONTWAIT) {
+        Ok((length, _)) => match packet.get(..length).unwrap_or_default() {
+            [] => Said::Gone,
+            [b'K', a, b, c, d] => Said::Signal(i32::from_le_bytes([*a, *b, *c, *d])),
+            DETACH_PACKET => Said::Detach,
+            _ => Said::Nothing,
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Said::Nothing
+        }
+        Err(_) => Said::Gone,
+    }
+}
+
+/// Does what was said; says whether it was to detach.
+fn obey(said: Said, process: &OwnedFd) -> bool {
+    if let Said::Signal(number) = said {
+        signal(process, number);
+    }
+    said == Said::Detach
+}
+
+fn signal(process: &OwnedFd, signal: i32) {
+    // It may have ended just now.
+    let _ = runtime::pidfd_send_signal(process.as_fd(), signal);
+}
+
+/// Takes what was written to a terminal that nobody looks at, so that its writers don't wait.
+fn drop_output(console: &mut Option<OwnedFd>) {
+    let mut buffer = [0; 4096];
+    match console.as_ref().map(|console| rustix::io::read(console, &mut buffer)) {
+        Some(Ok(length)) if length > 0 => {}
+        Some(Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN)) => {}
+        // Its last user has left.
+        _ => *console = None,
     }
 }
 

@@ -13,6 +13,7 @@
 //!                     ├─ supervise.rs   the loop            ├─ payload.rs   init and its streams
 //!                     ├─ attach/        clients             ├─ log/         where output goes
 //!                     ├─ notify.rs      readiness           ├─ restart.rs   what an end means
+//!                     ├─ health.rs     checks              ├─ check.rs     one of them, in a process of its own
 //!                     └─ config.rs ──►  state.rs, events.rs  what comes in, what goes out
 //! ```
 //!
@@ -40,10 +41,12 @@
 mod adopt;
 mod arguments;
 mod attach;
+pub mod check;
 pub mod config;
-mod events;
+pub mod events;
 pub mod exec_session;
 mod external;
+mod health;
 mod keeper;
 mod launch;
 mod log;
@@ -188,4 +191,19 @@ fn detach(run_dir: &Path) -> io::Result<PathBuf> {
         sys::become_standard_fd(null.as_fd(), target)?;
     }
     Ok(run_dir)
+}
+
+/// Starts a program beside the monitor; `None` if there is none to be started, or it can't be.
+fn spawn(command: &[String]) -> Option<rustix::process::Pid> {
+    let [program, arguments @ ..] = command else { return None };
+    match sys::fork() {
+        Ok(sys::Fork::Child) => {
+            use std::os::unix::process::CommandExt as _;
+            sys::reset_signals();
+            let _ = std::process::Command::new(program).args(arguments).exec();
+            sys::exit_now(1)
+        }
+        Ok(sys::Fork::Parent(pid)) => rustix::process::Pid::from_raw(pid),
+        Err(_) => None,
+    }
 }

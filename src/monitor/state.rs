@@ -102,6 +102,32 @@ fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
     Some((state, start_time))
 }
 
+/// What the last health checks have found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// None has passed since the start, and too few have failed to tell.
+    Starting,
+    /// The last one has passed, or too few have failed since.
+    Healthy,
+    /// So many in a row have failed that it counts.
+    Unhealthy,
+}
+
+impl Health {
+    /// The word that the interfaces use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Starting, Self::Healthy, Self::Unhealthy].into_iter().find(|h| h.as_str() == text)
+    }
+}
+
 /// What is true of a container while the machine is up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunState {
@@ -129,6 +155,10 @@ pub struct RunState {
     pub stopping: bool,
     /// The last `STATUS=` of the payload.
     pub status_text: Option<String>,
+    /// What its health checks have found; `None` if there are none.
+    pub health: Option<Health>,
+    /// How many of them in a row have failed.
+    pub health_failures: u32,
     /// The exit code of the last run: its own, 128 + signal, or 0 for an inner power-off. `None` after an end that
     /// nobody could observe.
     pub exit_code: Option<i32>,
@@ -195,6 +225,8 @@ impl RunState {
             ready_at_usec: None,
             stopping: false,
             status_text: None,
+            health: None,
+            health_failures: 0,
             exit_code: None,
             exit_signal: None,
             oom_killed: false,
@@ -256,6 +288,8 @@ impl RunState {
         line("ready_at_usec", self.ready_at_usec.as_ref().map(|v| v as _));
         line("stopping", Some(&self.stopping));
         line("status_text", self.status_text.as_deref().map(Escaped).as_ref().map(|v| v as _));
+        line("health", self.health.map(Health::as_str).as_ref().map(|v| v as _));
+        line("health_failures", Some(&self.health_failures));
         line("exit_code", self.exit_code.as_ref().map(|v| v as _));
         line("exit_signal", self.exit_signal.as_ref().map(|v| v as _));
         line("oom_killed", Some(&self.oom_killed));
@@ -300,6 +334,9 @@ impl RunState {
             ready_at_usec: number("ready_at_usec")?,
             stopping: flag("stopping")?,
             status_text: string("status_text"),
+            health: optional(value("health"), "health", Health::parse)?,
+            health_failures: optional(value("health_failures"), "health_failures", |v| v.parse().ok())?
+                .unwrap_or(0),
             exit_code: code("exit_code")?,
             exit_signal: code("exit_signal")?,
             oom_killed: flag("oom_killed")?,
@@ -371,6 +408,8 @@ mod tests {
             ready_at_usec: Some(3),
             stopping: true,
             status_text: Some("two\nlines \\ and = a back\\nslash\r".into()),
+            health: Some(Health::Unhealthy),
+            health_failures: 3,
             exit_code: Some(137),
             exit_signal: Some(9),
             oom_killed: true,

@@ -1,5 +1,6 @@
 //! One call, as its interface sees it.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,6 +13,7 @@ use super::activity::Activity;
 use super::connection::Link;
 use super::schema::Schema;
 use super::socket::Outgoing;
+use super::stream::{Channels, Control, Finish};
 use super::wire::{MESSAGE_FDS_MAX, MESSAGE_SIZE_MAX, Request};
 use super::{BusyGuard, CallError, Peer, UpgradedStream};
 
@@ -40,7 +42,9 @@ pub struct Call {
     /// How many [`BusyGuard`]s of this call are alive.
     guards: Arc<AtomicUsize>,
     request: Request<'static>,
-    fds: Vec<OwnedFd>,
+    fds: Vec<Option<OwnedFd>>,
+    /// For a call with `upgrade` whose descriptors were asked for.
+    channels: Option<Channels>,
     progress: Progress,
     schema: Option<Arc<Schema>>,
 }
@@ -57,7 +61,8 @@ impl Call {
             activity: Arc::clone(activity),
             guards: Arc::new(AtomicUsize::new(0)),
             request,
-            fds,
+            fds: fds.into_iter().map(Some).collect(),
+            channels: None,
             progress: Progress::Open { streamed: false },
             schema: None,
         }
@@ -109,9 +114,9 @@ impl Call {
         })
     }
 
-    /// Whether the client asked for a stream of replies.
+    /// Whether the client asked for a stream of replies; so does who calls with channels for descriptors.
     pub fn wants_more(&self) -> bool {
-        self.request.more == Some(true) && !self.is_oneway()
+        (self.request.more == Some(true) || self.channels.is_some()) && !self.is_oneway()
     }
 
     /// Whether the client wants no reply; replies are accepted, and go nowhere.
@@ -124,6 +129,11 @@ impl Call {
         self.request.upgrade == Some(true) && !self.is_oneway()
     }
 
+    /// Whether the client has channels for descriptors.
+    pub fn has_channels(&self) -> bool {
+        self.channels.is_some()
+    }
+
     /// Who calls.
     pub fn peer(&self) -> &Peer {
         self.link.peer()
@@ -131,7 +141,92 @@ impl Call {
 
     /// The descriptors that came with the call, in order; empty the second time. What is not taken is closed.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.fds)
+        std::mem::take(&mut self.fds).into_iter().flatten().collect()
+    }
+
+    /// The descriptor with this index to read from: one that came along, or for a call with `upgrade` the end of a pipe that
+    /// the client fills through a channel. `None` for an index that is out of range or was asked for before.
+    ///
+    /// # Errors
+    /// What `pipe(2)` says.
+    pub fn input(&mut self, index: i64) -> io::Result<Option<OwnedFd>> {
+        match self.channel(index) {
+            Some((channels, Ok(channel))) => channels.open_input(channel),
+            Some((_, Err(_))) => Ok(None),
+            None => Ok(self.passed(index)),
+        }
+    }
+
+    /// As [`Call::input`], to write to.
+    ///
+    /// # Errors
+    /// What `pipe(2)` says.
+    pub fn output(&mut self, index: i64) -> io::Result<Option<OwnedFd>> {
+        match self.channel(index) {
+            Some((channels, Ok(channel))) => channels.open_output(channel),
+            Some((_, Err(_))) => Ok(None),
+            None => Ok(self.passed(index)),
+        }
+    }
+
+    /// For a call with `upgrade`: connects channels to the master side of a terminal. False for an index that is out of range
+    /// or was asked for before.
+    ///
+    /// # Errors
+    /// When no descriptor is free.
+    pub fn connect_terminal(
+        &mut self,
+        input: Option<i64>,
+        output: Option<i64>,
+        master: OwnedFd,
+    ) -> io::Result<bool> {
+        let number = |index: Option<i64>| index.map(u8::try_from).transpose();
+        let (Ok(input), Ok(output)) = (number(input), number(output)) else { return Ok(false) };
+        self.channels.get_or_insert_with(Channels::new).connect_terminal(input, output, master)
+    }
+
+    fn channel(&mut self, index: i64) -> Option<(&mut Channels, Result<u8, std::num::TryFromIntError>)> {
+        let wanted = self.wants_upgrade();
+        wanted.then(|| (self.channels.get_or_insert_with(Channels::new), u8::try_from(index)))
+    }
+
+    fn passed(&mut self, index: i64) -> Option<OwnedFd> {
+        usize::try_from(index).ok().and_then(|index| self.fds.get_mut(index)).and_then(Option::take)
+    }
+
+    /// Sends the reply that makes the connection a stream of frames, where the client has channels for descriptors; does
+    /// nothing for any other call, or where it was sent. From here on bytes are carried, and replies are frames.
+    ///
+    /// # Errors
+    /// As [`Call::reply`].
+    pub async fn begin_stream(
+        &mut self,
+        parameters: impl Serialize,
+        finish: Finish,
+    ) -> Result<(), CallError> {
+        let Some(channels) = &mut self.channels else { return Ok(()) };
+        if channels.is_running() {
+            return Ok(());
+        }
+        let message = encode(&parameters, None)?;
+        self.check(&message);
+        let disconnected = |source| CallError::Disconnected { source };
+        self.link.send(Outgoing::new(message, Vec::new())).await.map_err(disconnected)?;
+        self.progress = Progress::Open { streamed: true };
+        self.link.set_upgraded();
+        match &mut self.channels {
+            Some(channels) => channels.begin(&self.link, finish).map_err(disconnected),
+            None => Ok(()),
+        }
+    }
+
+    /// What the client says beside data; waits for ever unless [`Call::begin_stream`] has begun a stream. Cancelled, it loses
+    /// nothing.
+    pub async fn control(&mut self) -> Control {
+        match &mut self.channels {
+            Some(channels) => channels.control().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A guard for work that must be finished even if the client leaves or the service is told to stop.
@@ -209,15 +304,20 @@ impl Call {
         let Progress::Open { .. } = self.progress else {
             unreachable!("{} sends a second final reply", self.full_method());
         };
+        self.begin_stream(&parameters, Finish::AtEnd).await?;
         let message = encode(&parameters, continues)?;
         drop(parameters);
         if fds.len() > MESSAGE_FDS_MAX {
             return Err(CallError::TooManyDescriptors { count: fds.len() });
         }
-        if cfg!(debug_assertions)
-            && let Some(schema) = &self.schema
-        {
-            schema.assert_reply(self.method(), &message);
+        self.check(&message);
+        if let Some(channels) = &mut self.channels {
+            let last = continues != Some(true);
+            let sent = channels.reply(&message, last).await;
+            if last {
+                self.progress = Progress::Upgraded;
+            }
+            return sent.map_err(|source| CallError::Disconnected { source });
         }
         self.progress =
             if continues == Some(true) { Progress::Open { streamed: true } } else { Progress::Replied };
@@ -227,14 +327,29 @@ impl Call {
         self.link.send(Outgoing::new(message, fds)).await.map_err(|source| CallError::Disconnected { source })
     }
 
+    /// A reply of ours that does not fit the IDL is a mistake; debug builds say so.
+    fn check(&self, message: &[u8]) {
+        if cfg!(debug_assertions)
+            && let Some(schema) = &self.schema
+        {
+            schema.assert_reply(self.method(), message);
+        }
+    }
+
     /// Sends an error as the final reply.
     pub(super) async fn reply_error(&mut self, name: &str, parameters: Value) -> Result<(), CallError> {
-        self.progress = Progress::Replied;
+        let streamed = self.channels.as_ref().is_some_and(Channels::is_running);
+        self.progress = if streamed { Progress::Upgraded } else { Progress::Replied };
         if self.is_oneway() {
             return Ok(());
         }
         let reply = Reply { continues: None, error: Some(name), parameters: &parameters };
         let message = encode_reply(&reply)?;
+        if let Some(channels) = self.channels.as_mut().filter(|channels| channels.is_running()) {
+            channels.take_what_is_there();
+            let sent = channels.reply(&message, true).await;
+            return sent.map_err(|source| CallError::Disconnected { source });
+        }
         self.link
             .send(Outgoing::new(message, Vec::new()))
             .await

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::socket::{Incoming, Message, ReceiveError, send};
+use super::stream::ClientStream;
 use super::wire::{MESSAGE_FDS_MAX, MESSAGE_SIZE_MAX, Request, WireError, decode_reply};
 
 /// Why a call has no reply.
@@ -159,6 +160,11 @@ impl Connection {
         Ok(Self::from_stream(socket.map_err(failed)?))
     }
 
+    /// The socket itself.
+    pub fn into_stream(self) -> UnixStream {
+        self.socket
+    }
+
     /// Uses a socket that is connected already.
     pub fn from_stream(socket: UnixStream) -> Self {
         Self { socket, incoming: Incoming::default(), spent: false }
@@ -237,6 +243,25 @@ impl Connection {
         Ok((reply, self.socket))
     }
 
+    /// Calls `method` with channels in place of descriptors: an index among the parameters is one among `descriptors`, from and
+    /// to which bytes are carried. Afterwards this connection is spent, except if the call was refused.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub fn call_stream(
+        &mut self,
+        method: &str,
+        parameters: impl Serialize,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<ClientStream, ClientError> {
+        let failed = |source| ClientError::Transport { source };
+        self.send(method, parameters, &[], Wishes { upgrade: true, ..Wishes::default() })?;
+        let reply = self.receive()?;
+        self.spent = true;
+        let socket = self.socket.try_clone().map_err(failed)?;
+        ClientStream::new(socket, Reply { continues: true, ..reply }, descriptors).map_err(failed)
+    }
+
     fn send(
         &mut self,
         method: &str,
@@ -286,23 +311,28 @@ impl Connection {
             Ok(None) => Err(ClientError::Closed),
             Err(error) => Err(error.into()),
         };
-        let decoded = received.and_then(|Message { text, fds }| match decode_reply(&text) {
-            Ok(reply) => Ok((reply, fds)),
-            Err(source) => Err(ClientError::Protocol { source: Some(source) }),
-        });
-        // Whatever went wrong, the next message need not be the reply to the next call.
-        let (reply, fds) = decoded.inspect_err(|_| self.spend())?;
-        let parameters = reply.parameters.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-        match reply.error {
-            Some(error) => Err(ClientError::Service { error: error.into_owned(), parameters }),
-            None => Ok(Reply { parameters, fds, continues: reply.continues == Some(true) }),
+        let reply = received.and_then(|Message { text, fds }| reply_of(&text, fds));
+        if !matches!(reply, Ok(_) | Err(ClientError::Service { .. })) {
+            // Whatever went wrong, the next message need not be the reply to the next call.
+            self.spend();
         }
+        reply
     }
 
     fn spend(&mut self) {
         self.spent = true;
         // Fails only where the connection is gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+/// A reply from its text; an error reply is an error.
+pub(super) fn reply_of(text: &[u8], fds: Vec<OwnedFd>) -> Result<Reply, ClientError> {
+    let reply = decode_reply(text).map_err(|source| ClientError::Protocol { source: Some(source) })?;
+    let parameters = reply.parameters.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+    match reply.error {
+        Some(error) => Err(ClientError::Service { error: error.into_owned(), parameters }),
+        None => Ok(Reply { parameters, fds, continues: reply.continues == Some(true) }),
     }
 }
 

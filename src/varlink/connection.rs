@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::activity::Activity;
 use super::call::Progress;
@@ -47,6 +47,7 @@ pub(super) struct Link {
     peer: Peer,
     outgoing: Mutex<VecDeque<Outgoing>>,
     upgraded: AtomicBool,
+    stream_left: Notify,
 }
 
 impl Link {
@@ -57,6 +58,7 @@ impl Link {
             peer,
             outgoing: Mutex::new(VecDeque::new()),
             upgraded: AtomicBool::new(false),
+            stream_left: Notify::new(),
         })
     }
 
@@ -70,6 +72,11 @@ impl Link {
 
     pub(super) fn set_upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Who hears the frames of a [`super::stream`] says that the client has left.
+    pub(super) fn stream_left(&self) {
+        self.stream_left.notify_one();
     }
 
     /// Sends a message after those that are still waiting. Cancelled halfway, the rest leaves with the next one.
@@ -135,8 +142,15 @@ impl Link {
     ///
     /// That is `EPOLLHUP`: both directions are shut. A client that has only shut its writing side (`EPOLLRDHUP`, as
     /// `echo … | nc -N` does) still waits for its replies, and gets them. An upgraded connection never counts as
-    /// left: its last bytes are still to be read.
+    /// left: its last bytes are still to be read. That of a stream of frames does when its frames end.
     async fn left(&self) -> io::Result<()> {
+        tokio::select! {
+            left = self.hung_up() => left,
+            () = self.stream_left.notified() => Ok(()),
+        }
+    }
+
+    async fn hung_up(&self) -> io::Result<()> {
         // A second registration of the same socket, without EPOLLIN: unread calls and a half-closed client leave
         // the first one readable for ever. Only calls that do not end at once come here.
         let hangup = watch(self.socket.as_fd().try_clone_to_owned()?, Interest::PRIORITY)?;
@@ -236,7 +250,7 @@ async fn answer(
                 return false;
             }
             // What it ordered in advance is still read, until the end of the stream.
-            true
+            !link.upgraded.load(Ordering::Relaxed)
         }
         () = out_of_time(phase, terms, streaming, &guards) => false,
     }
@@ -256,7 +270,14 @@ async fn carry_out(call: &mut Call, terms: &Terms, invalid: Option<&'static str>
         (Err(error), Progress::Open { .. }) => {
             let described = error.to_string();
             match error.into_wire(call.full_method()) {
-                Some((name, parameters)) => call.reply_error(&name, parameters).await,
+                Some((name, parameters)) => {
+                    let sent = call.reply_error(&name, parameters).await;
+                    if sent.is_ok() {
+                        // Nothing was upgraded, unless the error came as the last frame of a stream.
+                        return call.progress() != Progress::Upgraded;
+                    }
+                    sent
+                }
                 None => {
                     tracing::warn!(method = call.full_method(), error = described, "closing a connection");
                     return false;

@@ -11,6 +11,7 @@
 //! - [`Interface`] is what a service implements, [`Call`] what it is handed, [`CallError`] how it refuses.
 //! - [`serve`] runs a [`Service`] on [`Listener`]s until it is idle or told to stop.
 //! - [`client::Connection`] is the blocking client of the command line.
+//! - [`stream`] takes the place of descriptors where none can be passed.
 //!
 //! Invariants a change must keep: a message is read from the socket only when the one before it has been
 //! answered, and never beyond its closing NUL (so nothing is ever buffered that an upgrade, or the next wake of
@@ -33,6 +34,7 @@ mod peer;
 mod schema;
 mod server;
 mod socket;
+pub mod stream;
 mod upgrade;
 pub mod wire;
 

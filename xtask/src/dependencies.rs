@@ -35,6 +35,8 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("netavark", &[Purpose::Test, Purpose::Bench], "networks: bridges, ports, firewall rules"),
     ("aardvark-dns", &[Purpose::Test, Purpose::Bench], "names on networks"),
     ("iptables", &[Purpose::Test, Purpose::Bench], "what netavark writes its rules with"),
+    ("passt", &[Purpose::Test], "pasta: the network of containers without root"),
+    ("uidmap", &[Purpose::Test], "maps the users of a service without root"),
     ("iproute2", &[Purpose::Test], "looks at interfaces and routes"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
     ("python3-venv", &[Purpose::Test], "where they are installed"),
@@ -48,11 +50,13 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("docker-registry", &[Purpose::Test, Purpose::Bench], "a registry"),
     ("apache2-utils", &[Purpose::Test], "htpasswd, for a registry that asks who is there"),
     ("openssl", &[Purpose::Test], "certificates for a registry"),
+    ("openssh-server", &[Purpose::Test], "another host, on loopback"),
+    ("openssh-client", &[Purpose::Test], "the way there"),
     ("qemu-system-x86", &[Purpose::Vm], "boots a host with systemd as PID 1"),
     ("e2fsprogs", &[Purpose::Vm], "makes its disks"),
     ("binutils", &[Purpose::Vm], "strips the binary for the package"),
     ("conmon", &[Purpose::Bench], "podman's monitor"),
-    ("systemd-container", &[Purpose::Bench], "systemd-nspawn"),
+    ("systemd-container", &[Purpose::Test, Purpose::Bench], "systemd-nspawn"),
 ];
 
 #[derive(Debug, clap::Args)]

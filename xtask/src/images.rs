@@ -94,6 +94,37 @@ pub fn make(image: Image) -> Result<PathBuf> {
     Ok(archive)
 }
 
+/// The tree of an image, unpacked below `target/images/trees`, for tests that boot it by another manager. Unpacked anew when
+/// the image is another one.
+///
+/// # Errors
+/// Those of [`make`]; what tar(1) says.
+pub fn make_tree(image: Image) -> Result<()> {
+    let archive = make(image)?;
+    let trees = workspace::images().join("trees");
+    fs::create_dir_all(&trees).map_err(on_file("make", &trees))?;
+    let (tree, recipe_path) = (trees.join(image.name()), trees.join(format!("{}.recipe", image.name())));
+    let recipe = recipe(image);
+    if tree.exists() && fs::read_to_string(&recipe_path).is_ok_and(|made_from| made_from == recipe) {
+        return Ok(());
+    }
+    match fs::remove_dir_all(&tree) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(on_file("remove", &tree)(error));
+        }
+        _ => {}
+    }
+    fs::create_dir(&tree).map_err(on_file("make", &tree))?;
+    run_quietly(
+        Command::new("tar")
+            .args(["--extract", "--numeric-owner", "--xattrs", "--file"])
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&tree),
+    )?;
+    fs::write(&recipe_path, recipe).map_err(on_file("write", &recipe_path))
+}
+
 /// The text of what an image is made from.
 pub fn recipe(image: Image) -> String {
     match image.suite() {

@@ -61,6 +61,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     for image in [Image::Busybox, Image::BookwormSystemd, Image::TrixieSystemd] {
         images::make(image)?;
     }
+    for image in [Image::BookwormSystemd, Image::TrixieSystemd] {
+        images::make_tree(image)?;
+    }
     if !arguments.no_install {
         clients::make()?;
     }

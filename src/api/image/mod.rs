@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{Archive, Engine, EngineError, HistoryEntry, Image, ImportProgress};
 use crate::image::Process;
+use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
@@ -68,6 +69,7 @@ impl ImageInterface {
         let given: wire::Import_Args = call.parameters()?;
         let archive = archive_of(call, given.archive, given.path)?;
         let config = given.config.map(config_from_wire).unwrap_or_default();
+        call.begin_stream(progress_reply(None, ImportProgress::default()), Finish::AtEnd).await?;
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag, name) = (self.engine.clone(), Arc::clone(&cancelled.0), given.name);
         let (tell, mut told) = mpsc::channel::<ImportProgress>(1);
@@ -92,8 +94,11 @@ impl ImageInterface {
     }
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
-        let mut changes =
-            if call.wants_more() { Some(self.engine.follow_events(None).map_err(failed)?) } else { None };
+        let mut changes = if call.wants_more() {
+            Some(self.engine.follow_events(crate::engine::Since::Now).map_err(failed)?)
+        } else {
+            None
+        };
         let mut known: HashMap<String, wire::Summary> = HashMap::new();
         let mut first = true;
         loop {

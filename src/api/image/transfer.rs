@@ -11,6 +11,7 @@ use crate::api::{CancelOnDrop, Descriptors, PROGRESS_INTERVAL, finished, looked_
 use crate::engine::{EngineError, LayerProgress, LayerState, Loaded, PullRequest, SaveFormat, SaveTo};
 use crate::image::manifest::Platform;
 use crate::image::registry::Credentials;
+use crate::varlink::stream::Finish;
 use crate::varlink::{Call, CallError};
 
 const SEARCH_LIMIT: usize = 25;
@@ -48,6 +49,7 @@ async fn with_layers<T: Send + 'static, R: Serialize>(
     + 'static,
     reply: impl Fn(Vec<wire::LayerProgress>) -> R,
 ) -> Result<(T, Vec<wire::LayerProgress>), CallError> {
+    call.begin_stream(reply(Vec::new()), Finish::AtEnd).await?;
     let cancelled = CancelOnDrop(Arc::default());
     let board = Arc::new(Board::default());
     let (flag, put) = (Arc::clone(&cancelled.0), Arc::clone(&board));
@@ -159,7 +161,7 @@ impl ImageInterface {
 
     pub(super) async fn save(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Save_Args = call.parameters()?;
-        let descriptor = Descriptors::of(call).take("archive", given.archive)?;
+        let descriptor = Descriptors::of(call).take_output("archive", given.archive)?;
         let to = match (descriptor, given.path) {
             (Some(descriptor), None) => SaveTo::Descriptor(descriptor),
             (None, Some(path)) => SaveTo::Path(path.into()),

@@ -3,12 +3,15 @@
 mod attach;
 mod commit;
 mod completions;
+mod connection;
 mod cp;
 mod create;
 mod diff;
 mod events;
 mod exec;
+mod execs;
 mod export;
+mod healthcheck;
 mod history;
 mod image;
 mod images;
@@ -75,6 +78,8 @@ pub enum Command {
     Inspect(inspect::Inspect),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Healthcheck(healthcheck::Healthcheck),
+    Execs(execs::Execs),
     Attach(attach::Attach),
     Units(units::Units),
     Journal(journal::Journal),
@@ -101,6 +106,7 @@ pub enum Command {
     Events(events::Events),
     Info(info::Info),
     Version(version::Version),
+    Connection(connection::Connection),
     Completions(completions::Completions),
 }
 
@@ -123,6 +129,7 @@ impl Command {
             Self::Start(command) => return command.run(service),
             Self::Exec(command) => return command.run(service),
             Self::Attach(command) => return command.run(service),
+            Self::Healthcheck(command) => return command.run(service),
             Self::Create(command) => command.run(service),
             Self::Stop(command) => command.run(service),
             Self::Restart(command) => command.run(service),
@@ -137,6 +144,7 @@ impl Command {
             Self::Stats(command) => command.run(service),
             Self::Top(command) => command.run(service),
             Self::Inspect(command) => command.run(service),
+            Self::Execs(command) => command.run(service),
             Self::Logs(command) => command.run(service),
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
@@ -163,6 +171,7 @@ impl Command {
             Self::Events(command) => command.run(service),
             Self::Info(command) => command.run(service),
             Self::Version(command) => command.run(service),
+            Self::Connection(command) => command.run(),
             Self::Completions(command) => command.run(),
         }?;
         Ok(0)
@@ -170,13 +179,14 @@ impl Command {
 }
 
 /// What a call waits for: that the command has been executed, that the systemd inside (or another payload with a notify
-/// socket) has said that it is ready, or that the process has ended.
+/// socket) has said that it is ready, that the health check has passed, or that the process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
     // No texts here: with one for each value, clap would spread every flag of `run --help` over three lines.
     Started,
     Ready,
+    Healthy,
     Exited,
 }
 

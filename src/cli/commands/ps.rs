@@ -14,7 +14,7 @@ use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::cli::table::{Table, short_id, truncated};
-use crate::wire::container::{State, Summary};
+use crate::wire::container::{Health, State, Summary};
 
 const ATTEMPTED: &str = "list containers";
 const METHOD: &str = "io.dormouse.Container.List";
@@ -144,6 +144,14 @@ impl Ps {
     }
 }
 
+fn health_word(health: &Health) -> &'static str {
+    match health {
+        Health::starting => "starting",
+        Health::healthy => "healthy",
+        Health::unhealthy => "unhealthy",
+    }
+}
+
 /// The state in words, with what matters in it.
 fn status(summary: &Summary, now: i64) -> String {
     let ended = || summary.finishedUSec.map_or(String::new(), |then| format!(" {}", format_ago(then, now)));
@@ -154,6 +162,10 @@ fn status(summary: &Summary, now: i64) -> String {
             let up = match summary.startedUSec {
                 Some(then) => format!("up {}", format_duration(now.saturating_sub(then))),
                 None => "up".to_owned(),
+            };
+            let up = match &summary.health {
+                Some(health) => format!("{up} ({})", health_word(health)),
+                None => up,
             };
             match (summary.systemd, summary.ready, &summary.statusText) {
                 (false, ..) => up,
@@ -205,6 +217,7 @@ mod tests {
             "exited (3) 2 minutes ago",
         );
         check(json!({"state": "exited", "exitCode": null}), "exited (?)");
+        check(json!({"health": "unhealthy"}), "up 3 minutes (unhealthy)");
         check(json!({"state": "created"}), "created");
     }
 

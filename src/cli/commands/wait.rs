@@ -40,7 +40,7 @@ impl Wait {
                 (Condition::Exited, None) => {
                     Err(CliError::new(format!("the exit code of {name:?} is not known")))
                 }
-                (Condition::Started | Condition::Ready, _) => Ok(()),
+                (Condition::Started | Condition::Ready | Condition::Healthy, _) => Ok(()),
             }
         })
     }

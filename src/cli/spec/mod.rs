@@ -1,6 +1,7 @@
 //! What a new container is to be: the flags of `create` and `run`, named as podman names them, and the `Spec` of
 //! `io.dormouse.Container` that they make. Only the form is checked here; what can be done is for the service to say.
 
+mod health;
 mod mounts;
 mod network;
 mod resources;
@@ -75,7 +76,7 @@ pub struct SpecFlags {
     /// Set up what a systemd inside expects: auto (when the command is one), always, false
     #[arg(long, value_name = "MODE", value_enum, default_missing_value = "true", num_args = 0..=1, require_equals = true, help_heading = "Process")]
     systemd: Option<SystemdMode>,
-    /// Who says that it is ready: started (nobody, it is at once) or payload, by sd_notify(3) [default: payload for a systemd]
+    /// Who says that it is ready: started (nobody, it is at once), payload, by sd_notify(3), or healthy, its first good check
     #[arg(long = "sdnotify", value_name = "WHO", value_enum, help_heading = "Process")]
     sd_notify: Option<SdNotify>,
     /// Signal to stop it [default: the image's; for a systemd SIGRTMIN+3]
@@ -104,6 +105,8 @@ pub struct SpecFlags {
     #[arg(long, help_heading = "Files")]
     read_only: bool,
 
+    #[command(flatten)]
+    health: health::HealthFlags,
     #[command(flatten)]
     network: network::NetworkFlags,
     #[command(flatten)]
@@ -150,6 +153,7 @@ enum SystemdMode {
 enum SdNotify {
     Started,
     Payload,
+    Healthy,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -174,6 +178,11 @@ impl SpecFlags {
     /// What to call the container before it has an id: its name, or its image.
     pub fn subject(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.image)
+    }
+
+    /// The image, as it was called.
+    pub fn image(&self) -> &str {
+        &self.image
     }
 
     /// Makes the specification; what was not given is not in it.
@@ -222,6 +231,7 @@ impl SpecFlags {
         put(&mut spec, "log", self.log()?);
         put(&mut spec, "runtime", self.runtime);
         put(&mut spec, "autoRemove", when(self.rm));
+        self.health.add_to(&mut spec)?;
         self.network.add_to(&mut spec)?;
         self.security.add_to(&mut spec)?;
         self.resources.add_to(&mut spec)?;

@@ -4,7 +4,7 @@ use crate::network::namespace;
 use crate::network::netavark::{self, HostLock};
 
 use super::super::spec::{Namespace, NetworkAttachment};
-use super::super::{Container, Engine, EngineError, EventKind, blocking};
+use super::super::{Container, Engine, EngineError, Event, EventKind, blocking};
 use super::attach::learn;
 use super::check::check_attachment;
 use super::state::NetworkState;
@@ -59,7 +59,7 @@ impl Engine {
             self.attach_now(&container, network, &old)?;
         }
         self.record_definition(&container)?;
-        self.record_event(EventKind::Network, "connect", &network.row.id, &network.row.name);
+        self.record_connection("connect", network, id);
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Engine {
             self.write_etc(&container, Some(&state))?;
         }
         self.record_definition(&container)?;
-        self.record_event(EventKind::Network, "disconnect", network_id, name);
+        self.record_connection("disconnect", network, id);
         Ok(())
     }
 
@@ -212,6 +212,11 @@ impl Engine {
         state.whole = true;
         self.store_network_state(id, &state)?;
         Ok(true)
+    }
+
+    fn record_connection(&self, action: &str, network: &Network, container: &str) {
+        let event = Event::new(EventKind::Network, action, &network.row.id, &network.row.name);
+        self.record(&Event { container: Some(container.to_owned()), ..event });
     }
 
     fn record_definition(&self, container: &Container) -> Result<(), EngineError> {

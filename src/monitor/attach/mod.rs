@@ -250,7 +250,8 @@ impl Client {
             Ok(0) => {
                 self.stdin = None;
                 self.settle();
-                Typed::End
+                // Both may be seen in one turn: who has left has not ended the payload's input.
+                if self.gone { Typed::Nothing } else { Typed::End }
             }
             Ok(length) => Typed::Bytes(length),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {

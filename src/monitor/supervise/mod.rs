@@ -3,7 +3,7 @@
 mod turn;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,15 +12,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::turn::Until;
 use super::attach::{Clients, Streams};
-use super::config::{MonitorConfig, Notify, RuntimeChoice, STOP_REQUESTED};
+use super::config::{MonitorConfig, Notify, OnFailure, RuntimeChoice, STOP_REQUESTED};
 use super::events::{Action, Events};
+use super::health::{Checks, Verdict};
 use super::launch::{self, Failure};
 use super::log::{Log, Stream};
 use super::notify::Notifier;
 use super::payload::Payload;
 use super::restart::{Outcome, Restarts};
-use super::state::{Phase, ProcessRef, RunState};
-use super::{adopt, external, sys};
+use super::state::{Health, Phase, ProcessRef, RunState};
+use super::{adopt, external, spawn, sys};
 use crate::runtime::Cgroup;
 
 /// How much output is read at a time. It is touched memory for the container's whole life, so it is small.
@@ -54,6 +55,9 @@ pub struct Supervisor {
     adopted: bool,
     payload: Option<Payload>,
     outcome: Option<Outcome>,
+    checks: Option<Box<Checks>>,
+    /// The payload was asked to end because it is unhealthy: when it is killed, and whether it is started again.
+    ending: Option<(Instant, bool)>,
     /// SIGTERM came: no more restarts.
     terminated: bool,
     stop_watch: Option<OwnedFd>,
@@ -64,7 +68,7 @@ pub struct Supervisor {
 }
 
 /// Microseconds of CLOCK_REALTIME.
-fn now_usec() -> u64 {
+pub(super) fn now_usec() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
@@ -113,7 +117,12 @@ impl Supervisor {
             // It ended while nobody watched; what follows an end still has to be done.
             None => supervisor.outcome = Some(Outcome::unknown()),
         }
-        supervisor.shrink_at = Some(Instant::now() + SHRINK_AFTER_START);
+        let now = Instant::now();
+        if let Some(checks) = &mut supervisor.checks {
+            let ran = now_usec().saturating_sub(supervisor.state.started_at_usec.unwrap_or_default());
+            checks.begin(now, Duration::from_micros(ran));
+        }
+        supervisor.shrink_at = Some(now + SHRINK_AFTER_START);
         supervisor.store();
         Ok(supervisor)
     }
@@ -141,6 +150,8 @@ impl Supervisor {
         };
         Ok(Self {
             run_dir: run_dir.to_owned(),
+            checks: config.health.clone().map(|health| Box::new(Checks::new(health))),
+            ending: None,
             events: Events::new(&config.events_path, &config.id, &config.name),
             config,
             state,
@@ -176,12 +187,15 @@ impl Supervisor {
         }) {
             Ok((payload, warnings)) => {
                 let now = now_usec();
+                let waits = self.checks.as_ref().is_some_and(|checks| checks.config().makes_ready);
+                let ready = self.notifier.is_none() && !waits;
                 self.state = RunState {
                     phase: Phase::Running,
                     init: Some(payload.init),
                     started_at_usec: Some(now),
-                    ready: self.notifier.is_none(),
-                    ready_at_usec: self.notifier.is_none().then_some(now),
+                    ready,
+                    ready_at_usec: ready.then_some(now),
+                    health: self.checks.as_ref().map(|_| Health::Starting),
                     restarts: self.state.restarts,
                     warnings,
                     pipes: payload.pipes(),
@@ -194,8 +208,11 @@ impl Supervisor {
                 self.outcome = None;
                 self.started = Instant::now();
                 self.shrink_at = Some(self.started + SHRINK_AFTER_START);
+                if let Some(checks) = &mut self.checks {
+                    checks.begin(self.started, Duration::ZERO);
+                }
                 self.store();
-                self.events.write(now, Action::Start, None);
+                self.events.write(now, Action::Start);
                 // Reaped with all other children.
                 let _ = spawn(&self.config.start_command);
                 Ok(())
@@ -224,7 +241,12 @@ impl Supervisor {
             let outcome = self.outcome.take().unwrap_or(Outcome::unknown());
             let ran = self.started.elapsed();
             self.finish_run(outcome);
-            let next = if self.stop_requested() { None } else { restarts.next(outcome, ran) };
+            let again = self.ending.take().is_some_and(|(_, again)| again);
+            let next = match self.stop_requested() {
+                true => None,
+                // As after a reboot inside: whatever the policy is.
+                false => restarts.next(Outcome { reboot: outcome.reboot || again, ..outcome }, ran),
+            };
             if let Some(pause) = next {
                 self.announce(Phase::Starting, outcome, Some(pause));
                 if self.pause(pause)? && self.restart(outcome).is_ok() {
@@ -247,7 +269,7 @@ impl Supervisor {
 
     fn restart(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.state.restarts = self.state.restarts.saturating_add(1);
-        self.events.write(now_usec(), Action::Restart, outcome.code);
+        self.events.write(now_usec(), Action::Restart(outcome.code));
         if self.notifier.is_some() {
             // Messages of the last run that came too late.
             for _ in 0..1000 {
@@ -262,6 +284,9 @@ impl Supervisor {
     /// Takes the last output, and what is left of the container, after the payload's end.
     fn finish_run(&mut self, outcome: Outcome) {
         self.shrink_at = None;
+        if let Some(checks) = &mut self.checks {
+            checks.end();
+        }
         let cgroup = Cgroup::open(&self.config.cgroup).ok();
         if let Some(cgroup) = &cgroup {
             self.state.oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
@@ -291,11 +316,69 @@ impl Supervisor {
         // Who has waited for the end finds its events.
         let now = now_usec();
         if self.state.oom_killed {
-            self.events.write(now, Action::Oom, None);
+            self.events.write(now, Action::Oom);
         }
-        self.events.write(now, Action::Exit, outcome.code);
+        self.events.write(now, Action::Exit(outcome.code));
         self.store();
         self.clients.dismiss(outcome.code.unwrap_or(UNKNOWN_CODE));
+    }
+
+    /// A health check has found something.
+    fn heed(&mut self, verdict: Verdict) {
+        let Some(checks) = &self.checks else { return };
+        let before = (self.state.health.unwrap_or(Health::Starting), self.state.health_failures);
+        let (health, failures) = checks.judge(verdict, before.0, before.1, Instant::now());
+        if (health, failures) == before {
+            return;
+        }
+        let becomes_ready = health == Health::Healthy && checks.config().makes_ready && !self.state.ready;
+        let (on_failure, now) = (checks.config().on_failure, now_usec());
+        self.state.health = Some(health);
+        self.state.health_failures = failures;
+        if becomes_ready {
+            self.state.ready = true;
+            self.state.ready_at_usec = Some(now);
+        }
+        self.store();
+        if health != before.0 {
+            self.events.write(now, Action::Health(health));
+        }
+        if becomes_ready {
+            self.events.write(now, Action::Ready);
+        }
+        if health == Health::Unhealthy && before.0 != Health::Unhealthy {
+            self.give_up(on_failure);
+        }
+    }
+
+    /// The payload does not work any more.
+    fn give_up(&mut self, on_failure: OnFailure) {
+        let (Some(payload), Some(checks)) = (&self.payload, &self.checks) else { return };
+        let signal = match on_failure {
+            OnFailure::None => return,
+            OnFailure::Kill => libc::SIGKILL,
+            OnFailure::Restart | OnFailure::Stop => {
+                let time = Duration::from_micros(checks.config().stop_timeout_usec.min(u64::MAX >> 12));
+                self.ending = Some((Instant::now() + time, on_failure == OnFailure::Restart));
+                checks.config().stop_signal
+            }
+        };
+        if on_failure == OnFailure::Stop {
+            // As the engine asks for a stop, so that everybody sees it the same way. Without it the policy decides.
+            let _ = std::fs::write(self.run_dir.join(STOP_REQUESTED), b"");
+        }
+        // Where it has ended just now there is nothing to do.
+        let _ = crate::runtime::pidfd_send_signal(payload.pidfd.as_fd(), signal);
+    }
+
+    /// What was asked to end and has not done so is killed.
+    fn end_by_force(&mut self, now: Instant) {
+        if let (Some((at, again)), Some(payload)) = (self.ending, &self.payload)
+            && at <= now
+        {
+            let _ = crate::runtime::pidfd_send_signal(payload.pidfd.as_fd(), libc::SIGKILL);
+            self.ending = Some((now + STORE_RETRY, again));
+        }
     }
 
     /// Ends what processes are left and removes the cgroup, and what an external runtime has made.
@@ -395,21 +478,6 @@ impl Supervisor {
             self.store_at.get_or_insert_with(Instant::now);
         }
         self.clients.deliver(stream, data);
-    }
-}
-
-/// Starts a program beside the monitor; `None` if there is none to be started, or it can't be.
-fn spawn(command: &[String]) -> Option<rustix::process::Pid> {
-    let [program, arguments @ ..] = command else { return None };
-    match sys::fork() {
-        Ok(sys::Fork::Child) => {
-            use std::os::unix::process::CommandExt as _;
-            sys::reset_signals();
-            let _ = std::process::Command::new(program).args(arguments).exec();
-            sys::exit_now(1)
-        }
-        Ok(sys::Fork::Parent(pid)) => rustix::process::Pid::from_raw(pid),
-        Err(_) => None,
     }
 }
 

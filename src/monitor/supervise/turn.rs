@@ -88,6 +88,10 @@ impl Supervisor {
         if let Some(payload) = &mut self.payload {
             payload.tick(now);
         }
+        self.end_by_force(now);
+        if let Some(checks) = &mut self.checks {
+            checks.tick(now);
+        }
         for source in ready {
             self.handle(source);
         }
@@ -150,7 +154,9 @@ impl Supervisor {
     fn wait(&self, deadline: Option<Instant>, shrink: bool) -> io::Result<Vec<Source>> {
         let (sources, mut fds): (Vec<_>, Vec<_>) = self.interests().into_iter().unzip();
         let tick = self.payload.as_ref().and_then(Payload::next_tick);
-        let timeout = [deadline, tick, self.store_at, self.shrink_at]
+        let check = self.checks.as_ref().and_then(|checks| checks.deadline());
+        let end = self.ending.map(|(at, _)| at);
+        let timeout = [deadline, tick, check, end, self.store_at, self.shrink_at]
             .into_iter()
             .flatten()
             .min()
@@ -266,7 +272,7 @@ impl Supervisor {
                 self.store();
             }
             if became_ready {
-                self.events.write(now_usec(), Action::Ready, None);
+                self.events.write(now_usec(), Action::Ready);
             }
         }
     }
@@ -279,6 +285,11 @@ impl Supervisor {
         }
         // One SIGCHLD may stand for several children; orphans of external runtimes come here too.
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let health = self.state.health;
+            let verdict = self.checks.as_mut().and_then(|checks| checks.ended(pid, status, health));
+            if let Some(verdict) = verdict {
+                self.heed(verdict);
+            }
             if self.payload.as_ref().is_some_and(|p| p.init.pid == pid.as_raw_nonzero().get()) {
                 self.outcome = Some(Outcome::of(status, self.config.systemd_mode));
             }

@@ -1,0 +1,483 @@
+//! The client commands against another host: through a real ssh and a real sshd on loopback, with its own port, keys and
+//! configuration, to a service that only `dormouse bridge` there reaches.
+
+#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{Host, Leaks, PATIENCE, wait_until};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// An sshd of this test's, and a client that knows nothing but how to get there.
+struct Remote<'a> {
+    host: &'a Host,
+    directory: PathBuf,
+    sshd: Child,
+    port: u16,
+}
+
+impl<'a> Remote<'a> {
+    fn new(host: &'a Host) -> Option<Self> {
+        if !Path::new(SSHD).exists() {
+            eprintln!("SKIPPED: {SSHD} is missing (apt install openssh-server)");
+            return None;
+        }
+        let directory = host.path().join("ssh");
+        std::fs::create_dir(&directory).unwrap();
+        // sshd insists on this one, which its package makes at boot.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        for key in ["host_key", "user_key"] {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(directory.join(key))
+                .status();
+            assert!(made.unwrap().success());
+        }
+        std::fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys")).unwrap();
+        let binary = Path::new(env!("CARGO_BIN_EXE_dormouse")).parent().unwrap();
+        // A port that is free now may be taken a moment later.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let at = |name: &str| directory.join(name).display().to_string();
+            let config = format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
+                 UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
+                 SetEnv PATH={}:/usr/bin:/bin\nMaxStartups 100\nMaxSessions 100\n",
+                at("host_key"),
+                at("authorized_keys"),
+                binary.display()
+            );
+            std::fs::write(directory.join("sshd_config"), config).unwrap();
+            let log = std::fs::File::create(directory.join("sshd.log")).unwrap();
+            let mut sshd = Command::new(SSHD)
+                .args(["-D", "-e", "-f"])
+                .arg(directory.join("sshd_config"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let mut up = false;
+            wait_until("sshd listens, or has given up", || {
+                up = TcpStream::connect(("127.0.0.1", port)).is_ok();
+                up || sshd.try_wait().unwrap().is_some()
+            });
+            if !up {
+                continue;
+            }
+            let config = format!(
+                "Host there\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n\
+                 \x20 StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  LogLevel ERROR\n  BatchMode yes\n\
+                 Host 127.0.0.1 nowhere\n  IdentityFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n\
+                 \x20 UserKnownHostsFile {}\n  LogLevel ERROR\n  BatchMode yes\n",
+                at("user_key"),
+                at("known_hosts"),
+                at("user_key"),
+                at("known_hosts")
+            );
+            std::fs::write(directory.join("config"), config).unwrap();
+            return Some(Self { host, directory, sshd, port });
+        }
+        panic!("sshd does not start: {}", std::fs::read_to_string(directory.join("sshd.log")).unwrap());
+    }
+
+    fn address(&self) -> String {
+        format!("ssh://there{}/sock", self.host.path().display())
+    }
+
+    fn client(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dormouse"));
+        command
+            .env("DORMOUSE_CONNECTION", self.address())
+            .env("DORMOUSE_SSH", format!("ssh -F {}", self.directory.join("config").display()))
+            .env("XDG_CONFIG_HOME", self.directory.join("xdg"))
+            .env_remove("DORMOUSE_ADDRESS")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.client().args(arguments).output().unwrap()
+    }
+
+    /// What a command writes, which must end well.
+    fn out(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn fed(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = self
+            .client()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
+    }
+}
+
+impl Drop for Remote<'_> {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(i32::try_from(self.sshd.id()).unwrap()), Signal::SIGTERM);
+        let _ = self.sshd.wait();
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_kind_of_command_works_on_another_host() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let leaks = Leaks::before(&host);
+    assert!(there.out(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+
+    // In the foreground: the three streams, and the exit code.
+    let script = "tr a-z A-Z; echo oops >&2; exit 7";
+    let run = there.fed(&["run", "--rm", "-i", "--network", "none", "busybox", "sh", "-c", script], b"hello");
+    assert_eq!(
+        (run.status.code(), run.stdout.as_slice(), stderr(&run).as_str()),
+        (Some(7), &b"HELLO"[..], "oops\n")
+    );
+    let missing = there.run(&["run", "--network", "none", "busybox", "missing"]);
+    assert_eq!(missing.status.code(), Some(127), "{}", stderr(&missing));
+    assert_eq!(there.out(&["ps", "--all", "--quiet"]), "", "what could not be started is removed again");
+
+    there.out(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; echo begun; while :; do sleep 1000 & wait $!; done",
+    ]);
+    let listed: Value = serde_json::from_str(&there.out(&["ps", "--format", "json"])).unwrap();
+    assert_eq!(listed[0]["name"], "web");
+    assert!(there.out(&["inspect", "web"]).contains("\"upperDirectory\""));
+    wait_until("it has begun", || there.out(&["logs", "web"]) == "begun\n");
+
+    let exec = there.fed(&["exec", "-i", "web", "sh", "-c", "cat; exit 3"], b"typed");
+    assert_eq!((exec.status.code(), exec.stdout.as_slice()), (Some(3), &b"typed"[..]));
+    let exec = there.run(&["exec", "web", "missing"]);
+    assert_eq!(exec.status.code(), Some(127), "{}", stderr(&exec));
+    let terminal = there.out(&["exec", "-t", "web", "tty"]);
+    assert_eq!(terminal, "/dev/pts/0\r\n");
+    let id = there.out(&["exec", "-d", "web", "sleep", "1000"]);
+    assert_eq!(there.out(&["execs", "web", "--quiet", "--no-trunc"]), id);
+    there.out(&["execs", "web", "--kill", id.trim()]);
+
+    // Files and archives.
+    let file = there.directory.join("file");
+    std::fs::write(&file, "content").unwrap();
+    let back = there.directory.join("back");
+    there.out(&["cp", file.to_str().unwrap(), "web:/tmp/copied"]);
+    assert_eq!(there.out(&["exec", "web", "cat", "/tmp/copied"]), "content");
+    there.out(&["cp", "web:/tmp/copied", back.to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(&back).unwrap(), "content");
+    there.out(&["cp", "web:/tmp/copied", "web:/tmp/again"]);
+    let refused = there.run(&["cp", file.to_str().unwrap(), "web:/nowhere/file"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    let exported = there.run(&["export", "web"]).stdout;
+    let imported = there.fed(&["import", "-", "flat"], &exported);
+    assert!(imported.status.success(), "{}", stderr(&imported));
+    let saved = there.directory.join("saved.tar");
+    there.out(&["save", "-o", saved.to_str().unwrap(), "flat"]);
+    there.out(&["rmi", "flat"]);
+    assert!(there.out(&["load", saved.to_str().unwrap()]).contains("flat"));
+    assert_eq!(there.out(&["run", "--rm", "--network", "none", "flat", "cat", "/tmp/again"]), "content");
+    there.out(&["rmi", "flat"]);
+
+    there.out(&["stop", "web"]);
+    there.out(&["rm", "--force", "web"]);
+    leaks.assert_none_after();
+}
+
+#[test]
+fn a_log_is_followed_until_the_client_leaves_and_nothing_stays_there() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let leaks = Leaks::before(&host);
+    let container =
+        host.sh("trap 'exit 0' TERM; echo first; while :; do sleep 1000 & wait $!; done").named("web").run();
+    let mut client = there.client().args(["logs", "-f", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = client.stdout.take().unwrap();
+    let mut first = [0; 6];
+    output.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"first\n");
+    // The hardest way to leave: nobody says anything to ssh.
+    client.kill().unwrap();
+    client.wait().unwrap();
+    container.remove_by_force().unwrap();
+    leaks.assert_none_after();
+}
+
+/// A command at a terminal of this test's.
+struct Terminal {
+    screen: std::fs::File,
+    child: Child,
+    seen: String,
+}
+
+impl Terminal {
+    fn start(command: &mut Command) -> Self {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(&size, None).unwrap();
+        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+        // In a session whose terminal this is, as a login has it.
+        let program = command.get_program().to_owned();
+        let mut session = Command::new("setsid");
+        session.args(["--ctty", "--wait"]).arg(program).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => session.env(name, value),
+                None => session.env_remove(name),
+            };
+        }
+        let child = session.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+        Self { screen: pty.master.into(), child, seen: String::new() }
+    }
+
+    fn until(&mut self, wanted: &str) -> &mut Self {
+        let mut buffer = [0; 4096];
+        while !self.seen.contains(wanted) {
+            let mut wait = [rustix::event::PollFd::new(&self.screen, rustix::event::PollFlags::IN)];
+            let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+            let came = rustix::event::poll(&mut wait, Some(&patience)).unwrap();
+            assert!(came > 0, "{wanted:?} has not come: {:?}", self.seen);
+            match self.screen.read(&mut buffer) {
+                Ok(length) if length > 0 => self.seen.push_str(&String::from_utf8_lossy(&buffer[..length])),
+                _ => panic!("{wanted:?} never came: {:?}", self.seen),
+            }
+        }
+        self.seen = self.seen.split_once(wanted).unwrap().1.to_owned();
+        self
+    }
+
+    fn types(&mut self, keys: &[u8]) -> &mut Self {
+        self.screen.write_all(keys).unwrap();
+        self
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.screen, size).unwrap();
+    }
+
+    fn is_raw(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.screen).unwrap();
+        !modes.local_modes.contains(rustix::termios::LocalModes::ICANON)
+    }
+
+    fn end(mut self) -> Option<i32> {
+        // What is still written must not wait for a reader.
+        let mut screen = self.screen.try_clone().unwrap();
+        let reader = std::thread::spawn(move || drop(screen.read_to_end(&mut Vec::new())));
+        let mut code = None;
+        wait_until("the command ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        let code = code.unwrap().code();
+        assert!(!self.is_raw(), "the terminal is as before");
+        drop(self.screen);
+        drop(reader);
+        code
+    }
+}
+
+/// A session at a terminal: sizes, keys, interrupts, detaching and coming back, the end.
+fn check_a_terminal(client: impl Fn() -> Command) {
+    let command = |arguments: &[&str]| {
+        let mut command = client();
+        command.args(arguments);
+        command
+    };
+    let mut shell = Terminal::start(&mut command(&[
+        "run",
+        "-it",
+        "--name",
+        "shell",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+    ]));
+    shell.until("# ").types(b"stty size\r").until("24 80").until("# ");
+    assert!(shell.is_raw());
+    shell.resize(31, 97);
+    // The new size is on its way; the shell is asked until it has come.
+    shell
+        .types(b"while test \"$(stty size)\" != '31 97'; do :; done; echo resi''zed\r")
+        .until("resized")
+        .until("# ");
+    // Not before the shell has handed the terminal over: until then it edits lines.
+    for last in [b"\x03", b"\x04"] {
+        shell.types(b"echo copy''ing; cat\r").until("copying\r\n").types(b"some words\r");
+        shell.until("some words\r\nsome words\r\n").types(last).until("# ");
+    }
+    shell.types(b"kept=value\r").until("# ").types(b"\x10\x11");
+    assert_eq!(shell.end(), Some(0), "detached");
+
+    let mut again = Terminal::start(&mut command(&["attach", "shell"]));
+    again.types(b"echo is $kept\r").until("is value").until("# ").types(b"exit 5\r");
+    assert_eq!(again.end(), Some(5));
+
+    let mut other =
+        Terminal::start(&mut command(&["start", "-a", "-i", "--detach-keys", "ctrl-a,x", "shell"]));
+    other.until("# ").types(b"\x10\x11echo re''ached\r").until("reached").until("# ").types(b"\x01x");
+    assert_eq!(other.end(), Some(0), "detached by other keys");
+
+    let mut exec = Terminal::start(&mut command(&["exec", "-it", "shell", "sh"]));
+    exec.until("# ").types(b"stty size; exit 6\r").until("24 80");
+    assert_eq!(exec.end(), Some(6));
+    let mut exec = Terminal::start(&mut command(&["exec", "-it", "shell", "sh"]));
+    exec.until("# ").types(b"exec sleep 4321\r").types(b"\x10\x11");
+    assert_eq!(exec.end(), Some(0), "detached");
+    let listed: Value =
+        serde_json::from_slice(&command(&["execs", "shell", "--format", "json"]).output().unwrap().stdout)
+            .unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "it goes on: {listed}");
+
+    // A signal from elsewhere is passed on, and ends a session in good order.
+    let mut sleeper = Terminal::start(&mut command(&[
+        "exec",
+        "-t",
+        "shell",
+        "sh",
+        "-c",
+        "trap 'exit 9' INT; echo ready; while :; do sleep 1; done",
+    ]));
+    sleeper.until("ready").types(b"\x03").until("sent SIGINT");
+    assert_eq!(sleeper.end(), Some(9));
+
+    // A burst at the end of a slow screen: all of it comes.
+    let mut burst = Terminal::start(&mut command(&[
+        "run",
+        "--rm",
+        "-it",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "seq 200000; echo the e''nd",
+    ]));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    burst.until("199999\r\n200000\r\nthe end");
+    assert_eq!(burst.end(), Some(0));
+}
+
+#[test]
+fn a_terminal_feels_local_on_another_host() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    check_a_terminal(|| there.client());
+}
+
+#[test]
+fn a_terminal_feels_local_here() {
+    let Some(host) = Host::new() else { return };
+    check_a_terminal(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dormouse"));
+        command
+            .env("DORMOUSE_ADDRESS", host.address())
+            .env_remove("DORMOUSE_CONNECTION")
+            .stdin(Stdio::null());
+        command
+    });
+}
+
+#[test]
+fn an_interrupt_at_the_keyboard_reaches_the_container_and_not_the_ssh_between() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let script = "trap 'echo told; exit 4' INT; echo ready; while :; do sleep 1; done";
+    let mut run = Terminal::start(there.client().args([
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]));
+    run.until("ready").types(b"\x03").until("told");
+    assert_eq!(run.end(), Some(4));
+}
+
+#[test]
+fn what_does_not_lead_anywhere_says_why() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let check = |connection: &str, expected: &str| {
+        let output = there.client().args(["--connection", connection, "ps"]).output().unwrap();
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(expected), "{connection}: {said}");
+        said
+    };
+    let said = check("ssh://there/nowhere/sock", "cannot reach the service at unix:/nowhere/sock");
+    assert!(said.contains("`dormouse bridge` on ssh://there/nowhere/sock has ended with 1"), "{said}");
+    check("ssh://127.0.0.1:1", "there is no connection to ssh://127.0.0.1:1");
+    check("ssh://-oProxyCommand=true", "the host is missing");
+    check("elsewhere", "there is no connection \"elsewhere\"");
+    let config = std::fs::read_to_string(there.directory.join("sshd_config")).unwrap();
+    assert!(config.contains(&there.port.to_string()));
+    // A shell there that finds no dormouse.
+    let script = there.directory.join("no-dormouse");
+    std::fs::write(&script, "#!/bin/sh\nexit 127\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = there.client().env("DORMOUSE_SSH", &script).args(["ps"]).output().unwrap();
+    assert!(stderr(&output).contains("dormouse is not found on"), "{}", stderr(&output));
+}
+
+#[test]
+fn connections_have_names() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let client = |arguments: &[&str]| {
+        let output = there.client().env_remove("DORMOUSE_CONNECTION").args(arguments).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    let address = there.address();
+    assert!(client(&["connection", "add", "there", &address]).0);
+    assert!(client(&["connection", "add", "here", "unix:/run/x"]).0);
+    let (_, listed, _) = client(&["connection", "ls", "--format", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        listed,
+        json!([{"name": "here", "address": "unix:/run/x"}, {"name": "there", "address": address}])
+    );
+    let (good, version, said) = client(&["--connection", "there", "version"]);
+    assert!(good && version.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    assert!(!client(&["connection", "add", "a/b", "ssh://x"]).0);
+    assert!(!client(&["connection", "add", "bad", "http://x"]).0);
+    assert!(client(&["connection", "rm", "there", "here"]).0);
+    assert!(!client(&["connection", "rm", "there"]).0);
+}
