@@ -22,6 +22,7 @@ mod service;
 mod session;
 mod signals;
 mod spec;
+mod steps;
 mod streams;
 mod table;
 mod terminal;

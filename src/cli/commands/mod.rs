@@ -1,6 +1,7 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod build;
 mod commit;
 mod completions;
 mod connection;
@@ -85,6 +86,7 @@ pub enum Command {
     Journal(journal::Journal),
     Network(Box<network::Network>),
     Port(port::Port),
+    Build(Box<build::Build>),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
@@ -150,6 +152,7 @@ impl Command {
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
             Self::Port(command) => command.run(service),
+            Self::Build(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
