@@ -25,6 +25,7 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod network;
 mod pause;
 mod port;
@@ -110,6 +111,8 @@ pub enum Command {
     Version(version::Version),
     Connection(connection::Connection),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 pub use run::Run;
@@ -176,6 +179,7 @@ impl Command {
             Self::Version(command) => command.run(service),
             Self::Connection(command) => command.run(),
             Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }?;
         Ok(0)
     }
