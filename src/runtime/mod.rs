@@ -236,6 +236,11 @@ impl Created<'_> {
     }
 }
 
+/// The capabilities that are known here, by name.
+pub fn capability_names() -> Vec<String> {
+    process::capability_names()
+}
+
 /// The mount options that are understood here, without those of file systems.
 pub fn mount_options() -> Vec<String> {
     mounts::known_options()

@@ -474,7 +474,7 @@ pub(super) fn mount(
     let place = root
         .place(target, missing)
         .map_err(failed(format!("make the mount point {target:?} in the container")))?;
-    refuse_proc(place.as_fd(), kind, target)?;
+    refuse_proc(place.as_fd(), kind == "proc" && !options.bind, target)?;
     attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
 }
 
@@ -493,10 +493,10 @@ fn remount(root: &Root, target: &Path, options: &Options) -> Result<(), MountFai
 }
 
 /// Nothing may be mounted over what is in a procfs: the isolation stands on it. Whatever links led there.
-fn refuse_proc(place: BorrowedFd<'_>, kind: &str, target: &Path) -> Result<(), MountFailure> {
+fn refuse_proc(place: BorrowedFd<'_>, is_proc: bool, target: &Path) -> Result<(), MountFailure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let found = rustix::fs::fstatfs(place).map_err(failed(format!("look at {target:?}")))?;
-    if found.f_type == PROC_SUPER_MAGIC && kind != "proc" {
+    if found.f_type == PROC_SUPER_MAGIC && !is_proc {
         return Err(MountFailure {
             what: format!("mount on {target:?}, which lies in a procfs"),
             errno: Errno::PERM,
@@ -522,6 +522,7 @@ fn cgroups(
     };
     let place =
         root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
+    refuse_proc(place.as_fd(), false, target)?;
     if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
         let mount = detached("cgroup2", "cgroup2", &[], attributes).map_err(failed(what("v2")))?;
         if !writable {
