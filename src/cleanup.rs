@@ -19,6 +19,14 @@ struct Arguments {
     #[arg(long, value_name = "START")]
     network: Option<String>,
 
+    /// Only take down what this pod shares, if the container was the last one in it.
+    #[arg(long, value_name = "POD", conflicts_with = "network")]
+    leave_pod: Option<String>,
+
+    /// Only make sure that what this pod shares is there.
+    #[arg(long, value_name = "POD", conflicts_with_all = ["network", "leave_pod"])]
+    enter_pod: Option<String>,
+
     /// The container's id.
     id: String,
 }
@@ -37,6 +45,12 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         if let Some(start) = &arguments.network {
             return engine.tear_down_network(&arguments.id, Some(start));
         }
+        if let Some(pod) = &arguments.leave_pod {
+            return engine.settle_pod(pod, Some(&arguments.id));
+        }
+        if let Some(pod) = &arguments.enter_pod {
+            return engine.raise_pod(pod).map(drop);
+        }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
                 EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
@@ -44,7 +58,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         runtime.block_on(engine.remove(&arguments.id, false))
     });
     match removed {
-        Ok(()) | Err(EngineError::NotFound { .. }) => ExitCode::SUCCESS,
+        Ok(()) | Err(EngineError::NotFound { .. } | EngineError::PodNotFound { .. }) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = error.full_text(), "cannot clean up after the container");
             ExitCode::FAILURE

@@ -37,6 +37,7 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         image: spec.image,
         rootfs: spec.rootfs.map(Into::into),
         name: spec.name,
+        pod: spec.pod,
         command: spec.command,
         entrypoint: spec.entrypoint,
         env: sorted(spec.env),
@@ -359,6 +360,7 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         image: spec.image,
         rootfs: spec.rootfs.map(|path| path.to_string_lossy().into_owned()),
         name: spec.name,
+        pod: spec.pod,
         command: spec.command,
         entrypoint: spec.entrypoint,
         env: map(spec.env),
@@ -414,10 +416,13 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         ipcNamespace: namespace_to_wire(spec.ipc_namespace),
         utsNamespace: namespace_to_wire(spec.uts_namespace),
         userNamespace: user_namespace_to_wire(spec.user_namespace),
-        networkNamespace: spec.network_namespace.map(|namespace| {
-            let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
-            namespace_to_wire(namespace).unwrap_or(private)
-        }),
+        networkNamespace: spec
+            .network_namespace
+            .filter(|namespace| !matches!(namespace, engine::Namespace::Pod(_)))
+            .map(|namespace| {
+                let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
+                namespace_to_wire(namespace).unwrap_or(private)
+            }),
         networks: spec
             .networks
             .map(|networks| networks.into_iter().map(network_types::attachment_to_wire).collect()),
@@ -508,7 +513,8 @@ fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
 
 fn namespace_to_wire(namespace: engine::Namespace) -> Option<wire::Namespace> {
     match namespace {
-        engine::Namespace::Private => None,
+        // Of a pod it is not asked for by itself.
+        engine::Namespace::Private | engine::Namespace::Pod(_) => None,
         engine::Namespace::Host => {
             Some(wire::Namespace { kind: wire::Namespace_kind::host, container: None })
         }
@@ -621,7 +627,7 @@ mod tests {
     fn what_a_client_gave_is_what_it_is_told() {
         round_trip(json!({"image": "web"}));
         round_trip(json!({
-            "image": "web", "name": "n", "command": ["a"], "entrypoint": [], "env": {"A": "b"}, "user": "u", "groups": ["g"],
+            "image": "web", "name": "n", "pod": "p", "command": ["a"], "entrypoint": [], "env": {"A": "b"}, "user": "u", "groups": ["g"],
             "workdir": "/w", "umask": 18, "hostname": "h", "domainname": "d",
             "mounts": [
                 {"kind": "bind", "source": "/s", "target": "/t", "readOnly": true, "propagation": "rslave", "nonRecursive": true},

@@ -10,6 +10,7 @@ mod image;
 mod manager;
 mod network;
 mod network_types;
+mod pod;
 mod streams;
 mod unit;
 mod usage;
@@ -43,6 +44,7 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
             Box::new(unit::UnitInterface::new(engine.clone())),
             Box::new(image::ImageInterface::new(engine.clone())),
             Box::new(network::NetworkInterface::new(engine.clone())),
+            Box::new(pod::PodInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
         ],
     }
@@ -187,6 +189,7 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Unit.varlink"),
         include_str!("../../interfaces/io.dormouse.Image.varlink"),
         include_str!("../../interfaces/io.dormouse.Network.varlink"),
+        include_str!("../../interfaces/io.dormouse.Pod.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];

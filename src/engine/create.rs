@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
-use crate::store::ContainerRow;
+use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
 use super::{Definition, Engine, EngineError, EventKind, names, now_usec, oci};
@@ -25,7 +25,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::ImageNotFound`], [`EngineError::AlreadyExists`], [`EngineError::InvalidSpec`],
     /// [`EngineError::StorageFull`].
-    pub async fn create(&self, spec: ContainerSpec) -> Result<Created, EngineError> {
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created, EngineError> {
         if let Some(name) = &spec.name {
             names::check("spec.name", name)?;
             // Early, before anything is made; the record's constraint decides among those who come at once.
@@ -36,7 +36,9 @@ impl Engine {
         let id = names::new_id()?;
         let _lock = self.lock(&id).await?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
-        let (definition, image_id) = self.define(spec)?;
+        let pod = self.join_pod(&mut spec)?;
+        let (mut definition, image_id) = self.define(spec)?;
+        definition.pod.clone_from(&pod);
         let warnings = self.check_on_this_host(&definition)?;
         let row = ContainerRow {
             id: id.clone(),
@@ -49,7 +51,19 @@ impl Engine {
             })?,
         };
         let directories = PendingDirectories::make(self, &id)?;
-        self.store()?.insert_container(&row)?;
+        match &pod {
+            None => self.store()?.insert_container(&row)?,
+            Some(pod) => {
+                self.store()?.insert_container_in_pod(&row, pod).map_err(|error| match error {
+                    StoreError::InUse { .. }
+                        if !self.store().is_ok_and(|store| store.has_pod(pod).unwrap_or(true)) =>
+                    {
+                        EngineError::PodNotFound { pod: pod.clone() }
+                    }
+                    other => other.into(),
+                })?;
+            }
+        }
         directories.keep();
         self.record_event(EventKind::Container, "create", &id, &name);
         Ok(Created { id, name, warnings })

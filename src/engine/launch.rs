@@ -73,6 +73,8 @@ impl Engine {
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
             None => oci::cgroup_path(id),
         };
+        // As the network below.
+        let mut pod = self.enter_pod(&container)?;
         let built = oci::build(self, &container, &cgroup)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
@@ -82,6 +84,11 @@ impl Engine {
         let mut network = self.set_up_network(&container)?;
         if let Some(network) = &network {
             config.end_command = self.end_command(id, network.generation());
+        }
+        if let Some(pod) = &mut pod {
+            config.end_command = self.cleanup_command(&["--leave-pod", pod.pod(), id]);
+            config.restart_command = self.cleanup_command(&["--enter-pod", pod.pod(), id]);
+            monitor.hold(name, &pod.take_reserved())?;
         }
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= has_input;
@@ -98,6 +105,9 @@ impl Engine {
         })?;
         if let Some(network) = network {
             network.keep();
+        }
+        if let Some(pod) = pod {
+            pod.keep();
         }
         self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
@@ -189,6 +199,7 @@ impl Engine {
                 false => Vec::new(),
             },
             end_command: Vec::new(),
+            restart_command: Vec::new(),
             health: container
                 .definition
                 .health

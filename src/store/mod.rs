@@ -7,7 +7,7 @@
 //!   layers/HEX/              one extracted directory per layer, shared by all images
 //!   records/HEX              what it takes to make the layer's tar again
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
-//!   containers/ID/           the monitor's state file, sockets, specifications
+//!   containers/ID/           the monitor's state file, sockets, specifications; of a pod: its namespaces and /dev/shm
 //!   netns/ID                 the container's network namespace, while it is on a network
 //!   locks/                   one lock file per object that is being changed
 //!   names/                   what aardvark-dns serves
@@ -23,6 +23,7 @@ mod images;
 mod locks;
 mod networks;
 mod paths;
+mod pods;
 mod schema;
 
 pub use database::{ContainerRow, ImageRow, Store};
@@ -31,3 +32,4 @@ pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;
+pub use pods::PodRow;

@@ -26,6 +26,7 @@ mod logout;
 mod logs;
 mod network;
 mod pause;
+mod pod;
 mod port;
 mod ps;
 mod pull;
@@ -84,6 +85,7 @@ pub enum Command {
     Units(units::Units),
     Journal(journal::Journal),
     Network(Box<network::Network>),
+    Pod(Box<pod::Pod>),
     Port(port::Port),
     Images(images::Images),
     Import(import::Import),
@@ -149,6 +151,7 @@ impl Command {
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
+            Self::Pod(command) => command.run(service),
             Self::Port(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
