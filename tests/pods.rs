@@ -72,7 +72,7 @@ fn containers_of_a_pod_share_its_namespaces_and_nothing_of_it_outlasts_them() {
     assert_eq!(db.exec_output("cat /dev/shm/note"), "told\n");
     assert_ne!(web.exec("dd if=/dev/zero of=/dev/shm/big bs=1M count=2")["exitCode"], 0, "it has its size");
     // Over the common loopback interface.
-    web.exec_output("(echo hello | nc -l -p 1234 >/dev/null 2>&1) & sleep 0.2");
+    web.exec_output("(echo hello | nc -l -p 1234) >/dev/null 2>&1 & sleep 0.2");
     assert_eq!(db.exec_output("nc 127.0.0.1 1234 </dev/null"), "hello\n");
     assert_eq!(web.summary()["pod"], "shop");
     assert_eq!(web.inspect()["spec"]["pod"], "shop");
@@ -479,6 +479,8 @@ fn after_a_crash_at_any_point_every_pod_is_wholly_there_or_wholly_gone() {
             };
             wait_until("the monitors have finished what they were about", || settled(&host));
             if !pod_listed["containers"].as_array().unwrap().is_empty() {
+                // A stop that was cut short is finished first.
+                pod(&host, "Stop", name.clone()).unwrap();
                 pod(&host, "Start", name.clone()).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
                 assert_eq!(state(&host, pod_listed["id"].as_str().unwrap()), "running");
             }
