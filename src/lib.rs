@@ -15,6 +15,7 @@ pub mod machine;
 pub mod monitor;
 pub mod network;
 pub mod pod_holder;
+pub mod quadlet;
 pub(crate) mod readiness;
 pub mod runtime;
 pub mod serve;

@@ -4,7 +4,11 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    if dormouse::quadlet::is_called_as_generator(&program) {
+        return dormouse::quadlet::main(&program, &arguments);
+    }
     let role = arguments.first().and_then(|role| role.to_str());
     match role {
         Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
@@ -15,6 +19,7 @@ fn main() -> ExitCode {
         Some("bridge") => dormouse::bridge::main(&arguments[1..]),
         Some("boot") => dormouse::boot::main(&arguments[1..]),
         Some("machine") => dormouse::machine::main(&arguments[1..]),
+        Some("generator") => dormouse::quadlet::main(&program, &arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
         Some("run") if dormouse::unit::is_main_process() => match dormouse::cli::ForegroundRun::parse() {
             Some(run) => dormouse::unit::main(run),

@@ -627,7 +627,7 @@ mod tests {
     fn what_a_client_gave_is_what_it_is_told() {
         round_trip(json!({"image": "web"}));
         round_trip(json!({
-            "image": "web", "name": "n", "pod": "p", "command": ["a"], "entrypoint": [], "env": {"A": "b"}, "user": "u", "groups": ["g"],
+            "image": "web", "name": "n", "command": ["a"], "entrypoint": [], "env": {"A": "b"}, "user": "u", "groups": ["g"],
             "workdir": "/w", "umask": 18, "hostname": "h", "domainname": "d",
             "mounts": [
                 {"kind": "bind", "source": "/s", "target": "/t", "readOnly": true, "propagation": "rslave", "nonRecursive": true},
@@ -653,7 +653,7 @@ mod tests {
             "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],
             "ports": [{"containerPort": 80, "hostPort": 8080, "hostIp": "127.0.0.1", "protocol": "udp", "range": 2}],
             "publishAll": true, "dnsServers": ["192.0.2.1"], "dnsSearch": ["example"], "dnsOptions": ["ndots:1"],
-            "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload",
+            "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload", "pod": "p",
             "healthCheck": {"kind": "command", "command": ["a"], "intervalUSec": 5000, "retries": 2, "onFailure": "kill"},
         }));
     }

@@ -13,6 +13,7 @@ use crate::varlink::client::Connection;
 mod commands;
 mod connections;
 mod errors;
+mod grammar;
 mod human;
 mod output;
 mod progress;
@@ -21,11 +22,14 @@ mod service;
 mod session;
 mod signals;
 mod spec;
+mod steps;
 mod streams;
 mod table;
 mod terminal;
 
 use errors::CliError;
+
+pub use grammar::{has_flag, has_verb, takes};
 
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
+use crate::image::ImageConfig;
 use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
@@ -38,7 +39,31 @@ impl Engine {
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
         let pod = self.join_pod(&mut spec)?;
         let (mut definition, image_id) = self.define(spec)?;
-        definition.pod.clone_from(&pod);
+        definition.pod = pod;
+        self.create_defined(id, name, definition, image_id)
+    }
+
+    /// Makes a container on layers that no image has yet, under a name that no user can give.
+    pub(super) async fn create_on_layers(
+        &self,
+        name: String,
+        spec: ContainerSpec,
+        config: &ImageConfig,
+        layers: Vec<String>,
+    ) -> Result<Created, EngineError> {
+        let id = names::new_id()?;
+        let _lock = self.lock(&id).await?;
+        self.create_defined(id, name, Definition::new(spec, Some(config), layers)?, None)
+    }
+
+    /// The caller holds the lock of the id.
+    fn create_defined(
+        &self,
+        id: String,
+        name: String,
+        definition: Definition,
+        image_id: Option<String>,
+    ) -> Result<Created, EngineError> {
         let warnings = self.check_on_this_host(&definition)?;
         let row = ContainerRow {
             id: id.clone(),
@@ -51,7 +76,7 @@ impl Engine {
             })?,
         };
         let directories = PendingDirectories::make(self, &id)?;
-        match &pod {
+        match &definition.pod {
             None => self.store()?.insert_container(&row)?,
             Some(pod) => {
                 self.store()?.insert_container_in_pod(&row, pod).map_err(|error| match error {

@@ -9,6 +9,7 @@
 
 mod attach;
 mod boot;
+pub mod build;
 mod capabilities;
 mod changes;
 mod container;
@@ -184,6 +185,14 @@ async fn blocking<T: Send + 'static>(
         Err(error) => {
             Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() })
         }
+    }
+}
+
+/// A thread of ours has panicked, which it has told on its own.
+fn blocking_failed(attempted: &str) -> EngineError {
+    EngineError::Failed {
+        attempted: attempted.to_owned(),
+        reason: "one of its threads has failed".to_owned(),
     }
 }
 

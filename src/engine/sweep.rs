@@ -20,6 +20,8 @@ impl Engine {
         // First: who starts next may want the addresses and ports.
         self.sweep_networks()?;
         self.sweep_pods()?;
+        // Their containers lose their records here, and the rest with those of others below.
+        self.sweep_builds()?;
         for parent in [self.paths().run_containers(), self.paths().containers()] {
             for id in entries(&parent) {
                 self.sweep_container(&id)?;

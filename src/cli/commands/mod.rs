@@ -1,6 +1,7 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod build;
 mod commit;
 mod completions;
 mod connection;
@@ -87,6 +88,7 @@ pub enum Command {
     Network(Box<network::Network>),
     Pod(Box<pod::Pod>),
     Port(port::Port),
+    Build(Box<build::Build>),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
@@ -153,6 +155,7 @@ impl Command {
             Self::Network(command) => command.run(service),
             Self::Pod(command) => command.run(service),
             Self::Port(command) => command.run(service),
+            Self::Build(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),

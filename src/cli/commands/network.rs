@@ -83,6 +83,9 @@ struct Create {
     /// Label, as KEY=VALUE or KEY
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// No error if it is there already
+    #[arg(long)]
+    ignore: bool,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, ValueEnum)]
@@ -223,8 +226,14 @@ fn print_lines(list: &Value) -> Result<(), CliError> {
 
 impl Create {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        let reply: Value =
-            call(service, &format!("make the network {:?}", self.name), "Create", self.parameters()?)?;
+        let attempted = format!("make the network {:?}", self.name);
+        if self.ignore {
+            let there: Listed = call(service, &attempted, "List", json!({"names": [self.name]}))?;
+            if there.networks.iter().any(|network| network["name"] == json!(self.name)) {
+                return print(&format!("{}\n", self.name));
+            }
+        }
+        let reply: Value = call(service, &attempted, "Create", self.parameters()?)?;
         print(&format!("{}\n", printable(reply["network"]["name"].as_str().unwrap_or(&self.name))))
     }
 

@@ -62,15 +62,26 @@ impl Pull {
         if let Some(platform) = self.platform {
             parameters["platform"] = platform;
         }
-        let mut bars = LayerBars::new(self.quiet);
-        let mut id = None;
-        service.stream(&attempted, "io.dormouse.Image.Pull", parameters, |progress: Progress| {
-            bars.update(&progress.layers);
-            id = progress.id.or(id.take());
-            Ok(())
-        })?;
-        drop(bars);
-        let id = id.ok_or_else(|| CliError::bad_reply(&attempted, "the last reply has no id"))?;
+        let id = fetch(service, &attempted, parameters, self.quiet)?;
         print(&format!("{}\n", printable(&id)))
     }
+}
+
+/// Gets an image as a part of something else: progress on standard error, nothing on standard output.
+pub(super) fn pull(service: &Service, image: &str, policy: &str) -> Result<(), CliError> {
+    let parameters = json!({"name": image, "policy": policy});
+    fetch(service, &format!("pull {image:?}"), parameters, false).map(drop)
+}
+
+/// Returns the id.
+fn fetch(service: &Service, attempted: &str, parameters: Value, quiet: bool) -> Result<String, CliError> {
+    let mut bars = LayerBars::new(quiet);
+    let mut id = None;
+    service.stream(attempted, "io.dormouse.Image.Pull", parameters, |progress: Progress| {
+        bars.update(&progress.layers);
+        id = progress.id.or(id.take());
+        Ok(())
+    })?;
+    drop(bars);
+    id.ok_or_else(|| CliError::bad_reply(attempted, "the last reply has no id"))
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Nothing, for_each, targets};
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 
@@ -24,6 +24,9 @@ pub struct Rm {
     /// Stop them by SIGKILL if they run
     #[arg(short, long)]
     force: bool,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
 }
 
 impl Rm {
@@ -32,11 +35,15 @@ impl Rm {
         let states = if self.force { None } else { Some(ended.as_slice()) };
         let names = targets(service, self.names, self.all, states)?;
         for_each(&names, |name| {
-            let Nothing {} = service.call(
+            let removed: Result<Nothing, CliError> = service.call(
                 format!("remove {name:?}"),
                 "io.dormouse.Container.Remove",
                 json!({"name": name, "force": self.force.then_some(true)}),
-            )?;
+            );
+            match removed {
+                Err(error) if self.ignore && error.kind == FailureKind::NotFound => return Ok(()),
+                removed => removed?,
+            };
             print(&format!("{name}\n"))
         })
     }

@@ -1,9 +1,10 @@
 //! `dormouse run`
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::create::{Created, with_pod};
+use super::pull::pull;
 use super::{Condition, Nothing, tell_warnings};
 use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::human::parse_duration;
@@ -43,6 +44,9 @@ pub struct Run {
     /// Remove a container that has the name already, whether it runs or not
     #[arg(long)]
     replace: bool,
+    /// Whether to ask registries for the image first: never, missing (if it is not there), always [default: never]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "rootfs")]
+    pull: Option<Pull>,
     /// Keys that leave it running; "" for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
@@ -53,12 +57,17 @@ pub struct Run {
     help: Option<bool>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pull {
+    // No texts here: they would spread the flag over many lines of the help.
+    Never,
+    Missing,
+    Always,
+}
+
 impl Run {
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
-        let spec = self.spec.to_spec()?;
-        if self.replace {
-            remove_predecessor(service, &spec)?;
-        }
+        let spec = self.prepare(service)?;
         if self.detach { self.in_background(service, spec) } else { self.in_foreground(service, spec, false) }
     }
 
@@ -68,11 +77,22 @@ impl Run {
 
     /// As the main process of a unit.
     pub fn run_as_unit(self, service: &Service) -> Result<u8, CliError> {
+        let spec = self.prepare(service)?;
+        self.in_foreground(service, spec, true)
+    }
+
+    /// The specification; its image is there, and its name is free, if that was asked for.
+    fn prepare(&self, service: &Service) -> Result<Map<String, Value>, CliError> {
         let spec = self.spec.to_spec()?;
+        match self.pull {
+            None | Some(Pull::Never) => {}
+            Some(Pull::Missing) => pull(service, self.spec.image(), "missing")?,
+            Some(Pull::Always) => pull(service, self.spec.image(), "always")?,
+        }
         if self.replace {
             remove_predecessor(service, &spec)?;
         }
-        self.in_foreground(service, spec, true)
+        Ok(spec)
     }
 
     fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {

@@ -184,6 +184,11 @@ impl SpecFlags {
         self.name.as_deref().unwrap_or(&self.image)
     }
 
+    /// The image, as it was called.
+    pub fn image(&self) -> &str {
+        &self.image
+    }
+
     /// Makes the specification; what was not given is not in it.
     ///
     /// # Errors
