@@ -1,4 +1,4 @@
-//! The role `cleanup`: takes the network of a container down after its end, or removes a container that asked for it. Its
+//! The role `cleanup`: takes the network of a container down after its end, and file systems of its volumes, or removes a container that asked for it. Its
 //! monitor executes this, so that the monitor itself needs no store, and nothing of netavark.
 
 use std::ffi::OsString;
@@ -26,6 +26,9 @@ struct Arguments {
     /// Only make sure that what this pod shares is there.
     #[arg(long, value_name = "POD", conflicts_with_all = ["network", "leave_pod"])]
     enter_pod: Option<String>,
+    /// Only unmount file systems of volumes that nothing else runs with.
+    #[arg(long)]
+    volumes: bool,
 
     /// The container's id.
     id: String,
@@ -42,11 +45,16 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         }
     };
     let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
-        if let Some(start) = &arguments.network {
-            return engine.tear_down_network(&arguments.id, Some(start));
-        }
-        if let Some(pod) = &arguments.leave_pod {
-            return engine.settle_pod(pod, Some(&arguments.id));
+        if arguments.network.is_some() || arguments.volumes || arguments.leave_pod.is_some() {
+            // One that fails must not keep the other from being done.
+            let released = if arguments.volumes { engine.release_volumes(&arguments.id) } else { Ok(()) };
+            if let Some(start) = &arguments.network {
+                engine.tear_down_network(&arguments.id, Some(start))?;
+            }
+            if let Some(pod) = &arguments.leave_pod {
+                engine.settle_pod(pod, Some(&arguments.id))?;
+            }
+            return released;
         }
         if let Some(pod) = &arguments.enter_pod {
             return engine.raise_pod(pod).map(drop);
@@ -55,7 +63,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
                 EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
             })?;
-        runtime.block_on(engine.remove(&arguments.id, false))
+        runtime.block_on(engine.remove(&arguments.id, false, true))
     });
     match removed {
         Ok(()) | Err(EngineError::NotFound { .. } | EngineError::PodNotFound { .. }) => ExitCode::SUCCESS,

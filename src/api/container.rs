@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::{
-    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, LogEntry, LogFilter, LogStream, Phase,
-    Since, signals,
+    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, Phase, Since, signals,
 };
 use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -13,7 +12,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
 use super::streams::{condition_of, streams};
-use super::{health, looked_up, network_types, ordered};
+use super::{health, looked_up, mount_types, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -52,6 +51,8 @@ impl Interface for ContainerInterface {
                 "CopyOut" => self.copy_out(call).await,
                 "CopyIn" => self.copy_in(call).await,
                 "Commit" => self.commit(call).await,
+                "Mount" => self.mount(call).await,
+                "Unmount" => self.unmount(call).await,
                 "Rename" => self.rename(call).await,
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
@@ -100,7 +101,7 @@ impl ContainerInterface {
                 Ok(launched) => Ok((created, launched)),
                 Err(error) => {
                     // Half of what was asked for is nothing.
-                    match engine.remove(&created.id, true).await {
+                    match engine.remove(&created.id, true, true).await {
                         Ok(()) | Err(EngineError::NotFound { .. }) => {}
                         Err(left) => tracing::warn!(
                             error = left.full_text(),
@@ -219,9 +220,27 @@ impl ContainerInterface {
     async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Remove_Args = call.parameters()?;
         let engine = self.engine.clone();
-        let force = given.force.unwrap_or_default();
-        ordered(call, async move { engine.remove(&given.name, force).await }).await.map_err(failed)?;
+        let (force, volumes) = (given.force.unwrap_or_default(), given.volumes.unwrap_or_default());
+        ordered(call, async move { engine.remove(&given.name, force, volumes).await })
+            .await
+            .map_err(failed)?;
         call.reply(wire::Remove_Reply {}).await
+    }
+
+    async fn mount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Mount_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let mounted = ordered(call, looked_up(move || engine.mount_container(&given.name)));
+        let path = mounted.await.map_err(failed)?.to_string_lossy().into_owned();
+        call.reply(wire::Mount_Reply { path }).await
+    }
+
+    async fn unmount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Unmount_Args = call.parameters()?;
+        let (engine, force) = (self.engine.clone(), given.force.unwrap_or_default());
+        let done = ordered(call, looked_up(move || engine.unmount_container(&given.name, force)));
+        done.await.map_err(failed)?;
+        call.reply(wire::Unmount_Reply {}).await
     }
 
     async fn rename(&self, call: &mut Call) -> Result<(), CallError> {
@@ -278,33 +297,6 @@ impl ContainerInterface {
         let engine = self.engine.clone();
         let details = looked_up(move || details(&engine, &given.name)).await.map_err(failed)?;
         call.reply(wire::Inspect_Reply { container: details }).await
-    }
-
-    async fn logs(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::Logs_Args = call.parameters()?;
-        let follow = given.follow.unwrap_or_default();
-        if follow && !call.wants_more() {
-            return Err(CallError::ExpectedMore);
-        }
-        let filter = LogFilter {
-            tail: given.tail.map(|tail| unsigned("tail", tail)).transpose()?,
-            since_usec: given.sinceUSec,
-            until_usec: given.untilUSec,
-        };
-        let mut log = self.engine.logs(&given.name, filter, follow).map_err(failed)?;
-        let mut all = Vec::new();
-        loop {
-            let entries = log.next().await.map_err(failed)?;
-            if entries.is_empty() {
-                return call.reply(wire::Logs_Reply { entries: all }).await;
-            }
-            let entries = entries.into_iter().map(log_entry);
-            if call.wants_more() {
-                call.reply_continues(wire::Logs_Reply { entries: entries.collect() }).await?;
-            } else {
-                all.extend(entries);
-            }
-        }
     }
 }
 
@@ -407,6 +399,8 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .rootfs
             .is_none()
             .then(|| upper.to_string_lossy().into_owned()),
+        rootMountPoint: engine.mounted_root(&container).map(|path| path.to_string_lossy().into_owned()),
+        mounts: mount_types::mount_points(engine, &container)?,
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: engine.warnings(id),
@@ -415,16 +409,4 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
         healthResults: engine.health_results(id).into_iter().map(health::result_to_wire).collect(),
         spec: spec_to_wire(container.definition.spec),
     })
-}
-
-fn log_entry(entry: LogEntry) -> wire::LogEntry {
-    wire::LogEntry {
-        timeUSec: entry.time_usec,
-        stream: match entry.stream {
-            LogStream::Stdout => wire::LogEntry_stream::stdout,
-            LogStream::Stderr => wire::LogEntry_stream::stderr,
-        },
-        message: entry.message,
-        partial: entry.partial,
-    }
 }

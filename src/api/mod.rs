@@ -7,13 +7,17 @@ mod copy;
 mod errors;
 mod health;
 mod image;
+mod logs;
 mod manager;
+mod mount_types;
 mod network;
 mod network_types;
 mod pod;
+mod secret;
 mod streams;
 mod unit;
 mod usage;
+mod volume;
 
 use std::future::Future;
 use std::io;
@@ -45,6 +49,8 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
             Box::new(image::ImageInterface::new(engine.clone())),
             Box::new(network::NetworkInterface::new(engine.clone())),
             Box::new(pod::PodInterface::new(engine.clone())),
+            Box::new(volume::VolumeInterface::new(engine.clone())),
+            Box::new(secret::SecretInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
         ],
     }
@@ -190,6 +196,8 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Image.varlink"),
         include_str!("../../interfaces/io.dormouse.Network.varlink"),
         include_str!("../../interfaces/io.dormouse.Pod.varlink"),
+        include_str!("../../interfaces/io.dormouse.Volume.varlink"),
+        include_str!("../../interfaces/io.dormouse.Secret.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];

@@ -12,6 +12,7 @@ use crate::monitor::config::{
 };
 use crate::runtime::Rootfs;
 
+use super::network::PendingNetwork;
 use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime, UserNamespace};
 use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
@@ -75,18 +76,18 @@ impl Engine {
         };
         // As the network below.
         let mut pod = self.enter_pod(&container)?;
-        let built = oci::build(self, &container, &cgroup)?;
+        let volumes = self.ready_volumes(&container)?;
+        let built = oci::build(self, &container, &cgroup, &volumes)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         self.prepare_health_check(&container, &cgroup)?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let mut network = self.set_up_network(&container)?;
-        if let Some(network) = &network {
-            config.end_command = self.end_command(id, network.generation());
-        }
+        let generation = network.as_ref().map(PendingNetwork::generation);
+        let mounted = self.has_mounted_volumes(&container);
+        config.end_command = self.end_command(id, generation, mounted, container.definition.pod.as_deref());
         if let Some(pod) = &mut pod {
-            config.end_command = self.cleanup_command(&["--leave-pod", pod.pod(), id]);
             config.restart_command = self.cleanup_command(&["--enter-pod", pod.pod(), id]);
             monitor.hold(name, &pod.take_reserved())?;
         }
@@ -103,6 +104,7 @@ impl Engine {
             MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
             MonitorFailure::Engine(error) => error,
         })?;
+        volumes.keep();
         if let Some(network) = network {
             network.keep();
         }
@@ -223,9 +225,23 @@ impl Engine {
         command
     }
 
-    /// What takes this start's network down.
-    fn end_command(&self, id: &str, generation: &str) -> Vec<String> {
-        self.cleanup_command(&["--network", generation, id])
+    /// What takes down what this start has set up on the host; empty if that is nothing.
+    fn end_command(&self, id: &str, network: Option<&str>, volumes: bool, pod: Option<&str>) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(generation) = network {
+            arguments.extend(["--network", generation]);
+        }
+        if volumes {
+            arguments.push("--volumes");
+        }
+        if let Some(pod) = pod {
+            arguments.extend(["--leave-pod", pod]);
+        }
+        if arguments.is_empty() {
+            return Vec::new();
+        }
+        arguments.push(id);
+        self.cleanup_command(&arguments)
     }
 
     /// Topmost first, as overlayfs wants them.

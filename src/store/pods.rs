@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
 
-use super::database::{container_row, insert_container, name_taken};
+use super::database::{container_row, name_taken};
 use super::{ContainerRow, Store, StoreError};
 
 /// A pod as recorded. `definition` is the engine's own JSON.
@@ -33,26 +33,6 @@ impl Store {
             )
             .map_err(|error| name_taken(error, &row.name, self.wrap("record the pod")))?;
         Ok(())
-    }
-
-    /// Records a new container that is in a pod.
-    ///
-    /// # Errors
-    /// [`StoreError::NameTaken`]; [`StoreError::InUse`] where its image or the pod has gone meanwhile.
-    pub fn insert_container_in_pod(&self, row: &ContainerRow, pod_id: &str) -> Result<(), StoreError> {
-        let wrap = self.wrap("record the container");
-        let mut connection = self.connection();
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
-        insert_container(&transaction, row)
-            .and_then(|()| {
-                transaction.execute(
-                    "INSERT INTO pod_members (container_id, pod_id) VALUES (?1, ?2)",
-                    [&row.id, pod_id],
-                )
-            })
-            .map_err(|error| name_taken(error, &row.name, &wrap))?;
-        transaction.commit().map_err(&wrap)
     }
 
     /// All pods, oldest first.
@@ -156,7 +136,7 @@ fn pod_row(row: &Row<'_>) -> rusqlite::Result<PodRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Paths;
+    use crate::store::{ContainerRow, Paths, Uses};
 
     #[test]
     fn a_pod_and_its_containers_go_together_or_not_at_all() {
@@ -179,12 +159,13 @@ mod tests {
         };
         store.insert_pod(&pod("aa11", "shop")).unwrap();
         assert!(matches!(store.insert_pod(&pod("aa22", "shop")), Err(StoreError::NameTaken { .. })));
-        store.insert_container_in_pod(&container("c1"), "aa11").unwrap();
-        store.insert_container_in_pod(&container("c2"), "aa11").unwrap();
-        assert!(matches!(
-            store.insert_container_in_pod(&container("c3"), "gone"),
-            Err(StoreError::InUse { .. })
-        ));
+        let put = |id: &str, pod: &str| {
+            let uses = Uses { pod: Some(pod.to_owned()), ..Uses::default() };
+            store.insert_container_using(&container(id), &uses)
+        };
+        put("c1", "aa11").unwrap();
+        put("c2", "aa11").unwrap();
+        assert!(matches!(put("c3", "gone"), Err(StoreError::Changed { .. })));
         assert!(!store.has_container("c3").unwrap(), "nothing is half recorded");
         assert!(!store.delete_pod("aa11", &["c1".into()]).unwrap(), "there is another one");
         assert!(!store.delete_pod("aa11", &["c1".into(), "c2".into(), "c9".into()]).unwrap());

@@ -9,6 +9,7 @@ mod deb;
 mod demo;
 mod dependencies;
 mod images;
+mod man;
 mod measure;
 mod program;
 mod runner;
@@ -45,6 +46,8 @@ enum Chore {
     Images(images::Arguments),
     /// Install varlink clients that others wrote, below target/clients; tests use them
     Clients,
+    /// Write the manual pages, below target/man
+    Man,
     /// Make the Debian package, below target/deb
     Deb(deb::Arguments),
     /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Chore::Check => check::main(),
         Chore::Images(arguments) => images::main(&arguments),
         Chore::Clients => clients::main(),
+        Chore::Man => man::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
         Chore::Vm(arguments) => vm::shell(&arguments),
         Chore::VmTest(arguments) => vm::test(&arguments),

@@ -184,6 +184,10 @@ impl Engine {
                 return Ok(Removal::Runs(member.name.clone()));
             }
         }
+        let mut used = Vec::new();
+        for member in &ids {
+            used.push((member, self.store()?.volumes_of_container(member)?));
+        }
         if !self.store()?.delete_pod(id, &ids)? {
             return Ok(if self.store()?.has_pod(id)? { Removal::Changed } else { Removal::Gone });
         }
@@ -193,6 +197,16 @@ impl Engine {
                 error = error.full_text(),
                 "cannot take the pod down, left for the next wake"
             );
+        }
+        for (member, volumes) in &used {
+            // Mounted still only if a monitor was killed.
+            if let Err(error) = self.release_these_volumes(member, volumes) {
+                tracing::warn!(
+                    id = member,
+                    error = error.full_text(),
+                    "cannot release its volumes, ignoring"
+                );
+            }
         }
         for member in ids.iter().map(String::as_str).chain([id]) {
             self.remove_cgroup(member);

@@ -192,6 +192,11 @@ impl Engine {
         Ok(PodSummary { phase: phase_of(&members), pod, members, network, holder })
     }
 
+    /// Pods as the network takes them.
+    pub(super) fn pod_frames(&self) -> Result<Vec<Container>, EngineError> {
+        self.store()?.pods()?.into_iter().map(|row| Ok(read(row)?.frame())).collect()
+    }
+
     pub(super) fn pod_members(&self, id: &str) -> Result<Vec<PodMember>, EngineError> {
         let rows = self.store()?.pod_members(id)?;
         rows.into_iter()
