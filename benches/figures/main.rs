@@ -6,6 +6,7 @@
 
 mod activation;
 mod boot;
+mod build;
 mod crun;
 mod cycle;
 mod dormouse;
@@ -15,6 +16,7 @@ mod images;
 mod list;
 mod memory;
 mod nspawn;
+mod oci;
 mod podman;
 mod unpack;
 
@@ -70,6 +72,8 @@ const MEASUREMENTS: &[Measurement] = &[
     ("boot", boot::measure),
     ("unpack", unpack::measure),
     ("image", images::measure),
+    ("build", build::measure),
+    ("oci", oci::measure),
 ];
 
 fn main() -> ExitCode {

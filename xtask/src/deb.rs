@@ -92,6 +92,9 @@ pub fn package(profile: Profile, revision: &str) -> Result<PathBuf> {
     let installed = tree.join("usr/bin/dormouse");
     fs::create_dir_all(tree.join("usr/bin")).map_err(on_file("make", &installed))?;
     run_quietly(Command::new("strip").arg("--strip-debug").arg("-o").arg(&installed).arg(&binary))?;
+    // The OCI runtime is the same program by another name.
+    let runtime = tree.join("usr/bin/dormouse-runtime");
+    std::os::unix::fs::symlink("dormouse", &runtime).map_err(on_file("make", &runtime))?;
     for (shell, path) in COMPLETIONS {
         let path = tree.join(path);
         fs::create_dir_all(path.parent().unwrap_or(tree)).map_err(on_file("make", &path))?;
