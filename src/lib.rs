@@ -16,6 +16,7 @@ pub mod machine;
 pub mod monitor;
 pub mod network;
 pub mod oci;
+pub mod pod_holder;
 pub mod quadlet;
 pub(crate) mod readiness;
 pub mod rootless;

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Some("exec-session") => dormouse::monitor::exec_session::main(),
         Some("runtime") => dormouse::oci::main(arguments.into_iter().skip(1).collect()),
         Some("health-check") => dormouse::health_check::main(&arguments[1..]),
+        Some("pod-holder") => dormouse::pod_holder::main(&arguments[1..]),
         Some("serve") => dormouse::serve::main(arguments),
         Some("bridge") => dormouse::bridge::main(&arguments[1..]),
         Some("boot") => dormouse::boot::main(&arguments[1..]),

@@ -24,6 +24,9 @@ pub mod manager {
 pub mod network {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Network.rs"));
 }
+pub mod pod {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Pod.rs"));
+}
 pub mod unit {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
 }

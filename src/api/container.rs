@@ -364,6 +364,7 @@ fn summary(container: ContainerSummary) -> wire::Summary {
         name: container.name,
         image: container.image,
         imageId: container.image_id,
+        pod: container.pod,
         command: container.command,
         health: live.health().map(health::to_wire),
         systemd: container.systemd,

@@ -38,6 +38,7 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
         image: spec.image,
         rootfs: spec.rootfs.map(Into::into),
         name: spec.name,
+        pod: spec.pod,
         command: spec.command,
         entrypoint: spec.entrypoint,
         env: sorted(spec.env),
@@ -321,6 +322,7 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         image: spec.image,
         rootfs: spec.rootfs.map(|path| path.to_string_lossy().into_owned()),
         name: spec.name,
+        pod: spec.pod,
         command: spec.command,
         entrypoint: spec.entrypoint,
         env: map(spec.env),
@@ -386,10 +388,13 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         ipcNamespace: namespace_to_wire(spec.ipc_namespace),
         utsNamespace: namespace_to_wire(spec.uts_namespace),
         userNamespace: user_namespace_to_wire(spec.user_namespace),
-        networkNamespace: spec.network_namespace.map(|namespace| {
-            let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
-            namespace_to_wire(namespace).unwrap_or(private)
-        }),
+        networkNamespace: spec
+            .network_namespace
+            .filter(|namespace| !matches!(namespace, engine::Namespace::Pod(_)))
+            .map(|namespace| {
+                let private = wire::Namespace { kind: wire::Namespace_kind::private, container: None };
+                namespace_to_wire(namespace).unwrap_or(private)
+            }),
         networks: spec
             .networks
             .map(|networks| networks.into_iter().map(network_types::attachment_to_wire).collect()),
@@ -446,7 +451,8 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
 
 fn namespace_to_wire(namespace: engine::Namespace) -> Option<wire::Namespace> {
     match namespace {
-        engine::Namespace::Private => None,
+        // Of a pod it is not asked for by itself.
+        engine::Namespace::Private | engine::Namespace::Pod(_) => None,
         engine::Namespace::Host => {
             Some(wire::Namespace { kind: wire::Namespace_kind::host, container: None })
         }
@@ -597,7 +603,7 @@ mod tests {
             "networks": [{"network": "n", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01", "aliases": ["a"], "interface": "host0"}],
             "ports": [{"containerPort": 80, "hostPort": 8080, "hostIp": "127.0.0.1", "protocol": "udp", "range": 2}],
             "publishAll": true, "dnsServers": ["192.0.2.1"], "dnsSearch": ["example"], "dnsOptions": ["ndots:1"],
-            "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload",
+            "extraHosts": {"db": "10.0.0.3"}, "sdNotify": "payload", "pod": "p",
             "healthCheck": {"kind": "command", "command": ["a"], "intervalUSec": 5000, "retries": 2, "onFailure": "kill"},
         }));
     }

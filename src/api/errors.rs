@@ -116,6 +116,22 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::Unsupported { feature, .. } => {
             ("Unsupported", json!({"feature": feature, "reason": reason}))
         }
+        EngineError::PodNotFound { pod } => match interface {
+            "io.dormouse.Pod" => ("NotFound", json!({"name": pod, "reason": reason})),
+            _ => ("PodNotFound", json!({"pod": pod, "reason": reason})),
+        },
+        EngineError::PodExists { pod } => ("AlreadyExists", json!({"name": pod, "reason": reason})),
+        EngineError::PodEmpty { pod } => ("Empty", json!({"name": pod, "reason": reason})),
+        EngineError::PodNotRunning { pod, .. } => ("NotRunning", json!({"name": pod, "reason": reason})),
+        EngineError::PodStillRunning { pod, container } => {
+            ("StillRunning", json!({"name": pod, "container": container, "reason": reason}))
+        }
+        EngineError::PodPartly { pod, failures, .. } => {
+            let failure =
+                |(container, reason): &(String, String)| json!({"container": container, "reason": reason});
+            let failures: Vec<Value> = failures.iter().map(failure).collect();
+            ("PartlyFailed", json!({"name": pod, "failures": failures, "reason": reason}))
+        }
         EngineError::NoHealthCheck { name } => ("NoHealthCheck", json!({"name": name, "reason": reason})),
         EngineError::CursorLost { cursor } => ("CursorLost", json!({"cursor": cursor, "reason": reason})),
         EngineError::Timeout { name, .. } => ("Timeout", json!({"name": name, "reason": reason})),

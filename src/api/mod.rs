@@ -13,6 +13,7 @@ mod mount_types;
 mod network;
 mod network_types;
 mod podman;
+mod pod;
 mod secret;
 mod streams;
 mod unit;
@@ -50,6 +51,7 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>, read_flags: Flag
             Box::new(unit::UnitInterface::new(engine.clone())),
             Box::new(image::ImageInterface::new(engine.clone())),
             Box::new(network::NetworkInterface::new(engine.clone())),
+            Box::new(pod::PodInterface::new(engine.clone())),
             Box::new(volume::VolumeInterface::new(engine.clone())),
             Box::new(secret::SecretInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
@@ -197,6 +199,7 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Unit.varlink"),
         include_str!("../../interfaces/io.dormouse.Image.varlink"),
         include_str!("../../interfaces/io.dormouse.Network.varlink"),
+        include_str!("../../interfaces/io.dormouse.Pod.varlink"),
         include_str!("../../interfaces/io.dormouse.Volume.varlink"),
         include_str!("../../interfaces/io.dormouse.Secret.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),

@@ -178,9 +178,8 @@ fn kind(member: &str) -> FailureKind {
     match member {
         "CommandNotFound" => FailureKind::CommandNotFound,
         "CommandNotExecutable" => FailureKind::CommandNotExecutable,
-        "LaunchFailed" | "InvalidSpec" | "Unsupported" | "NetworkNotFound" | "PortInUse" | "AddressInUse" => {
-            FailureKind::NotLaunched
-        }
+        "LaunchFailed" | "InvalidSpec" | "Unsupported" | "NetworkNotFound" | "PodNotFound" | "PortInUse"
+        | "AddressInUse" => FailureKind::NotLaunched,
         "NotFound" => FailureKind::NotFound,
         _ => FailureKind::General,
     }
@@ -194,6 +193,7 @@ fn hint(interface: &str, member: &str, why: &str, parameters: &Value) -> Option<
     let text = |field: &str| parameters.get(field).and_then(Value::as_str);
     let of_images = interface.ends_with(".Image");
     match member {
+        "NotFound" if interface.ends_with(".Pod") => Some("see `dormouse pod ls`".to_owned()),
         "NotFound" if of_images => Some("see `dormouse images`".to_owned()),
         "NotFound" => Some("see `dormouse ps --all`".to_owned()),
         "ImageNotFound" => Some("see `dormouse images`, or make one with `dormouse import`".to_owned()),

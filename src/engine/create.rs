@@ -29,7 +29,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::ImageNotFound`], [`EngineError::AlreadyExists`], [`EngineError::InvalidSpec`],
     /// [`EngineError::StorageFull`].
-    pub async fn create(&self, spec: ContainerSpec) -> Result<Created, EngineError> {
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created, EngineError> {
         if let Some(name) = &spec.name {
             names::check("spec.name", name)?;
             // Early, before anything is made; the record's constraint decides among those who come at once.
@@ -40,7 +40,9 @@ impl Engine {
         let id = names::new_id()?;
         let _lock = self.lock(&id).await?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
-        let (definition, image) = self.define(spec)?;
+        let pod = self.join_pod(&mut spec)?;
+        let (mut definition, image) = self.define(spec)?;
+        definition.pod = pod;
         self.create_defined(id, name, definition, image)
     }
 
@@ -70,6 +72,7 @@ impl Engine {
         for attempt in 0.. {
             let config = image.as_ref().map(|image| &image.config);
             let mut resolved = self.resolve_mounts(&mut definition, config)?;
+            resolved.uses.pod.clone_from(&definition.pod);
             resolved.uses.secrets = self.resolve_secrets(&mut definition.spec)?;
             let row = ContainerRow {
                 id: id.clone(),
@@ -81,7 +84,13 @@ impl Engine {
                     reason: source.to_string(),
                 })?,
             };
-            match self.store()?.insert_container_using(&row, &resolved.uses) {
+            let recorded = self.store()?.insert_container_using(&row, &resolved.uses);
+            if let (Err(StoreError::Changed { .. }), Some(pod)) = (&recorded, &definition.pod)
+                && !self.store()?.has_pod(pod)?
+            {
+                return Err(EngineError::PodNotFound { pod: pod.clone() });
+            }
+            match recorded {
                 // A volume was made or removed since it was looked for.
                 Err(StoreError::Changed { .. }) if attempt < ATTEMPTS => continue,
                 recorded => recorded?,

@@ -48,6 +48,9 @@ pub struct Definition {
     /// The ports to publish, those of the image among them.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// The id of the pod that it is in.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// What is checked while it runs.
     #[serde(default)]
     pub health: Option<HealthCheck>,
@@ -84,6 +87,8 @@ pub(super) struct DefinitionHead {
 #[derive(Debug, Deserialize)]
 pub(super) struct SpecHead {
     pub image: Option<String>,
+    #[serde(default)]
+    pub pod: Option<String>,
 }
 
 impl Definition {
@@ -172,6 +177,7 @@ impl Definition {
         Ok(Self {
             networks,
             ports,
+            pod: None,
             health,
             command,
             env,

@@ -43,6 +43,20 @@ pub enum EngineError {
     LaunchFailed { name: String, step: String, errno: i32, message: String },
     #[error("{feature} is not possible: {reason}")]
     Unsupported { feature: String, reason: String },
+    #[error(
+        "there is no pod {pod:?}, or several have an id that begins with it; `dormouse pod ls` lists them"
+    )]
+    PodNotFound { pod: String },
+    #[error("a pod named {pod:?} exists; remove it, or choose another name")]
+    PodExists { pod: String },
+    #[error("the pod {pod:?} has no containers; `dormouse run --pod` puts one into it")]
+    PodEmpty { pod: String },
+    #[error("cannot {attempted} the pod {pod:?}: none of its containers {wanted}")]
+    PodNotRunning { attempted: &'static str, pod: String, wanted: &'static str },
+    #[error("cannot remove the pod {pod:?}: its container {container:?} runs; stop the pod first, or force")]
+    PodStillRunning { pod: String, container: String },
+    #[error("could not {attempted} all of the pod {pod:?}: {}", failures.iter().map(|(name, reason)| format!("{name}: {reason}")).collect::<Vec<_>>().join("; "))]
+    PodPartly { attempted: &'static str, pod: String, failures: Vec<(String, String)> },
     #[error("{name:?} has no health check; give it one when it is made")]
     NoHealthCheck { name: String },
     #[error(

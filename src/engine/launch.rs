@@ -74,6 +74,8 @@ impl Engine {
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
             None => place::without_scope(id),
         };
+        // As the network below.
+        let mut pod = self.enter_pod(&container)?;
         let volumes = self.ready_volumes(&container)?;
         let built = oci::build(self, &container, &cgroup, &volumes)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
@@ -86,7 +88,12 @@ impl Engine {
             self.take_pasta_in(id, &config.cgroup)?;
         }
         let generation = network.as_ref().map(PendingNetwork::generation);
-        config.end_command = self.end_command(id, generation, self.has_mounted_volumes(&container));
+        let mounted = self.has_mounted_volumes(&container);
+        config.end_command = self.end_command(id, generation, mounted, container.definition.pod.as_deref());
+        if let Some(pod) = &mut pod {
+            config.restart_command = self.cleanup_command(&["--enter-pod", pod.pod(), id]);
+            monitor.hold(name, &pod.take_reserved())?;
+        }
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= has_input;
         config.store(&run_dir).map_err(|error| EngineError::Failed {
@@ -103,6 +110,9 @@ impl Engine {
         volumes.keep();
         if let Some(network) = network {
             network.keep();
+        }
+        if let Some(pod) = pod {
+            pod.keep();
         }
         self.remember_started(&container)?;
         Ok(Launched { warnings: built.warnings })
@@ -194,6 +204,7 @@ impl Engine {
                 false => Vec::new(),
             },
             end_command: Vec::new(),
+            restart_command: Vec::new(),
             health: container
                 .definition
                 .health
@@ -218,13 +229,16 @@ impl Engine {
     }
 
     /// What takes down what this start has set up on the host; empty if that is nothing.
-    fn end_command(&self, id: &str, network: Option<&str>, volumes: bool) -> Vec<String> {
+    fn end_command(&self, id: &str, network: Option<&str>, volumes: bool, pod: Option<&str>) -> Vec<String> {
         let mut arguments = Vec::new();
         if let Some(generation) = network {
             arguments.extend(["--network", generation]);
         }
         if volumes {
             arguments.push("--volumes");
+        }
+        if let Some(pod) = pod {
+            arguments.extend(["--leave-pod", pod]);
         }
         if arguments.is_empty() {
             return Vec::new();

@@ -114,7 +114,7 @@ pub(super) fn build(
             ));
         }
     }
-    let mut mounts = default_mounts(definition, users.as_ref());
+    let mut mounts = default_mounts(engine, definition, users.as_ref());
     mounts.extend(engine.mounts_of(container, volumes, &user, users.as_ref())?);
     let secrets = engine.deliver_secrets(container, users.as_ref())?;
     env.extend(secrets.variables);
@@ -219,7 +219,7 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
 }
 
-fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value> {
+fn default_mounts(engine: &Engine, definition: &Definition, users: Option<&UserMap>) -> Vec<Value> {
     let spec = &definition.spec;
     let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     // The group of terminals on Debian and others; the kernel refuses one that is nobody.
@@ -267,6 +267,9 @@ fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value
     if spec.ipc_namespace == Namespace::Host {
         mounts.push(json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
                            "options": ["bind", "nosuid", "noexec", "nodev"]}));
+    } else if let Namespace::Pod(pod) = &spec.ipc_namespace {
+        mounts.push(json!({"destination": "/dev/shm", "type": "bind", "source": engine.shm_of_pod(pod),
+                           "options": ["bind", "rprivate", "nosuid", "noexec", "nodev"]}));
     } else {
         let size = format!("size={}", spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES));
         mounts.push(json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
@@ -353,6 +356,9 @@ fn namespaces(engine: &Engine, container: &Container, users: bool) -> Result<Vec
             }
             Namespace::Private => namespaces.push(json!({"type": kind})),
             Namespace::Host => {}
+            Namespace::Pod(pod) => {
+                namespaces.push(json!({"type": kind, "path": engine.namespace_of_pod(pod, file)}));
+            }
             Namespace::Container(other) => {
                 let row = engine.find_row(other)?;
                 let live = engine.live(&row.id)?;

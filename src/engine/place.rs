@@ -150,6 +150,20 @@ pub(super) fn enter_scope(container: &Container, monitor: i32) -> Result<String,
     Ok(format!("{scope}/{PAYLOAD_LEAF}"))
 }
 
+/// Puts the first process of a pod into a scope of its own.
+///
+/// # Errors
+/// [`EngineError::Failed`] with what systemd says.
+pub(super) fn enter_pod_scope(name: &str, pod: &str, pid: i32) -> Result<(), EngineError> {
+    let limits = Limits::default();
+    let description = format!("Pod {pod}");
+    let request = ScopeRequest { name, description: &description, pid, limits: &limits };
+    host::start_scope(&request).map(drop).map_err(|error| EngineError::Failed {
+        attempted: format!("make a cgroup for the pod {pod:?}"),
+        reason: full_text(&error),
+    })
+}
+
 /// Puts another monitor into the scope of a container that has lost its first one. Does nothing where there is no scope.
 pub(super) fn rejoin_scope(payload: &str, monitor: i32) -> Result<(), CgroupError> {
     match scope_of(payload) {

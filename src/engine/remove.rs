@@ -14,7 +14,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`]; [`EngineError::StillRunning`] unless `force`.
     pub async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
-        let row = self.find_row(name)?;
+        let container = self.find(name)?;
+        let row = container.row.clone();
         loop {
             let lock = self.lock(&row.id).await?;
             let live = self.live(&row.id)?;
@@ -24,8 +25,7 @@ impl Engine {
                 }
                 // Its monitor needs no lock, but a clean-up that it starts at the end does.
                 drop(lock);
-                self.kill_for_good(&row.id, &live).await?;
-                self.wait_for_end(&row.id).await?;
+                self.end_at_once(&row.id).await?;
                 continue;
             }
             let used = self.store()?.volumes_of_container(&row.id)?;
@@ -56,6 +56,8 @@ impl Engine {
                 Ok(())
             })
             .await?;
+            drop(lock);
+            self.settle_pod_of(&container).await?;
             self.record_event(EventKind::Container, "remove", &row.id, &row.name);
             return Ok(());
         }
@@ -75,6 +77,16 @@ impl Engine {
         let event = Event::new(EventKind::Container, "rename", &row.id, new_name);
         self.record(&Event { old_name: Some(row.name), ..event });
         Ok(())
+    }
+
+    /// Kills a container, and waits until it has ended. What does not run has.
+    pub(super) async fn end_at_once(&self, id: &str) -> Result<(), EngineError> {
+        let live = self.live(id)?;
+        if !live.phase.is_alive() {
+            return Ok(());
+        }
+        self.kill_for_good(id, &live).await?;
+        self.wait_for_end(id).await
     }
 
     async fn wait_for_end(&self, id: &str) -> Result<(), EngineError> {

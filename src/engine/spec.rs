@@ -19,6 +19,7 @@ use crate::network::ports::Protocol;
 pub struct ContainerSpec {
     pub image: Option<String>,
     pub rootfs: Option<PathBuf>,
+    pub pod: Option<String>,
     pub name: Option<String>,
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
@@ -228,6 +229,8 @@ pub enum Namespace {
     Host,
     /// That of another container, by name or id.
     Container(String),
+    /// That of the pod that it is in, by id. Nobody asks for it by itself.
+    Pod(String),
 }
 
 /// Who the users of the container are outside of it.

@@ -83,6 +83,7 @@ impl Engine {
             {
                 let exit_code = ended?.exit_code;
                 self.settle_network(id).await?;
+                self.settle_pod_of(container).await?;
                 return Ok(Stopped { exit_code, killed: false });
             }
         }
@@ -90,6 +91,7 @@ impl Engine {
         self.kill_for_good(id, &live).await?;
         let ended = self.wait_id(id, name, Condition::Exited).await?;
         self.settle_network(id).await?;
+        self.settle_pod_of(container).await?;
         Ok(Stopped { exit_code: ended.exit_code, killed: true })
     }
 

@@ -19,6 +19,7 @@ impl Engine {
     pub fn sweep(&self) -> Result<(), EngineError> {
         // First: who starts next may want the addresses and ports.
         self.sweep_networks()?;
+        self.sweep_pods()?;
         // Their containers lose their records here, and the rest with those of others below.
         self.sweep_builds()?;
         for parent in [self.paths().run_containers(), self.paths().containers()] {
@@ -72,13 +73,17 @@ impl Engine {
         self.adopt(name, id)
     }
 
+    fn has_record(&self, id: &str) -> Result<bool, EngineError> {
+        Ok(self.store()?.has_container(id)? || self.store()?.has_pod(id)?)
+    }
+
     fn sweep_container(&self, id: &str) -> Result<(), EngineError> {
-        if !is_id(id) || self.store()?.has_container(id)? {
+        if !is_id(id) || self.has_record(id)? {
             return Ok(());
         }
         let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
         // Again under the lock: it may just have been created.
-        if self.store()?.has_container(id)? {
+        if self.has_record(id)? {
             return Ok(());
         }
         tracing::info!(id, "removing what an interrupted change left");
@@ -88,8 +93,9 @@ impl Engine {
         {
             tracing::warn!(id, %error, "cannot kill the processes in the cgroup, ignoring");
         }
+        // With what it shares, if it was a pod.
+        self.lower_pod(id)?;
         self.remove_cgroup(id);
-        self.tear_down_network(id, None)?;
         self.remove_directories(id);
         Ok(())
     }

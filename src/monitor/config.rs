@@ -78,6 +78,10 @@ pub struct MonitorConfig {
     /// what was set up for the container outside of it. Empty if there is nothing.
     #[serde(default)]
     pub end_command: Vec<String>,
+    /// The program and arguments that are run before the payload is started again: it makes sure that what is outside of the
+    /// container is there still. Empty if there is nothing.
+    #[serde(default)]
+    pub restart_command: Vec<String>,
     /// How it is found out whether the payload works.
     #[serde(default)]
     pub health: Option<HealthConfig>,
@@ -267,6 +271,7 @@ mod tests {
             cleanup_command: vec!["/bin/true".into()],
             start_command: vec!["/bin/sleep".into(), "0".into()],
             end_command: vec!["/bin/false".into()],
+            restart_command: Vec::new(),
             health: None,
         };
         config.store(directory.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Network namespaces that have a name: a file on which the namespace is mounted.
+//! Namespaces that have a name, those of networks above all: a file on which the namespace is mounted.
 //!
 //! So it lives on when everything that ran in it has ended, is killed, or is started again, and whoever takes the network
 //! down finds it. It goes with the machine, as the network does.
@@ -18,17 +18,32 @@ use super::NetworkError;
 /// # Errors
 /// [`NetworkError::Namespace`].
 pub fn create(path: &Path) -> Result<(), NetworkError> {
+    create_of(path, "net", CloneFlags::CLONE_NEWNET, || Ok(()))
+}
+
+/// Makes a new namespace of another kind, as `/proc/PID/ns` names it, with the name `path`; what had the name goes first.
+/// `prepare` is done in it.
+///
+/// # Errors
+/// [`NetworkError::Namespace`].
+pub fn create_of(
+    path: &Path,
+    kind: &'static str,
+    flag: CloneFlags,
+    prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), NetworkError> {
     remove(path)?;
     let make = || -> io::Result<()> {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let target = path.to_owned();
         // On a thread of its own, which takes the new namespace along when it ends; only the mount remains.
         std::thread::Builder::new()
-            .name("netns".to_owned())
+            .name(format!("{kind}ns"))
             .spawn(move || -> io::Result<()> {
-                nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+                nix::sched::unshare(flag)?;
+                prepare()?;
                 nix::mount::mount(
-                    Some("/proc/thread-self/ns/net"),
+                    Some(format!("/proc/thread-self/ns/{kind}").as_str()),
                     &target,
                     None::<&str>,
                     MsFlags::MS_BIND,
@@ -67,6 +82,20 @@ pub fn keep(of: &Path, path: &Path) -> Result<(), NetworkError> {
 /// # Errors
 /// [`NetworkError::Namespace`].
 pub fn remove(path: &Path) -> Result<(), NetworkError> {
+    unmount(path)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(NetworkError::Namespace { attempted: "remove", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes away whatever is mounted at `path`.
+///
+/// # Errors
+/// [`NetworkError::Namespace`].
+pub fn unmount(path: &Path) -> Result<(), NetworkError> {
     let failed = |source| NetworkError::Namespace { attempted: "remove", path: path.to_owned(), source };
     // Until nothing is mounted there any more: who was killed half-way may have left it, and another has begun anew.
     while path.exists() {
@@ -77,10 +106,7 @@ pub fn remove(path: &Path) -> Result<(), NetworkError> {
             Err(errno) => return Err(failed(errno.into())),
         }
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Whether a namespace is mounted there.

@@ -68,6 +68,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cgroup::Cgroup;
 pub use self::error::{RuntimeError, Step};
 pub use self::spec::SpecError;
+pub use self::syscall::loopback_up;
 pub use self::userns::{Holder, hold_network_of_users};
 
 /// Where the root file system of a container comes from.

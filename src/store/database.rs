@@ -100,13 +100,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NameTaken`]; [`StoreError::InUse`] where its image has gone meanwhile.
     pub fn insert_container(&self, row: &ContainerRow) -> Result<(), StoreError> {
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO containers (id, name, image_id, created_usec, definition) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )
-            .and_then(|mut statement| {
-                statement.execute(params![row.id, row.name, row.image_id, row.created_usec, row.definition])
-            })
+        insert_container(&self.connection(), row)
             .map_err(|error| name_taken(error, &row.name, self.wrap("record the container")))?;
         Ok(())
     }
@@ -386,7 +380,18 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn container_row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
+pub(super) fn insert_container(connection: &Connection, row: &ContainerRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO containers (id, name, image_id, created_usec, definition) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![row.id, row.name, row.image_id, row.created_usec, row.definition])
+        })
+        .map(drop)
+}
+
+pub(super) fn container_row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
     Ok(ContainerRow {
         id: row.get(0)?,
         name: row.get(1)?,
@@ -441,7 +446,7 @@ pub(super) fn name_taken(
             StoreError::NameTaken { name: name.to_owned() }
         }
         Some(inner) if inner.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
-            StoreError::InUse { what: "an image that is being removed".to_owned() }
+            StoreError::InUse { what: "an image or a pod that is being removed".to_owned() }
         }
         _ => wrap(error),
     }

@@ -11,7 +11,7 @@
 //!   builds/ID/               what a build works with: gone with it
 //!   build-caches/HEX/        what RUN --mount=type=cache keeps from one build to the next
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
-//!   containers/ID/           the monitor's state file, sockets, specifications
+//!   containers/ID/           the monitor's state file, sockets, specifications; of a pod: its namespaces and /dev/shm
 //!   netns/ID                 the container's network namespace, while it is on a network
 //!   builds/ID/               secrets of a build
 //!   locks/                   one lock file per object that is being changed
@@ -29,6 +29,7 @@ mod images;
 mod locks;
 mod networks;
 mod paths;
+mod pods;
 mod schema;
 mod secrets;
 mod users;
@@ -41,6 +42,7 @@ pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;
+pub use pods::PodRow;
 pub use secrets::SecretRow;
 pub use users::Uses;
 pub use volumes::{User, VolumeRow};

@@ -123,6 +123,19 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX secret_users_by_secret ON secret_users (secret_id);
 ",
+    "
+    CREATE TABLE pods (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        created_usec INTEGER NOT NULL,
+        definition   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pod_members (
+        container_id TEXT PRIMARY KEY REFERENCES containers (id) ON DELETE CASCADE,
+        pod_id       TEXT NOT NULL REFERENCES pods (id) ON DELETE RESTRICT
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX pod_members_by_pod ON pod_members (pod_id);
+",
 ];
 
 /// The newest schema.

@@ -18,6 +18,8 @@ pub struct Uses {
     pub images: Vec<String>,
     /// Ids of secrets.
     pub secrets: Vec<String>,
+    /// The id of the pod that it is in.
+    pub pod: Option<String>,
 }
 
 impl Uses {
@@ -89,6 +91,12 @@ impl Store {
 }
 
 fn refer(connection: &Connection, container_id: &str, uses: &Uses) -> rusqlite::Result<()> {
+    if let Some(pod) = &uses.pod {
+        connection.execute(
+            "INSERT INTO pod_members (container_id, pod_id) VALUES (?1, ?2)",
+            params![container_id, pod],
+        )?;
+    }
     for volume in &uses.new_volumes {
         insert_volume(connection, volume)?;
     }

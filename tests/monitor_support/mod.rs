@@ -120,6 +120,7 @@ pub fn command(args: &[&str]) -> Container {
         cleanup_command: Vec::new(),
         start_command: Vec::new(),
         end_command: Vec::new(),
+        restart_command: Vec::new(),
         health: None,
         id,
     };

@@ -2,13 +2,13 @@
 
 use clap::{ArgAction, Args};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::tell_warnings;
 use crate::cli::errors::CliError;
 use crate::cli::service::Service;
 use crate::cli::spec::SpecFlags;
-use crate::cli::streams::print;
+use crate::cli::streams::{complain, print};
 
 /// Make a container without starting it
 #[derive(Debug, Args)]
@@ -41,13 +41,33 @@ pub(super) struct Created {
     pub warnings: Vec<String>,
 }
 
+/// Makes the container's pod first, if that was asked for; it goes again if the container can't be made.
+pub(super) fn with_pod<T>(
+    service: &Service,
+    mut spec: Map<String, Value>,
+    make: impl FnOnce(Map<String, Value>) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let Some(pod) = SpecFlags::new_pod(&mut spec) else { return make(spec) };
+    let name = pod["name"].clone();
+    let _: Value =
+        service.call(format!("make the pod {name}"), "io.dormouse.Pod.Create", json!({"spec": pod}))?;
+    let made = make(spec);
+    if made.is_err() {
+        let removed: Result<Value, CliError> =
+            service.call(format!("remove the pod {name}"), "io.dormouse.Pod.Remove", json!({"name": name}));
+        if let Err(error) = removed {
+            complain(&error.render());
+        }
+    }
+    made
+}
+
 impl Create {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        let created: Created = service.call(
-            format!("create {:?}", self.spec.subject()),
-            "io.dormouse.Container.Create",
-            json!({"spec": self.spec.to_spec()?}),
-        )?;
+        let subject = self.spec.subject();
+        let created: Created = with_pod(service, self.spec.to_spec()?, |spec| {
+            service.call(format!("create {subject:?}"), "io.dormouse.Container.Create", json!({"spec": spec}))
+        })?;
         tell_warnings(&created.warnings);
         print(&format!("{}\n", created.id))
     }

@@ -29,6 +29,7 @@ mod man;
 mod mount;
 mod network;
 mod pause;
+mod pod;
 mod port;
 mod ps;
 mod pull;
@@ -89,6 +90,7 @@ pub enum Command {
     Units(units::Units),
     Journal(journal::Journal),
     Network(Box<network::Network>),
+    Pod(Box<pod::Pod>),
     Volume(volume::Volume),
     Secret(secret::Secret),
     Port(port::Port),
@@ -167,6 +169,7 @@ impl Command {
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
+            Self::Pod(command) => command.run(service),
             Self::Volume(command) => command.run(service),
             Self::Secret(command) => command.run(service),
             Self::Port(command) => command.run(service),

@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::create::Created;
+use super::create::{Created, with_pod};
 use super::pull::pull;
 use super::{Condition, Nothing, tell_warnings};
 use crate::cli::errors::{CliError, FailureKind};
@@ -99,11 +99,13 @@ impl Run {
     }
 
     fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
-        let run: Created = service.call(
-            format!("run {:?}", self.spec.subject()),
-            "io.dormouse.Container.Run",
-            json!({"spec": spec, "wait": self.wait, "timeoutUSec": self.timeout}),
-        )?;
+        let run: Created = with_pod(service, spec, |spec| {
+            service.call(
+                format!("run {:?}", self.spec.subject()),
+                "io.dormouse.Container.Run",
+                json!({"spec": spec, "wait": self.wait, "timeoutUSec": self.timeout}),
+            )
+        })?;
         tell_warnings(&run.warnings);
         print(&format!("{}\n", run.id))?;
         Ok(run.exit_code.map_or(0, |code| u8::try_from(code).unwrap_or(125)))
@@ -116,11 +118,13 @@ impl Run {
         spec: Map<String, Value>,
         as_unit: bool,
     ) -> Result<u8, CliError> {
-        let created: Created = service.call(
-            format!("run {:?}", self.spec.subject()),
-            "io.dormouse.Container.Create",
-            json!({ "spec": spec }),
-        )?;
+        let created: Created = with_pod(service, spec, |spec| {
+            service.call(
+                format!("run {:?}", self.spec.subject()),
+                "io.dormouse.Container.Create",
+                json!({ "spec": spec }),
+            )
+        })?;
         tell_warnings(&created.warnings);
         let session = Session {
             service,

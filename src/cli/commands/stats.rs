@@ -50,6 +50,11 @@ struct Readings {
 }
 
 impl Stats {
+    /// Of these containers, each second.
+    pub(super) fn of(names: Vec<String>, no_stream: bool, form: FormatFlag) -> Self {
+        Self { names, no_stream, interval: 1_000_000, no_trunc: false, form }
+    }
+
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names = (!self.names.is_empty()).then_some(&self.names);
         let parameters = json!({"names": names, "intervalUSec": self.interval});

@@ -27,12 +27,23 @@ pub struct Top {
     /// Columns to show, separated by commas or spaces
     #[arg(
         value_name = "COLUMN", value_enum, value_delimiter = ',',
-        default_values_t = [Column::User, Column::Pid, Column::Ppid, Column::Pcpu, Column::Etime, Column::Tty, Column::Time, Column::Args]
+        default_values_t = COLUMNS
     )]
     columns: Vec<Column>,
     #[command(flatten)]
     form: FormatFlag,
 }
+
+const COLUMNS: [Column; 8] = [
+    Column::User,
+    Column::Pid,
+    Column::Ppid,
+    Column::Pcpu,
+    Column::Etime,
+    Column::Tty,
+    Column::Time,
+    Column::Args,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Column {
@@ -61,6 +72,12 @@ struct Reply {
 }
 
 impl Top {
+    /// Of this container, as a table.
+    pub(super) fn of(name: &str) -> Self {
+        let form = FormatFlag { format: crate::cli::output::Format::Table };
+        Self { name: name.to_owned(), columns: COLUMNS.to_vec(), form }
+    }
+
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("list the processes of {:?}", self.name);
         let reply: Reply =

@@ -19,6 +19,7 @@ use crate::cli::errors::CliError;
 use crate::cli::human::{parse_duration, parse_size};
 
 pub use mounts::absolute;
+pub use network::NetworkFlags;
 pub use resources::LimitFlags;
 
 /// The flags that describe a container.
@@ -27,6 +28,9 @@ pub struct SpecFlags {
     /// Name of the container [default: made from two words]
     #[arg(long, value_name = "NAME", help_heading = "Identity")]
     name: Option<String>,
+    /// Pod to be in; new:NAME makes it, with the networks, ports and names that are given here
+    #[arg(long, value_name = "POD", help_heading = "Identity")]
+    pod: Option<String>,
     /// Label, as KEY=VALUE or KEY
     #[arg(short, long = "label", value_name = "KEY=VALUE", help_heading = "Identity")]
     labels: Vec<String>,
@@ -203,6 +207,7 @@ impl SpecFlags {
             put(&mut spec, "image", Some(&self.image));
         }
         put(&mut spec, "name", self.name.as_ref());
+        put(&mut spec, "pod", self.pod.as_ref());
         put(&mut spec, "command", nonempty(&self.command));
         put(&mut spec, "entrypoint", self.entrypoint.as_deref().map(parse_entrypoint).transpose()?);
         put(&mut spec, "env", nonempty_map(self.environment()?));
@@ -244,6 +249,19 @@ impl SpecFlags {
         self.security.add_to(&mut spec)?;
         self.resources.add_to(&mut spec)?;
         Ok(spec)
+    }
+
+    /// Takes out of a specification what is for a pod that is to be made first (`--pod new:NAME`); `None` if none is.
+    pub fn new_pod(spec: &mut Map<String, Value>) -> Option<Map<String, Value>> {
+        let name = spec.get("pod")?.as_str()?.strip_prefix("new:")?.to_owned();
+        let mut pod = Map::new();
+        for field in ["hostname", "networks", "ports", "dnsServers", "dnsSearch", "dnsOptions", "extraHosts"]
+        {
+            pod.extend(spec.remove(field).map(|value| (field.to_owned(), value)));
+        }
+        put(&mut pod, "name", Some(&name));
+        put(spec, "pod", Some(&name));
+        Some(pod)
     }
 
     fn environment(&self) -> Result<BTreeMap<String, String>, CliError> {

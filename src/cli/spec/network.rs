@@ -13,7 +13,7 @@ use crate::cli::errors::CliError;
 const DEFAULT_NETWORK: &str = "dormouse";
 
 #[derive(Debug, Args)]
-pub(super) struct NetworkFlags {
+pub struct NetworkFlags {
     /// Network: NAME[:ip=…,mac=…,alias=…,interface_name=…], none (loopback only), host, container:NAME [default: dormouse; without root pasta]
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK", help_heading = "Network")]
     networks: Vec<String>,
@@ -47,7 +47,7 @@ pub(super) struct NetworkFlags {
 }
 
 impl NetworkFlags {
-    pub(super) fn add_to(&self, spec: &mut Map<String, Value>) -> Result<(), CliError> {
+    pub fn add_to(&self, spec: &mut Map<String, Value>) -> Result<(), CliError> {
         let mut attachments = Vec::new();
         for text in &self.networks {
             match text.as_str() {

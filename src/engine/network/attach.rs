@@ -281,6 +281,11 @@ impl Engine {
         .await
     }
 
+    /// Whether it is a container that runs, or a pod of which one does.
+    fn needs_network(&self, id: &str) -> Result<bool, EngineError> {
+        Ok(self.live(id)?.phase.is_alive() || (self.store()?.has_pod(id)? && self.is_pod_in_use(id, None)?))
+    }
+
     /// Takes down what containers have that do not run. Blocks the thread.
     pub(in super::super) fn sweep_networks(&self) -> Result<(), EngineError> {
         let mut ids = self.store()?.reserving_containers()?;
@@ -288,12 +293,12 @@ impl Engine {
         ids.sort();
         ids.dedup();
         for id in ids.iter().filter(|id| is_id(id)) {
-            if self.live(id)?.phase.is_alive() {
+            if self.needs_network(id)? {
                 continue;
             }
             let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { continue };
             // Again under the lock: it may just have been started.
-            if self.live(id)?.phase.is_alive() {
+            if self.needs_network(id)? {
                 continue;
             }
             tracing::info!(id, "taking down the network of a container that does not run");

@@ -104,7 +104,7 @@ pub(in super::super) fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
             return Err(invalid(field("hostPort"), "ports lie between 1 and 65535"));
         }
     }
-    if matches!(spec.network_namespace(), Namespace::Container(_)) {
+    if matches!(spec.network_namespace(), Namespace::Container(_) | Namespace::Pod(_)) {
         for (field, given) in [
             ("spec.dnsServers", !spec.dns_servers.is_empty()),
             ("spec.dnsSearch", !spec.dns_search.is_empty()),
@@ -112,7 +112,10 @@ pub(in super::super) fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
             ("spec.extraHosts", !spec.extra_hosts.is_empty()),
         ] {
             if given {
-                return Err(invalid(field, "the files of the container are used whose network it joins"));
+                return Err(invalid(
+                    field,
+                    "the files of the container or pod are used whose network it joins",
+                ));
             }
         }
     }

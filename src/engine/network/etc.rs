@@ -89,7 +89,7 @@ fn texts(
     });
     let mut entries: Vec<(IpAddr, Vec<String>)> = extra.collect::<Result<_, EngineError>>()?;
     match spec.network_namespace() {
-        Namespace::Container(_) => return Ok(texts),
+        Namespace::Container(_) | Namespace::Pod(_) => return Ok(texts),
         Namespace::Host => {
             let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_else(|_| hosts(&[]));
             for (address, names) in entries {
@@ -158,11 +158,14 @@ pub(in super::super) fn etc_mounts(
     let spec = &container.definition.spec;
     let own = engine.etc(&container.row.id);
     let mut wanted: Vec<(&str, PathBuf)> = Vec::new();
-    if spec.uts_namespace == Namespace::Private {
-        wanted.push(("hostname", own.join("hostname")));
+    match &spec.uts_namespace {
+        Namespace::Private => wanted.push(("hostname", own.join("hostname"))),
+        Namespace::Pod(pod) => wanted.push(("hostname", engine.etc(pod).join("hostname"))),
+        Namespace::Host | Namespace::Container(_) => {}
     }
     let others = match spec.network_namespace() {
         Namespace::Container(other) => engine.etc(&engine.find_row(other)?.id),
+        Namespace::Pod(pod) => engine.etc(pod),
         _ => own,
     };
     wanted.push(("hosts", others.join("hosts")));

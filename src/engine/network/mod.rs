@@ -180,8 +180,9 @@ impl Engine {
     pub fn members(&self) -> Result<BTreeMap<String, Vec<Member>>, EngineError> {
         let networks = self.store()?.networks()?;
         let mut members: BTreeMap<String, Vec<Member>> = BTreeMap::new();
-        for row in self.store()?.containers()? {
-            let container = self.read_container(row)?;
+        let containers = self.store()?.containers()?.into_iter().map(|row| self.read_container(row));
+        for container in containers.chain(self.pod_frames()?.into_iter().map(Ok)) {
+            let container = container?;
             if container.definition.networks.is_empty() {
                 continue;
             }

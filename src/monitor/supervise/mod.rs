@@ -268,6 +268,7 @@ impl Supervisor {
     }
 
     fn restart(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        run_to_its_end(&self.config.restart_command);
         self.state.restarts = self.state.restarts.saturating_add(1);
         self.events.write(now_usec(), Action::Restart(outcome.code));
         if self.notifier.is_some() {
@@ -407,10 +408,7 @@ impl Supervisor {
         // First: who takes down gives back what these stand for.
         self.held = Vec::new();
         // If there is no child, the engine does it at its next wake.
-        if let Some(child) = spawn(&self.config.end_command) {
-            let wait = || rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
-            while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
-        }
+        run_to_its_end(&self.config.end_command);
     }
 
     /// Waits before a restart; `false` if a stop was asked for meanwhile.
@@ -478,6 +476,13 @@ impl Supervisor {
             self.store_at.get_or_insert_with(Instant::now);
         }
         self.clients.deliver(stream, data);
+    }
+}
+
+fn run_to_its_end(command: &[String]) {
+    if let Some(child) = spawn(command) {
+        let wait = || rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+        while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
     }
 }
 

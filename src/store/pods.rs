@@ -1,0 +1,179 @@
+//! Pods, and which containers are in them. Each public method is one transaction.
+
+use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
+
+use super::database::{container_row, name_taken};
+use super::{ContainerRow, Store, StoreError};
+
+/// A pod as recorded. `definition` is the engine's own JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRow {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique among pods.
+    pub name: String,
+    /// Microseconds of CLOCK_REALTIME.
+    pub created_usec: i64,
+    /// What it is.
+    pub definition: String,
+}
+
+const COLUMNS: &str = "id, name, created_usec, definition";
+
+impl Store {
+    /// Records a new pod.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`].
+    pub fn insert_pod(&self, row: &PodRow) -> Result<(), StoreError> {
+        self.connection()
+            .execute(
+                "INSERT INTO pods (id, name, created_usec, definition) VALUES (?1, ?2, ?3, ?4)",
+                params![row.id, row.name, row.created_usec, row.definition],
+            )
+            .map_err(|error| name_taken(error, &row.name, self.wrap("record the pod")))?;
+        Ok(())
+    }
+
+    /// All pods, oldest first.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn pods(&self) -> Result<Vec<PodRow>, StoreError> {
+        self.connection()
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods ORDER BY created_usec, id"))
+            .and_then(|mut statement| statement.query_map([], pod_row)?.collect())
+            .map_err(self.wrap("list the pods"))
+    }
+
+    /// The pod of this name or id; else those whose id begins with it, at most two.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn find_pods(&self, name: &str) -> Result<Vec<PodRow>, StoreError> {
+        let wrap = self.wrap("look up the pod");
+        let connection = self.connection();
+        let exact = connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods WHERE name = ?1 OR id = ?1"))
+            .and_then(|mut statement| statement.query_row([name], pod_row).optional())
+            .map_err(&wrap)?;
+        if let Some(row) = exact {
+            return Ok(vec![row]);
+        }
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        // An id is hexadecimal, so 'g' comes after all of those with this prefix.
+        connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2"))
+            .and_then(|mut statement| statement.query_map([name], pod_row)?.collect())
+            .map_err(&wrap)
+    }
+
+    /// Whether a pod of this very id is recorded.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn has_pod(&self, id: &str) -> Result<bool, StoreError> {
+        self.connection()
+            .query_row("SELECT EXISTS (SELECT 1 FROM pods WHERE id = ?1)", [id], |row| row.get(0))
+            .map_err(self.wrap("look up the pod"))
+    }
+
+    /// The containers of a pod, oldest first.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn pod_members(&self, pod_id: &str) -> Result<Vec<ContainerRow>, StoreError> {
+        self.connection()
+            .prepare_cached(
+                "SELECT id, name, image_id, created_usec, definition FROM containers
+                 WHERE id IN (SELECT container_id FROM pod_members WHERE pod_id = ?1) ORDER BY created_usec, id",
+            )
+            .and_then(|mut statement| statement.query_map([pod_id], container_row)?.collect())
+            .map_err(self.wrap("list the pod's containers"))
+    }
+
+    /// Forgets a pod and all its containers, if those are its containers still. False if they are not, or it is not there.
+    ///
+    /// # Errors
+    /// The database's refusal.
+    pub fn delete_pod(&self, id: &str, members: &[String]) -> Result<bool, StoreError> {
+        let wrap = self.wrap("forget the pod");
+        let mut connection = self.connection();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
+        let run = || -> rusqlite::Result<bool> {
+            let mut deleted = 0;
+            for member in members {
+                deleted += transaction.execute(
+                    "DELETE FROM containers WHERE id = ?1
+                     AND id IN (SELECT container_id FROM pod_members WHERE pod_id = ?2)",
+                    [member, id],
+                )?;
+            }
+            let others: i64 =
+                transaction.query_row("SELECT count(*) FROM pod_members WHERE pod_id = ?1", [id], |row| {
+                    row.get(0)
+                })?;
+            if deleted != members.len() || others > 0 {
+                return Ok(false);
+            }
+            Ok(transaction.execute("DELETE FROM pods WHERE id = ?1", [id])? > 0)
+        };
+        if run().map_err(&wrap)? {
+            transaction.commit().map_err(&wrap)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+fn pod_row(row: &Row<'_>) -> rusqlite::Result<PodRow> {
+    Ok(PodRow { id: row.get(0)?, name: row.get(1)?, created_usec: row.get(2)?, definition: row.get(3)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ContainerRow, Paths, Uses};
+
+    #[test]
+    fn a_pod_and_its_containers_go_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state_dir: dir.path().join("state"), run_dir: dir.path().join("run") };
+        paths.prepare().unwrap();
+        let store = Store::open(&paths).unwrap();
+        let pod = |id: &str, name: &str| PodRow {
+            id: id.into(),
+            name: name.into(),
+            created_usec: 1,
+            definition: "{}".into(),
+        };
+        let container = |id: &str| ContainerRow {
+            id: id.into(),
+            name: format!("of {id}"),
+            image_id: None,
+            created_usec: 1,
+            definition: "{}".into(),
+        };
+        store.insert_pod(&pod("aa11", "shop")).unwrap();
+        assert!(matches!(store.insert_pod(&pod("aa22", "shop")), Err(StoreError::NameTaken { .. })));
+        let put = |id: &str, pod: &str| {
+            let uses = Uses { pod: Some(pod.to_owned()), ..Uses::default() };
+            store.insert_container_using(&container(id), &uses)
+        };
+        put("c1", "aa11").unwrap();
+        put("c2", "aa11").unwrap();
+        assert!(matches!(put("c3", "gone"), Err(StoreError::Changed { .. })));
+        assert!(!store.has_container("c3").unwrap(), "nothing is half recorded");
+        assert!(!store.delete_pod("aa11", &["c1".into()]).unwrap(), "there is another one");
+        assert!(!store.delete_pod("aa11", &["c1".into(), "c2".into(), "c9".into()]).unwrap());
+        assert_eq!(store.pod_members("aa11").unwrap().len(), 2);
+        store.delete_container("c2").unwrap();
+        assert_eq!(store.pod_members("aa11").unwrap().len(), 1);
+        assert!(store.delete_pod("aa11", &["c1".into()]).unwrap());
+        assert!(!store.has_container("c1").unwrap() && !store.has_pod("aa11").unwrap());
+        assert!(store.find_pods("aa1").unwrap().is_empty());
+    }
+}
