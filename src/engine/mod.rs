@@ -18,6 +18,7 @@ mod definition;
 mod error;
 mod events;
 mod exec;
+mod generate;
 mod health;
 mod images;
 mod launch;
@@ -56,6 +57,7 @@ pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Cursor, Event, EventFollower, EventKind, Since};
 pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
+pub use generate::{GeneratedUnit, GeneratedUnits, UnitRequest};
 pub use health::HealthCheck;
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,

@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod execs;
 mod export;
+mod generate;
 mod healthcheck;
 mod history;
 mod image;
@@ -84,6 +85,7 @@ pub enum Command {
     Units(units::Units),
     Journal(journal::Journal),
     Network(Box<network::Network>),
+    Generate(generate::Generate),
     Port(port::Port),
     Images(images::Images),
     Import(import::Import),
@@ -111,6 +113,7 @@ pub enum Command {
 }
 
 pub use run::Run;
+pub use start::Start;
 
 impl Command {
     /// Whether the exit code is that of a program in a container, so that our own failures need codes apart from it.
@@ -149,6 +152,7 @@ impl Command {
             Self::Units(command) => command.run(service),
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
+            Self::Generate(command) => command.run(service),
             Self::Port(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
