@@ -8,6 +8,7 @@ mod clients;
 mod deb;
 mod demo;
 mod dependencies;
+mod docs;
 mod images;
 mod measure;
 mod program;
@@ -47,6 +48,8 @@ enum Chore {
     Clients,
     /// Make the Debian package, below target/deb
     Deb(deb::Arguments),
+    /// Write the reference of the varlink interfaces, docs/api, anew
+    Docs,
     /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
     Vm(vm::ShellArguments),
     /// Run the checks of tests/vm in a virtual host with dormouse's package installed
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Chore::Images(arguments) => images::main(&arguments),
         Chore::Clients => clients::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
+        Chore::Docs => docs::main(),
         Chore::Vm(arguments) => vm::shell(&arguments),
         Chore::VmTest(arguments) => vm::test(&arguments),
         Chore::InstallDependencies(arguments) => dependencies::main(&arguments),
