@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::{
-    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, LogEntry, LogFilter, LogStream, Phase,
-    Since, signals,
+    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, Phase, Since, signals,
 };
 use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -279,33 +278,6 @@ impl ContainerInterface {
         let details = looked_up(move || details(&engine, &given.name)).await.map_err(failed)?;
         call.reply(wire::Inspect_Reply { container: details }).await
     }
-
-    async fn logs(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::Logs_Args = call.parameters()?;
-        let follow = given.follow.unwrap_or_default();
-        if follow && !call.wants_more() {
-            return Err(CallError::ExpectedMore);
-        }
-        let filter = LogFilter {
-            tail: given.tail.map(|tail| unsigned("tail", tail)).transpose()?,
-            since_usec: given.sinceUSec,
-            until_usec: given.untilUSec,
-        };
-        let mut log = self.engine.logs(&given.name, filter, follow).map_err(failed)?;
-        let mut all = Vec::new();
-        loop {
-            let entries = log.next().await.map_err(failed)?;
-            if entries.is_empty() {
-                return call.reply(wire::Logs_Reply { entries: all }).await;
-            }
-            let entries = entries.into_iter().map(log_entry);
-            if call.wants_more() {
-                call.reply_continues(wire::Logs_Reply { entries: entries.collect() }).await?;
-            } else {
-                all.extend(entries);
-            }
-        }
-    }
 }
 
 pub(super) fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, CallError> {
@@ -414,16 +386,4 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
         healthResults: engine.health_results(id).into_iter().map(health::result_to_wire).collect(),
         spec: spec_to_wire(container.definition.spec),
     })
-}
-
-fn log_entry(entry: LogEntry) -> wire::LogEntry {
-    wire::LogEntry {
-        timeUSec: entry.time_usec,
-        stream: match entry.stream {
-            LogStream::Stdout => wire::LogEntry_stream::stdout,
-            LogStream::Stderr => wire::LogEntry_stream::stderr,
-        },
-        message: entry.message,
-        partial: entry.partial,
-    }
 }

@@ -113,6 +113,10 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
             ("JobFailed", json!({"name": name, "unit": unit, "result": result, "reason": reason}))
         }
         EngineError::Unreachable { name, .. } => ("Unreachable", json!({"name": name, "reason": reason})),
+        EngineError::BuildFailed { file, line, instruction, output, .. } => (
+            "BuildFailed",
+            json!({"file": file, "line": line, "instruction": instruction, "output": output, "reason": reason}),
+        ),
         EngineError::Io { .. }
         | EngineError::Failed { .. }
         | EngineError::Cancelled

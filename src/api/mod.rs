@@ -7,6 +7,7 @@ mod copy;
 mod errors;
 mod health;
 mod image;
+mod logs;
 mod manager;
 mod network;
 mod network_types;

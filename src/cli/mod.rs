@@ -10,18 +10,23 @@ use clap::Parser;
 
 use crate::varlink::client::Connection;
 
+mod color;
 mod commands;
+mod completion;
 mod connections;
 mod errors;
 mod grammar;
 mod human;
+mod lines;
 mod output;
 mod progress;
 mod remote;
 mod service;
 mod session;
+mod several;
 mod signals;
 mod spec;
+mod steps;
 mod streams;
 mod table;
 mod terminal;
@@ -45,7 +50,11 @@ Examples:
   dormouse units list --failed web                 what does not work in it
   dormouse run --rm -it debian bash                a shell in a container of its own
 
-`dormouse serve --help` tells of the service itself."
+`dormouse serve --help` tells of the service itself.
+
+Exit codes: 0 for success, 1 for a failure, 2 for arguments that make no sense. Commands that run a program in the foreground
+(run, exec, attach, start --attach, wait on one) pass its exit code on: then 125 is a failure of dormouse itself, 126 a
+command that can't be executed, 127 one that is not there, 128 and N the end by signal N."
 )]
 struct Cli {
     /// Where the service listens [default: unix:/run/dormouse/io.dormouse, or your own in $XDG_RUNTIME_DIR]
@@ -70,6 +79,10 @@ struct Cli {
     )]
     connection: Option<String>,
 
+    /// Colours: on terminals (unless NO_COLOR is set), always, or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    color: color::When,
+
     #[command(subcommand)]
     command: commands::Command,
 }
@@ -79,7 +92,9 @@ struct Cli {
 /// The exit code is that of the program for the commands that run one; else 0, 1 for a failure and 2 for arguments
 /// that make no sense.
 pub fn main() -> ExitCode {
+    completion::answer();
     let cli = Cli::parse();
+    color::set(cli.color);
     let service = match cli.service() {
         Ok(service) => service,
         Err(error) => {

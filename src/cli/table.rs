@@ -2,20 +2,62 @@
 //! command) passes through here on its way to a terminal, so control characters never come out.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 
 use unicode_width::UnicodeWidthStr as _;
+
+use crate::cli::color::{self, Style};
+use crate::cli::terminal;
+
+/// No column is cut to less, unless its head is longer: ids stay whole.
+const CUT_WIDTH_MIN: usize = 12;
 
 /// Rows below a head.
 #[derive(Debug)]
 pub struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
+    whole: bool,
+    style: fn(&str, &str) -> Option<Style>,
+}
+
+/// What a table is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Screen {
+    /// How wide it is, where that matters.
+    columns: Option<usize>,
+    colours: bool,
+}
+
+impl Screen {
+    /// Standard output: a terminal has a width, a file and a program take lines as they come.
+    fn of_stdout() -> Self {
+        // Tests see what a file would get, wherever they run.
+        if cfg!(test) {
+            return Self::default();
+        }
+        let is_terminal = io::stdout().is_terminal();
+        let columns = terminal::size().filter(|_| is_terminal).map(|size| usize::from(size.columns));
+        Self { columns, colours: color::on_stdout() }
+    }
 }
 
 impl Table {
     /// Begins a table; each row must have as many cells as `head`.
     pub fn new(head: &[&'static str]) -> Self {
-        Self { head: head.to_vec(), rows: Vec::new() }
+        Self { head: head.to_vec(), rows: Vec::new(), whole: false, style: |_, _| None }
+    }
+
+    /// Nothing is cut to fit the terminal.
+    pub fn whole(mut self, whole: bool) -> Self {
+        self.whole = whole;
+        self
+    }
+
+    /// On a terminal a cell has the style that `style` tells for its column's head and its text.
+    pub fn styled(mut self, style: fn(&str, &str) -> Option<Style>) -> Self {
+        self.style = style;
+        self
     }
 
     /// Adds a row.
@@ -25,33 +67,72 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Lays the table out; the text ends with a line end.
+    /// Lays the table out for standard output; the text ends with a line end.
     pub fn render(&self) -> String {
+        self.render_for(Screen::of_stdout())
+    }
+
+    fn render_for(&self, screen: Screen) -> String {
         let mut widths: Vec<usize> = self.head.iter().map(|cell| cell.width()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.width());
             }
         }
+        if let Some(columns) = screen.columns.filter(|_| !self.whole) {
+            self.fit(&mut widths, columns);
+        }
         let mut text = String::new();
-        push_line(&mut text, &widths, self.head.iter().copied());
+        let head = |_: &str, _: &str| screen.colours.then_some(Style::Bold);
+        let style = |head: &str, cell: &str| if screen.colours { (self.style)(head, cell) } else { None };
+        self.push_line(&mut text, &widths, self.head.iter().copied(), head);
         for row in &self.rows {
-            push_line(&mut text, &widths, row.iter().map(String::as_str));
+            self.push_line(&mut text, &widths, row.iter().map(String::as_str), style);
         }
         text
     }
+
+    /// Takes from the widest columns until a line fits, or nothing can be taken any more.
+    fn fit(&self, widths: &mut [usize], columns: usize) {
+        let total = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        while total(widths) > columns {
+            let widest = widths
+                .iter_mut()
+                .zip(&self.head)
+                .filter(|(width, head)| **width > head.width().max(CUT_WIDTH_MIN))
+                .max_by_key(|(width, _)| **width);
+            let Some((width, _)) = widest else { return };
+            *width -= 1;
+        }
+    }
+
+    fn push_line<'a>(
+        &self,
+        text: &mut String,
+        widths: &[usize],
+        cells: impl Iterator<Item = &'a str>,
+        style: impl Fn(&str, &str) -> Option<Style>,
+    ) {
+        let mut gap = 0;
+        for ((cell, width), head) in cells.zip(widths).zip(&self.head) {
+            let shown = if cell.width() > *width { truncated(cell, *width) } else { cell.to_owned() };
+            let padding = width - shown.width().min(*width) + GAP;
+            if !shown.is_empty() {
+                text.extend(std::iter::repeat_n(' ', gap));
+                gap = 0;
+                match style(head, cell) {
+                    Some(style) => text.push_str(&style.paint(&shown)),
+                    None => text.push_str(&shown),
+                }
+            }
+            gap += padding;
+        }
+        text.push('\n');
+    }
 }
 
-fn push_line<'a>(text: &mut String, widths: &[usize], cells: impl Iterator<Item = &'a str>) {
-    let begin = text.len();
-    for (cell, width) in cells.zip(widths) {
-        let padding = width - cell.width().min(*width) + 2;
-        text.push_str(cell);
-        text.extend(std::iter::repeat_n(' ', padding));
-    }
-    text.truncate(begin + text[begin..].trim_end().len());
-    text.push('\n');
-}
+/// Between columns.
+const GAP: usize = 2;
 
 /// Lays out names and values below each other: `Kernel:  6.1.0`.
 pub fn render_fields(fields: &[(&str, String)]) -> String {
@@ -122,6 +203,41 @@ mod tests {
         let mut table = Table::new(&["STATUS"]);
         table.row(["\u{1b}[2Jgone\r\n\u{202e}x".to_owned()]);
         assert_eq!(table.render(), "STATUS\n\u{fffd}[2Jgone\u{fffd} \u{fffd}x\n");
+    }
+
+    #[test]
+    fn on_a_terminal_the_widest_columns_are_cut_until_the_line_fits() {
+        let mut table = Table::new(&["ID", "NAME", "COMMAND"]);
+        table.row([
+            "0123456789ab".to_owned(),
+            "web".to_owned(),
+            "a very long command that goes on and on".to_owned(),
+        ]);
+        let narrow = Screen { columns: Some(40), colours: false };
+        assert_eq!(
+            table.render_for(narrow),
+            "ID            NAME  COMMAND\n0123456789ab  web   a very long command t…\n"
+        );
+        let tiny = Screen { columns: Some(5), colours: false };
+        assert!(
+            table.render_for(tiny).contains("0123456789ab  web   a very long…"),
+            "{}",
+            table.render_for(tiny)
+        );
+        assert!(table.whole(true).render_for(narrow).contains("goes on and on"));
+    }
+
+    #[test]
+    fn on_a_terminal_cells_have_their_style_and_stay_in_their_columns() {
+        let mut table =
+            Table::new(&["NAME", "STATUS"]).styled(|head, _| (head == "STATUS").then_some(Style::Red));
+        table.row(["web".to_owned(), "failed".to_owned()]);
+        table.row(["db".to_owned(), String::new()]);
+        let colours = Screen { columns: None, colours: true };
+        assert_eq!(
+            table.render_for(colours),
+            "\u{1b}[1mNAME\u{1b}[0m  \u{1b}[1mSTATUS\u{1b}[0m\nweb   \u{1b}[31mfailed\u{1b}[0m\ndb\n"
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::image::{
-    Digest, ImageConfig, ImageError, Limits, Process, Reference, TreeKind, rfc3339, tree_tar,
+    Digest, ImageConfig, ImageError, ImportedLayer, LayerTree, Limits, Process, Reference, Rewrite, TreeKind,
+    rfc3339, tree_tar, tree_tar_as,
 };
 use crate::runtime::view;
 
@@ -140,38 +141,14 @@ impl Engine {
         let lower = merged(&self.layer_directories(&container.definition)?)?;
         let mut config = self.config_of(&container)?;
         let _layers = self.hold_layers(cancelled)?;
-        let leave_out = |path: &[u8]| is_mount_place(upper.as_fd(), lower.as_fd(), path);
-        let (reader, writer) =
-            std::io::pipe().map_err(|source| EngineError::io("make a pipe for", name, source))?;
-        // A tar on the way from one thread to another: the same path as for every other layer.
-        let (layer, written) = std::thread::scope(|scope| {
-            let writing = scope.spawn(|| {
-                tree_tar(upper.as_fd(), TreeKind::Upper, writer, &leave_out, cancelled, &mut |_| {})
-            });
-            let layer = self.layers().and_then(|store| {
-                store.import(reader, &Limits::default(), &mut |_| {}, cancelled).map_err(from_image_error)
-            });
-            (layer, writing.join())
-        });
-        // If both have failed, the reader's trouble is the cause, unless the writer just stopped in the middle.
-        match written {
-            Ok(Ok(_)) => {}
-            Ok(Err(ImageError::Write { .. })) if layer.is_err() => {}
-            Ok(Err(error)) => return Err(from_image_error(error)),
-            Err(_) => {
-                return Err(EngineError::Failed {
-                    attempted: format!("commit {name:?}"),
-                    reason: "the writer of the layer has failed".to_owned(),
-                });
-            }
-        }
-        let layer = layer?;
-        let now = now_usec();
-        self.store()?.record_layer(
-            layer.diff_id.as_str(),
-            i64::try_from(layer.size_bytes).unwrap_or(i64::MAX),
-            now,
+        let layer = self.import_upper(
+            (upper.as_fd(), lower.as_fd()),
+            &[],
+            Rewrite::default(),
+            &format!("commit {name:?}"),
+            cancelled,
         )?;
+        let now = now_usec();
         let mut layers: Vec<Digest> = Vec::new();
         for digest in &container.definition.layers {
             layers.push(digest.parse().map_err(from_image_error)?);
@@ -189,6 +166,56 @@ impl Engine {
             },
         )?;
         Ok(loaded.id)
+    }
+
+    /// Makes a layer of an upper directory, and records it. `places` are paths (relative) that were made for mounts, beside
+    /// those that every start makes. The caller holds the layers.
+    pub(super) fn import_upper(
+        &self,
+        (upper, lower): (BorrowedFd<'_>, BorrowedFd<'_>),
+        places: &[Vec<u8>],
+        rewrite: Rewrite,
+        attempted: &str,
+        cancelled: &AtomicBool,
+    ) -> Result<ImportedLayer, EngineError> {
+        let leave_out = |path: &[u8]| is_place(upper, lower, path, places);
+        let tree = LayerTree { kind: TreeKind::Upper, rewrite, deleted: &|_| Vec::new() };
+        self.import_tree(attempted, cancelled, |out| {
+            tree_tar_as(upper, tree, out, &leave_out, cancelled, &mut |_| {})
+        })
+    }
+
+    /// Makes a layer of a tar that is written meanwhile, and records it: the same path as for every other layer.
+    pub(super) fn import_tree(
+        &self,
+        attempted: &str,
+        cancelled: &AtomicBool,
+        write: impl FnOnce(std::io::PipeWriter) -> Result<u64, ImageError>,
+    ) -> Result<ImportedLayer, EngineError> {
+        let (reader, writer) =
+            std::io::pipe().map_err(|source| EngineError::io("make a pipe for", attempted, source))?;
+        let store = self.layers()?;
+        let (layer, written) = std::thread::scope(|scope| {
+            let importing = scope.spawn(|| {
+                store.import(reader, &Limits::default(), &mut |_| {}, cancelled).map_err(from_image_error)
+            });
+            // Here, where it need not be sent to another thread.
+            let written = write(writer);
+            (importing.join(), written)
+        });
+        let failed =
+            |reason: &str| EngineError::Failed { attempted: attempted.to_owned(), reason: reason.to_owned() };
+        let layer = layer.map_err(|_| failed("the reader of the layer has failed"))?;
+        // If both have failed, the reader's trouble is the cause, unless the writer just stopped in the middle.
+        match written {
+            Ok(_) => {}
+            Err(ImageError::Write { .. }) if layer.is_err() => {}
+            Err(error) => return Err(from_image_error(error)),
+        }
+        let layer = layer?;
+        let size_bytes = i64::try_from(layer.size_bytes).unwrap_or(i64::MAX);
+        self.store()?.record_layer(layer.diff_id.as_str(), size_bytes, now_usec())?;
+        Ok(layer)
     }
 
     fn upper(&self, container: &Container) -> Result<PathBuf, EngineError> {
@@ -255,7 +282,7 @@ fn change_config(config: &mut Value, request: &CommitRequest, layers: &[Digest],
     debug_assert!(ImageConfig::from_json(config.to_string().as_bytes()).is_ok());
 }
 
-fn merged(layers: &[PathBuf]) -> Result<OwnedFd, EngineError> {
+pub(super) fn merged(layers: &[PathBuf]) -> Result<OwnedFd, EngineError> {
     view::merged(layers).map_err(|errno| {
         EngineError::io("look into", layers.first().cloned().unwrap_or_default(), errno.into())
     })
@@ -324,7 +351,12 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
 
 /// Whether the start of the container has made this, and nobody has put anything in.
 fn is_mount_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> bool {
-    if !MOUNT_PLACES.iter().any(|place| place.as_bytes() == path) {
+    is_place(upper, lower, path, &[])
+}
+
+/// As [`is_mount_place`], with some more places.
+fn is_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8], more: &[Vec<u8>]) -> bool {
+    if !MOUNT_PLACES.iter().any(|place| place.as_bytes() == path) && !more.iter().any(|place| place == path) {
         return false;
     }
     let known = stat_below(lower, path).is_ok_and(|stat| stat.is_some());
@@ -334,7 +366,7 @@ fn is_mount_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> 
             directory.is_ok_and(|directory| {
                 directory.is_some_and(|directory| {
                     names(&directory).is_ok_and(|names| {
-                        names.iter().all(|name| is_mount_place(upper, lower, &[path, b"/", name].concat()))
+                        names.iter().all(|name| is_place(upper, lower, &[path, b"/", name].concat(), more))
                     })
                 })
             })
@@ -345,7 +377,7 @@ fn is_mount_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> 
     !known && empty
 }
 
-fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+pub(super) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -374,7 +406,7 @@ fn stat_below(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<St
 }
 
 /// `path` begins with a slash, or is empty for the root.
-fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open_below(root, path.strip_prefix(b"/").unwrap_or(path), flags)
 }

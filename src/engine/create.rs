@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
+use crate::image::ImageConfig;
 use crate::store::ContainerRow;
 
 use super::spec::{ContainerSpec, Log, Namespace};
@@ -37,6 +38,30 @@ impl Engine {
         let _lock = self.lock(&id).await?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
         let (definition, image_id) = self.define(spec)?;
+        self.create_defined(id, name, definition, image_id)
+    }
+
+    /// Makes a container on layers that no image has yet, under a name that no user can give.
+    pub(super) async fn create_on_layers(
+        &self,
+        name: String,
+        spec: ContainerSpec,
+        config: &ImageConfig,
+        layers: Vec<String>,
+    ) -> Result<Created, EngineError> {
+        let id = names::new_id()?;
+        let _lock = self.lock(&id).await?;
+        self.create_defined(id, name, Definition::new(spec, Some(config), layers)?, None)
+    }
+
+    /// The caller holds the lock of the id.
+    fn create_defined(
+        &self,
+        id: String,
+        name: String,
+        definition: Definition,
+        image_id: Option<String>,
+    ) -> Result<Created, EngineError> {
         let warnings = self.check_on_this_host(&definition)?;
         let row = ContainerRow {
             id: id.clone(),

@@ -17,7 +17,7 @@ const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 const STOP_TIMEOUT_SYSTEMD_USEC: u64 = 90_000_000;
 /// halt.target by signal, systemd(1).
 const SIGRTMIN_3: i32 = 37;
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A container as recorded. The JSON of this is the store's `definition`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

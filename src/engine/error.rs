@@ -104,6 +104,15 @@ pub enum EngineError {
     },
     #[error("cannot {attempted}: {reason}")]
     Failed { attempted: String, reason: String },
+    #[error("{file}:{line}: {instruction}: {reason}")]
+    BuildFailed {
+        file: String,
+        line: usize,
+        instruction: String,
+        reason: String,
+        /// The end of what the step has written.
+        output: String,
+    },
     #[error("given up: the client has left")]
     Cancelled,
     #[error(transparent)]

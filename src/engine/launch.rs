@@ -222,10 +222,20 @@ impl Engine {
         &self,
         definition: &super::Definition,
     ) -> Result<Vec<PathBuf>, EngineError> {
-        let layers = self.layers()?;
+        let layers =
+            definition.layers.iter().map(|layer| layer.parse().map_err(super::images::from_image_error));
+        self.directories_of_layers(&layers.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Topmost first, as overlayfs wants them; never none. `layers` are lowest first.
+    pub(super) fn directories_of_layers(
+        &self,
+        layers: &[crate::image::Digest],
+    ) -> Result<Vec<PathBuf>, EngineError> {
+        let store = self.layers()?;
         let mut directories = Vec::new();
-        for digest in definition.layers.iter().rev() {
-            let path = layers.path(&digest.parse().map_err(super::images::from_image_error)?);
+        for digest in layers.iter().rev() {
+            let path = store.path(digest);
             // overlayfs takes no directory twice; what a layer holds is seen at its topmost place.
             if !directories.contains(&path) {
                 directories.push(path);

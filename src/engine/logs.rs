@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::spec::Log;
 use super::wait::StateWatch;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, now_usec};
 
 /// The longest line that is read in one piece; the monitor splits at less.
 const LINE_MAX_BYTES: u64 = 64 << 10;
@@ -50,7 +51,8 @@ pub struct LogFilter {
 }
 
 impl Engine {
-    /// Opens a container's log. With `follow`, it goes on until the container has ended.
+    /// Opens a container's log. With `follow`, it goes on until the container has ended, and was not stopped only to be started
+    /// again, or until the filter's end.
     ///
     /// # Errors
     /// [`EngineError::NotFound`]; [`EngineError::Unsupported`] where nothing is kept that can be read.
@@ -125,13 +127,26 @@ impl LogFollower {
             if !at_end {
                 continue;
             }
-            let Some((written, state)) = &self.watch else { return Ok(Vec::new()) };
-            if over {
+            if self.watch.is_none() || (over && !self.engine.was_restarted(&self.id).await?) {
                 return Ok(Vec::new());
             }
+            let Some((written, state)) = &self.watch else { return Ok(Vec::new()) };
+            if over {
+                continue;
+            }
+            let time_is_over = async {
+                match self.filter.until_usec {
+                    Some(until) => {
+                        let left = u64::try_from(until - now_usec()).unwrap_or(0);
+                        tokio::time::sleep(Duration::from_micros(left)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 result = written.changed(None) => result?,
                 result = state.changed(None) => result?,
+                () = time_is_over => return Ok(Vec::new()),
             }
         }
     }

@@ -9,6 +9,7 @@
 
 mod attach;
 mod boot;
+pub mod build;
 mod capabilities;
 mod changes;
 mod container;
@@ -29,6 +30,7 @@ mod oci;
 mod passwd;
 mod place;
 mod query;
+mod read_log;
 mod remove;
 mod sessions;
 pub mod signals;
@@ -68,6 +70,7 @@ pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use network::{Attached, Member, Network, NetworkState, NewNetwork, NewSubnet, Published};
 pub use place::{PassedSocket, UNIT_SOCKET, UnitFrame};
 pub use query::{ContainerFilter, ContainerSummary};
+pub use read_log::{LogLine, LogReader, LogRequest, LogSource};
 pub use sessions::ExecStatus;
 pub use stats::{ContainerStats, InterfaceStats, StatsFollower};
 pub use stop::Stopped;
@@ -184,6 +187,14 @@ async fn blocking<T: Send + 'static>(
         Err(error) => {
             Err(EngineError::Failed { attempted: "finish the work".to_owned(), reason: error.to_string() })
         }
+    }
+}
+
+/// A thread of ours has panicked, which it has told on its own.
+fn blocking_failed(attempted: &str) -> EngineError {
+    EngineError::Failed {
+        attempted: attempted.to_owned(),
+        reason: "one of its threads has failed".to_owned(),
     }
 }
 

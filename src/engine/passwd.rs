@@ -40,6 +40,11 @@ impl RootView {
         Ok(Self { directories })
     }
 
+    /// Of directories that lie on one another, topmost first.
+    pub(super) fn of(directories: Vec<PathBuf>) -> Self {
+        Self { directories }
+    }
+
     /// Reads a small file; `None` if no layer has it, or a higher one has taken it away (overlayfs: a character device
     /// 0:0 is a whiteout).
     fn read(&self, path: &str) -> Option<String> {

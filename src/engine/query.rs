@@ -46,6 +46,10 @@ impl Engine {
         let mut found = Vec::new();
         let mounted: LazyCell<Option<Mounted>> = LazyCell::new(|| Mounted::read().ok());
         for row in self.store()?.containers()? {
+            // The steps of builds are nobody's containers, unless asked for by name.
+            if filter.names.is_empty() && super::build::is_step(&row.name) {
+                continue;
+            }
             if !filter.names.is_empty() && !filter.names.iter().any(|name| is_named(&row, name)) {
                 continue;
             }

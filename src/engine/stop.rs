@@ -99,6 +99,7 @@ impl Engine {
     /// Those of [`Self::stop`] and [`Self::start`].
     pub async fn restart(&self, name: &str, timeout_usec: Option<u64>) -> Result<(), EngineError> {
         let container = self.find(name)?;
+        let _held = self.lock(&super::read_log::restart_lock(&container.row.id)).await?;
         self.stop_container(&container, name, timeout_usec).await?;
         self.start(name, Streams::default()).await?;
         self.record_event(EventKind::Container, "restart", &container.row.id, &container.row.name);

@@ -19,6 +19,8 @@ impl Engine {
     pub fn sweep(&self) -> Result<(), EngineError> {
         // First: who starts next may want the addresses and ports.
         self.sweep_networks()?;
+        // Their containers lose their records here, and the rest with those of others below.
+        self.sweep_builds()?;
         for parent in [self.paths().run_containers(), self.paths().containers()] {
             for id in entries(&parent) {
                 self.sweep_container(&id)?;

@@ -197,7 +197,7 @@ pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + D
 }
 
 /// This machine's processor in Go's words, which OCI uses.
-pub(super) fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -51,6 +51,28 @@ impl Digest {
     }
 }
 
+/// Takes bytes as they come, for the digest of all of them.
+#[derive(Debug, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Returns the digest of what was written.
+    pub fn finish(self) -> Digest {
+        Digest::from_hash(&self.0.finalize())
+    }
+}
+
+impl std::io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl FromStr for Digest {
     type Err = ImageError;
 

@@ -21,6 +21,10 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// `application/vnd.docker.distribution.manifest.list.v2+json`.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// `application/vnd.docker.container.image.v1+json`.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// `application/vnd.docker.image.rootfs.diff.tar.gzip`.
+pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// `application/vnd.oci.image.config.v1+json`.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// `application/vnd.oci.image.layer.v1.tar`.
@@ -151,6 +155,14 @@ impl Manifest {
     /// A manifest in OCI's words.
     pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         Self { schema_version: 2, media_type: Some(OCI_MANIFEST.to_owned()), config, layers }
+    }
+
+    /// One of Docker's kind; layers that OCI calls otherwise get Docker's name.
+    pub fn of_docker(config: Descriptor, mut layers: Vec<Descriptor>) -> Self {
+        for layer in layers.iter_mut().filter(|layer| layer.media_type == OCI_LAYER_GZIP) {
+            DOCKER_LAYER_GZIP.clone_into(&mut layer.media_type);
+        }
+        Self { schema_version: 2, media_type: Some(DOCKER_MANIFEST.to_owned()), config, layers }
     }
 
     /// The JSON; always the same for the same parts.

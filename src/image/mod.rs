@@ -9,6 +9,7 @@
 //! [`LayerStore::path`] is complete and verified, always.
 
 pub mod archive;
+pub mod build;
 mod compression;
 mod config;
 mod digest;
@@ -27,14 +28,14 @@ mod unpack;
 mod verified;
 
 pub use config::{Healthcheck, HistoryStep, ImageConfig, Process, RootFs};
-pub use digest::Digest;
+pub use digest::{Digest, Hasher};
 pub use error::ImageError;
 pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
 pub use owners::Owners;
 pub use record::LayerTar;
 pub use reference::Reference;
 pub use source::DescriptorReader;
-pub use tree_tar::{TreeKind, part_tar, tree_tar};
-pub use unpack::copy_in;
+pub use tree_tar::{LayerTree, Rewrite, TreeKind, part_tar, part_tar_as, tree_tar, tree_tar_as};
+pub use unpack::{copy_in, is_tar};
 
-pub(crate) use config::{parse_rfc3339, rfc3339};
+pub(crate) use config::{architecture, parse_rfc3339, rfc3339};

@@ -47,6 +47,19 @@ pub enum TreeKind {
     Part,
 }
 
+/// What is told of files otherwise than the tree has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Who owners are inside.
+    pub owners: Owners,
+    /// Whose all of them are.
+    pub owner: Option<(u32, u32)>,
+    /// The permission bits of all but links.
+    pub mode: Option<u32>,
+    /// When all were changed last, in seconds.
+    pub mtime: Option<i64>,
+}
+
 /// File systems that show the kernel, and hold no files; from linux/magic.h.
 const KERNEL_FILE_SYSTEMS: [u32; 12] = [
     0x9fa0,      // proc
@@ -76,11 +89,28 @@ pub fn part_tar(
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64, ImageError> {
+    let rewrite = Rewrite { owners: owners.clone(), ..Rewrite::default() };
+    part_tar_as(target, name, out, &|_, _| false, rewrite, cancelled, progress)
+}
+
+/// As [`part_tar`], of which some is told otherwise; `leave_out` is asked for each path below `target`, and told whether it
+/// is a directory.
+/// # Errors
+/// As for [`tree_tar`].
+pub fn part_tar_as(
+    target: BorrowedFd<'_>,
+    name: &[u8],
+    out: impl Write,
+    leave_out: &dyn Fn(&[u8], bool) -> bool,
+    rewrite: Rewrite,
+    cancelled: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, ImageError> {
     let out = Counted { out: io::BufWriter::with_capacity(COPY_BYTES, out), count: 0 };
     let mut writer = Writer {
         root: target,
         kind: TreeKind::Part,
-        owners: owners.clone(),
+        rewrite,
         prefix: name.to_vec(),
         out,
         links: HashMap::new(),
@@ -93,7 +123,7 @@ pub fn part_tar(
         FileType::Directory => {
             let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
             while let Some(path) = waiting.pop() {
-                writer.directory(&path, &|_| false, &mut waiting)?;
+                writer.directory(&path, leave_out, &mut waiting)?;
             }
         }
         FileType::RegularFile => {
@@ -130,11 +160,42 @@ pub fn tree_tar(
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64, ImageError> {
+    let tree = LayerTree { kind, rewrite: Rewrite::default(), deleted: &|_| Vec::new() };
+    tree_tar_as(root, tree, out, leave_out, cancelled, progress)
+}
+
+/// What [`tree_tar_as`] makes of a tree.
+pub struct LayerTree<'a> {
+    /// What it is.
+    pub kind: TreeKind,
+    /// What is told otherwise.
+    pub rewrite: Rewrite,
+    /// The names that a directory (relative, without a leading slash) has lost, each told by a whiteout.
+    pub deleted: &'a dyn Fn(&[u8]) -> Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for LayerTree<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerTree").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// As [`tree_tar`], of which some is told otherwise.
+/// # Errors
+/// As for [`tree_tar`].
+pub fn tree_tar_as(
+    root: BorrowedFd<'_>,
+    tree: LayerTree<'_>,
+    out: impl Write,
+    leave_out: &dyn Fn(&[u8]) -> bool,
+    cancelled: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, ImageError> {
     let out = Counted { out: io::BufWriter::with_capacity(COPY_BYTES, out), count: 0 };
     let mut writer = Writer {
         root,
-        kind,
-        owners: Owners::default(),
+        kind: tree.kind,
+        rewrite: tree.rewrite,
         prefix: Vec::new(),
         out,
         links: HashMap::new(),
@@ -145,7 +206,10 @@ pub fn tree_tar(
     let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
         // The root has no entry in an upper directory: it says nothing of the image's.
-        writer.directory(&path, leave_out, &mut waiting)?;
+        writer.directory(&path, &|path, _| leave_out(path), &mut waiting)?;
+        for name in (tree.deleted)(&path) {
+            writer.marker(&joined(&path, &[b".wh.", name.as_slice()].concat()))?;
+        }
     }
     writer.out.write_all(&[0; 1024]).and_then(|()| writer.out.flush()).map_err(write_failed)?;
     Ok(writer.out.count)
@@ -171,7 +235,7 @@ impl<W: Write> Write for Counted<W> {
 struct Writer<'a, W> {
     root: BorrowedFd<'a>,
     kind: TreeKind,
-    owners: Owners,
+    rewrite: Rewrite,
     /// Before each path, and the name of the root; empty for none.
     prefix: Vec<u8>,
     out: W,
@@ -187,7 +251,7 @@ impl<W: Write> Writer<'_, Counted<W>> {
     fn directory(
         &mut self,
         path: &[u8],
-        leave_out: &dyn Fn(&[u8]) -> bool,
+        leave_out: &dyn Fn(&[u8], bool) -> bool,
         waiting: &mut Vec<Vec<u8>>,
     ) -> Result<(), ImageError> {
         let Some(directory) = self.open(path, OFlags::DIRECTORY)? else { return Ok(()) };
@@ -216,15 +280,16 @@ impl<W: Write> Writer<'_, Counted<W>> {
                 return Err(ImageError::Cancelled);
             }
             let child = joined(path, &name);
-            if leave_out(&child) {
-                continue;
-            }
             let stat = match rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(failed("look at", &child)(errno)),
             };
-            match FileType::from_raw_mode(stat.st_mode) {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if leave_out(&child, kind == FileType::Directory) {
+                continue;
+            }
+            match kind {
                 FileType::Directory => below.push(child),
                 kind => self.other(directory.as_fd(), (&child, &name), &stat, kind)?,
             }
@@ -378,7 +443,11 @@ impl<W: Write> Writer<'_, Counted<W>> {
         let mut header = Header::new_ustar();
         let mut pax = Pax::default();
         header.set_entry_type(kind);
-        header.set_mode(stat.st_mode & 0o7777);
+        let mode = self.rewrite.mode.filter(|_| kind != EntryType::Symlink).unwrap_or(stat.st_mode);
+        header.set_mode(mode & 0o7777);
+        let inside = || self.rewrite.owners.inside(stat.st_uid, stat.st_gid);
+        let (uid, gid) = self.rewrite.owner.unwrap_or_else(inside);
+        let mtime = self.rewrite.mtime.unwrap_or(stat.st_mtime);
         let mut name = match (path, self.prefix.as_slice()) {
             (b"", b"") => b".".to_vec(),
             (b"", prefix) => prefix.to_vec(),
@@ -391,7 +460,6 @@ impl<W: Write> Writer<'_, Counted<W>> {
         }
         set_name(&mut header.as_old_mut().name, "path", &name, &mut pax);
         set_name(&mut header.as_old_mut().linkname, "linkpath", link, &mut pax);
-        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
         for (key, id) in [("uid", uid), ("gid", gid)] {
             if id > ID_MAX {
                 pax.add(key, id.to_string().as_bytes());
@@ -403,11 +471,11 @@ impl<W: Write> Writer<'_, Counted<W>> {
             pax.add("size", size.to_string().as_bytes());
         }
         header.set_size(size.min(SIZE_MAX));
-        match u64::try_from(stat.st_mtime) {
+        match u64::try_from(mtime) {
             Ok(mtime) if mtime <= SIZE_MAX => header.set_mtime(mtime),
             _ => {
                 header.set_mtime(0);
-                pax.add("mtime", stat.st_mtime.to_string().as_bytes());
+                pax.add("mtime", mtime.to_string().as_bytes());
             }
         }
         if matches!(kind, EntryType::Char | EntryType::Block)

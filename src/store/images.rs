@@ -45,7 +45,7 @@ impl Store {
             .map_err(self.wrap("look up the layer"))
     }
 
-    /// Whether an image has this layer, or it was finished after a point in time.
+    /// Whether an image or a step of a build has this layer, or it was finished after a point in time.
     ///
     /// # Errors
     /// The database's refusal.
@@ -53,6 +53,7 @@ impl Store {
         self.connection()
             .query_row(
                 "SELECT EXISTS (SELECT 1 FROM image_layers WHERE diff_id = ?1)
+                     OR EXISTS (SELECT 1 FROM build_steps WHERE diff_id = ?1)
                      OR EXISTS (SELECT 1 FROM layers WHERE diff_id = ?1 AND finished_usec > ?2)",
                 params![diff_id, finished_after_usec],
                 |row| row.get(0),
@@ -60,14 +61,15 @@ impl Store {
             .map_err(self.wrap("look up the layer"))
     }
 
-    /// Lets go of layers that no image has, whenever they were finished; forgets those before a point in time.
+    /// Lets go of layers that no image and no step of a build has, whenever they were finished; forgets those before a point in time.
     ///
     /// # Errors
     /// The database's refusal.
     pub fn forget_unused_layers(&self, finished_until_usec: i64) -> Result<(), StoreError> {
         self.connection()
             .execute(
-                "DELETE FROM layers WHERE finished_usec <= ?1 AND diff_id NOT IN (SELECT diff_id FROM image_layers)",
+                "DELETE FROM layers WHERE finished_usec <= ?1 AND diff_id NOT IN (SELECT diff_id FROM image_layers)
+                     AND NOT EXISTS (SELECT 1 FROM build_steps WHERE build_steps.diff_id = layers.diff_id)",
                 [finished_until_usec],
             )
             .map(drop)

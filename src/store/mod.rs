@@ -6,9 +6,12 @@
 //!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
 //!   records/HEX              what it takes to make the layer's tar again
+//!   builds/ID/               what a build works with: gone with it
+//!   build-caches/HEX/        what RUN --mount=type=cache keeps from one build to the next
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
 //!   containers/ID/           the monitor's state file, sockets, specifications
 //!   netns/ID                 the container's network namespace, while it is on a network
+//!   builds/ID/               secrets of a build
 //!   locks/                   one lock file per object that is being changed
 //!   names/                   what aardvark-dns serves
 //!   events.log               what has happened since boot
@@ -17,6 +20,7 @@
 //! A row is the truth: a directory without a row is half-made or half-removed, and the next wake removes it
 //! ([`crate::engine`] does, under the object's lock). What is only true while the machine is up is never in here.
 
+mod builds;
 mod database;
 mod error;
 mod images;
@@ -25,6 +29,7 @@ mod networks;
 mod paths;
 mod schema;
 
+pub use builds::BuildStepRow;
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
 pub use images::BlobRow;

@@ -28,6 +28,16 @@ impl Paths {
         Ok(())
     }
 
+    /// Makes the directories that builds alone need.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    pub fn prepare_builds(&self) -> Result<(), StoreError> {
+        [self.builds(), self.run_builds(), self.build_caches()]
+            .iter()
+            .try_for_each(|dir| private_directory(dir))
+    }
+
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.state_dir.join("dormouse.db")
@@ -61,6 +71,21 @@ impl Paths {
     /// What aardvark-dns serves.
     pub fn names(&self) -> PathBuf {
         self.run_dir.join("names")
+    }
+
+    /// What builds work with: layers to be, and contexts.
+    pub fn builds(&self) -> PathBuf {
+        self.state_dir.join("builds")
+    }
+
+    /// What builds must not leave on a disk.
+    pub fn run_builds(&self) -> PathBuf {
+        self.run_dir.join("builds")
+    }
+
+    /// What builds keep for later builds, as by `RUN --mount=type=cache`.
+    pub fn build_caches(&self) -> PathBuf {
+        self.state_dir.join("build-caches")
     }
 
     /// The lock files.

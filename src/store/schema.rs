@@ -80,6 +80,15 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE containers ADD COLUMN left_running INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    CREATE TABLE build_steps (
+        key          TEXT PRIMARY KEY,
+        diff_id      TEXT,
+        created_usec INTEGER NOT NULL,
+        used_usec    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX build_steps_by_diff_id ON build_steps (diff_id);
+",
 ];
 
 /// The newest schema.

@@ -81,9 +81,15 @@ fn remains(host: &Host) -> BTreeSet<String> {
         }
     }
     remains.extend(zombies_of(host.serve_pid()).into_iter().map(|pid| format!("zombie: {pid}")));
-    for parent in
-        ["state/containers", "state/layers", "state/records", "state/tmp", "run/containers", "run/locks"]
-    {
+    for parent in [
+        "state/containers",
+        "state/layers",
+        "state/records",
+        "state/builds",
+        "run/builds",
+        "run/containers",
+        "run/locks",
+    ] {
         remains.extend(entries(&host.path().join(parent)).map(|path| format!("file: {}", path.display())));
     }
     let containers = host.call("Container.List", json!({})).unwrap();

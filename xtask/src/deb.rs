@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::dependencies::{self, Purpose};
+use crate::man;
 use crate::program::{Result, on_file, read, run, run_quietly};
 use crate::workspace;
 
@@ -52,6 +53,13 @@ const FILES: &[(&str, &str)] = &[
 /// Names that the program is called by as a generator of units, in the directories where systemd looks for them.
 const GENERATORS: &[&str] = &["system-generators", "user-generators"];
 
+/// Where each shell looks for completions.
+const COMPLETIONS: &[(&str, &str)] = &[
+    ("bash", "usr/share/bash-completion/completions/dormouse"),
+    ("zsh", "usr/share/zsh/vendor-completions/_dormouse"),
+    ("fish", "usr/share/fish/vendor_completions.d/dormouse.fish"),
+];
+
 /// Compiles, and makes the package.
 ///
 /// # Errors
@@ -93,10 +101,16 @@ pub fn package(profile: Profile, revision: &str) -> Result<PathBuf> {
         fs::create_dir_all(&directory).map_err(on_file("make", &directory))?;
         symlink("../../../bin/dormouse", &link).map_err(on_file("make", &link))?;
     }
-    let completions = tree.join("usr/share/bash-completion/completions/dormouse");
-    fs::create_dir_all(completions.parent().unwrap_or(tree)).map_err(on_file("make", &completions))?;
-    let script = read(Command::new(&binary).args(["completions", "bash"]))?;
-    fs::write(&completions, script).map_err(on_file("write", &completions))?;
+    for (shell, path) in COMPLETIONS {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(tree)).map_err(on_file("make", &path))?;
+        let script = read(Command::new(&binary).args(["completions", shell]))?;
+        fs::write(&path, script).map_err(on_file("write", &path))?;
+    }
+    man::write(&binary, &tree.join("usr/share/man/man1"))?;
+    run_quietly(
+        Command::new("sh").current_dir(tree).args(["-c", "gzip --best --no-name usr/share/man/man1/*"]),
+    )?;
 
     let version = format!("{}-{revision}", env!("CARGO_PKG_VERSION"));
     let architecture = read(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();

@@ -10,6 +10,7 @@ mod demo;
 mod dependencies;
 mod docs;
 mod images;
+mod man;
 mod measure;
 mod program;
 mod runner;
@@ -46,6 +47,8 @@ enum Chore {
     Images(images::Arguments),
     /// Install varlink clients that others wrote, below target/clients; tests use them
     Clients,
+    /// Write the manual pages, below target/man
+    Man,
     /// Make the Debian package, below target/deb
     Deb(deb::Arguments),
     /// Write the reference of the varlink interfaces, docs/api, anew
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Check => check::main(),
         Chore::Images(arguments) => images::main(&arguments),
         Chore::Clients => clients::main(),
+        Chore::Man => man::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
         Chore::Docs => docs::main(),
         Chore::Vm(arguments) => vm::shell(&arguments),

@@ -1,5 +1,6 @@
 //! io.dormouse.Image.
 
+mod build;
 mod transfer;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ impl Interface for ImageInterface {
         Box::pin(async move {
             match call.method() {
                 "Import" => self.import(call).await,
+                "Build" => self.build(call).await,
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
                 "Remove" => self.remove(call).await,

@@ -189,7 +189,7 @@ pub(super) fn neither() -> EngineError {
     EngineError::InvalidSpec { field: "archive".into(), reason }
 }
 
-fn layer_to_wire(layer: LayerProgress) -> wire::LayerProgress {
+pub(super) fn layer_to_wire(layer: LayerProgress) -> wire::LayerProgress {
     wire::LayerProgress {
         digest: layer.digest,
         state: match layer.state {

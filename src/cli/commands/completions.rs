@@ -1,9 +1,8 @@
 //! `dormouse completions`
 
-use clap::{Args, CommandFactory};
-use clap_complete::Shell;
+use clap::Args;
 
-use crate::cli::Cli;
+use crate::cli::completion;
 use crate::cli::errors::CliError;
 use crate::cli::streams::print;
 
@@ -12,17 +11,18 @@ use crate::cli::streams::print;
 #[command(after_help = "\
 Examples:
   dormouse completions bash > /etc/bash_completion.d/dormouse
-  dormouse completions fish > ~/.config/fish/completions/dormouse.fish")]
+  dormouse completions zsh > /usr/share/zsh/site-functions/_dormouse
+  dormouse completions fish > ~/.config/fish/completions/dormouse.fish
+
+Names of containers, images, networks and the like are asked of the service at that moment.")]
 pub struct Completions {
-    /// Shell
-    #[arg(value_enum, value_name = "SHELL")]
-    shell: Shell,
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(value_name = "SHELL")]
+    shell: String,
 }
 
 impl Completions {
     pub fn run(self) -> Result<(), CliError> {
-        let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "dormouse", &mut text);
-        print(&String::from_utf8_lossy(&text))
+        print(&String::from_utf8_lossy(&completion::script(&self.shell)?))
     }
 }

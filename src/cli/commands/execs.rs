@@ -69,7 +69,8 @@ impl Execs {
     }
 
     fn table(&self, execs: &[ExecStatus], now: i64) -> String {
-        let mut table = Table::new(&["EXEC ID", "CONTAINER", "PID", "USER", "STARTED", "COMMAND"]);
+        let mut table =
+            Table::new(&["EXEC ID", "CONTAINER", "PID", "USER", "STARTED", "COMMAND"]).whole(self.no_trunc);
         for exec in execs {
             let command = exec.command.join(" ");
             table.row([

@@ -45,7 +45,8 @@ impl History {
     }
 
     fn text(&self, steps: &[HistoryEntry], now: i64) -> String {
-        let mut table = Table::new(&["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
+        let mut table =
+            Table::new(&["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"]).whole(self.no_trunc);
         let dash = || "-".to_owned();
         for step in steps {
             let mut created_by = step.createdBy.clone().unwrap_or_else(dash);

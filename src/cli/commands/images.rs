@@ -46,7 +46,8 @@ impl Images {
         if self.quiet {
             return images.iter().map(|image| short_id(&image.id, self.no_trunc) + "\n").collect();
         }
-        let mut table = Table::new(&["NAME", "IMAGE ID", "CREATED", "SIZE", "CONTAINERS"]);
+        let mut table =
+            Table::new(&["NAME", "IMAGE ID", "CREATED", "SIZE", "CONTAINERS"]).whole(self.no_trunc);
         for image in images {
             let unnamed = ["-".to_owned()];
             let names = if image.names.is_empty() { &unnamed[..] } else { &image.names };

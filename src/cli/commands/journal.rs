@@ -105,7 +105,7 @@ fn line(entry: &JournalEntry) -> String {
     format!("{} {}{pid}: {}\n", format_time(entry.timeUSec), printable(source), message.join("\n    "))
 }
 
-fn parse_priority(text: &str) -> Result<usize, String> {
+pub(super) fn parse_priority(text: &str) -> Result<usize, String> {
     PRIORITIES
         .iter()
         .position(|name| *name == text)

@@ -1,6 +1,7 @@
 //! One verb, one file. Each is thin: what it takes, what it calls, what it shows.
 
 mod attach;
+mod build;
 mod commit;
 mod completions;
 mod connection;
@@ -25,6 +26,7 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod network;
 mod pause;
 mod port;
@@ -87,6 +89,7 @@ pub enum Command {
     Network(Box<network::Network>),
     Generate(generate::Generate),
     Port(port::Port),
+    Build(Box<build::Build>),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
@@ -110,6 +113,8 @@ pub enum Command {
     Version(version::Version),
     Connection(connection::Connection),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 pub use run::Run;
@@ -154,6 +159,7 @@ impl Command {
             Self::Network(command) => command.run(service),
             Self::Generate(command) => command.run(service),
             Self::Port(command) => command.run(service),
+            Self::Build(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
@@ -177,6 +183,7 @@ impl Command {
             Self::Version(command) => command.run(service),
             Self::Connection(command) => command.run(),
             Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }?;
         Ok(0)
     }

@@ -295,7 +295,8 @@ impl List {
         if self.quiet {
             return networks.iter().map(|network| format!("{}\n", printable(&network.name))).collect();
         }
-        let mut table = Table::new(&["NAME", "NETWORK ID", "DRIVER", "INTERFACE", "SUBNETS", "CONTAINERS"]);
+        let mut table = Table::new(&["NAME", "NETWORK ID", "DRIVER", "INTERFACE", "SUBNETS", "CONTAINERS"])
+            .whole(self.no_trunc);
         for network in networks {
             table.row([
                 network.name.clone(),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::port::port_text;
+use crate::cli::color::Style;
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_duration, now_usec};
 use crate::cli::output::{Format, FormatFlag, print_line, print_list, typed};
@@ -127,7 +128,9 @@ impl Ps {
 
     fn table(&self, summaries: &[Summary], now: i64) -> String {
         let mut table =
-            Table::new(&["CONTAINER ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"]);
+            Table::new(&["CONTAINER ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"])
+                .whole(self.no_trunc)
+                .styled(|head, cell| if head == "STATUS" { style(cell) } else { None });
         for summary in summaries {
             let command = summary.command.join(" ");
             table.row([
@@ -141,6 +144,18 @@ impl Ps {
             ]);
         }
         table.render()
+    }
+}
+
+/// What works, what is on its way, and what does not work.
+fn style(status: &str) -> Option<Style> {
+    match status {
+        "created" => None,
+        status if status.starts_with("exited (0)") => Some(Style::Faint),
+        status if status.starts_with("exited") || status.starts_with("failed") => Some(Style::Red),
+        status if status.contains("unhealthy") => Some(Style::Red),
+        status if status.starts_with("up") && !status.contains("not ready") => Some(Style::Green),
+        _ => Some(Style::Yellow),
     }
 }
 

@@ -80,7 +80,8 @@ impl Stats {
             "NET IN / OUT",
             "BLOCK READ / WRITTEN",
             "PIDS",
-        ]);
+        ])
+        .whole(self.no_trunc);
         for reading in readings {
             let reading: Reading = typed(ATTEMPTED, reading)?;
             table.row(self.row(&reading));

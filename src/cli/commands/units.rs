@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Nothing, for_each};
+use crate::cli::color::Style;
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, format_time, now_usec, parse_duration};
 use crate::cli::output::{FormatFlag, print_list, print_one, typed};
@@ -145,7 +146,8 @@ impl List {
                 .map(|unit| format!("{}\n", crate::cli::table::printable(&unit.name)))
                 .collect();
         }
-        let mut table = Table::new(&["UNIT", "LOAD", "ACTIVE", "SUB", "DESCRIPTION"]);
+        let mut table = Table::new(&["UNIT", "LOAD", "ACTIVE", "SUB", "DESCRIPTION"])
+            .styled(|_, cell| (cell == "failed").then_some(Style::Red));
         for unit in units {
             table.row(
                 [&unit.name, &unit.loadState, &unit.activeState, &unit.subState, &unit.description]

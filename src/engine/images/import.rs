@@ -22,7 +22,10 @@ pub enum Archive {
 
 impl Archive {
     /// Opens what it is, without waiting for a writer if it is a FIFO.
-    pub(super) fn open(self) -> Result<OwnedFd, EngineError> {
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidSpec`] for a path that is not absolute, or where nothing can be opened.
+    pub fn open(self) -> Result<OwnedFd, EngineError> {
         let path = match self {
             Self::Descriptor(fd) => return Ok(fd),
             Self::Path(path) => path,

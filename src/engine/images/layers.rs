@@ -16,6 +16,8 @@ use crate::store::{BlobRow, try_lock_object};
 
 /// How long a whole layer is kept that no image has: the next attempt at its image finds it.
 const KEPT_USEC: i64 = 24 * 3600 * 1_000_000;
+/// How long a step of a build is remembered that is of no use.
+const STEPS_KEPT_USEC: i64 = 7 * KEPT_USEC;
 /// How soon a wait ends after it was given up.
 const TICK: Duration = Duration::from_millis(50);
 /// Downloading, decompressing and writing of different layers overlap; more of it would only cost memory.
@@ -215,6 +217,7 @@ impl Engine {
 
     fn sweep_locked_layers(&self, finished_until_usec: i64) -> Result<(), EngineError> {
         let store = self.store()?;
+        store.forget_build_steps(now_usec() - STEPS_KEPT_USEC)?;
         store.forget_unused_layers(finished_until_usec)?;
         // What can't be looked up counts as known: nothing goes by mistake.
         self.sweep_layers_unless(&|digest| {

@@ -31,8 +31,8 @@ pub struct DiskUse {
 }
 
 impl Engine {
-    /// Removes images without a name that no container is made from, or with `all` also those that have one; and layers
-    /// of interrupted pulls. Blocks the thread.
+    /// Removes images without a name that no container is made from, or with `all` also those that have one; layers of
+    /// interrupted pulls; and what builds have kept for later ones. Blocks the thread.
     ///
     /// # Errors
     /// Those of the store.
@@ -51,6 +51,8 @@ impl Engine {
                 Err(error) => return Err(error.into()),
             }
         }
+        store.forget_build_steps(i64::MAX)?;
+        self.remove_build_caches();
         self.sweep_all_layers()?;
         let after: HashSet<PathBuf> = self.layers_on_disk()?.into_iter().map(|(path, _)| path).collect();
         let freed = before.iter().filter(|(path, _)| !after.contains(path)).map(|(_, bytes)| bytes).sum();

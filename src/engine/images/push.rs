@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::pull::{blob_row, from_registry_error, invalid_name};
 use super::{Engine, EngineError, EventKind, LayerProgress, LayerState};
 use crate::image::manifest::{
-    Descriptor, Manifest, ManifestOrIndex, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST,
+    DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Manifest, ManifestOrIndex, OCI_CONFIG, OCI_LAYER_GZIP,
+    OCI_MANIFEST,
 };
 use crate::image::registry::{
     Access, AuthFiles, Credentials, Endpoint, Found, Registries, RegistryError, Session, Upload,
@@ -94,6 +95,11 @@ impl Engine {
         });
         let (kind, json) = match kept {
             Some((kind, json)) => (kind.clone(), json.clone().into_bytes()),
+            // Or else one of the same kind.
+            None if image.row.manifest.as_ref().is_some_and(|(kind, _)| kind == DOCKER_MANIFEST) => {
+                let config = Descriptor::new(DOCKER_CONFIG, config_digest, config.len() as u64);
+                (DOCKER_MANIFEST.to_owned(), Manifest::of_docker(config, blobs).to_json())
+            }
             None => {
                 let config = Descriptor::new(OCI_CONFIG, config_digest, config.len() as u64);
                 (OCI_MANIFEST.to_owned(), Manifest::new(config, blobs).to_json())

@@ -50,6 +50,24 @@ pub fn copy_in(
     Ok((bytes_read.load(Ordering::Relaxed), warnings))
 }
 
+/// Whether a stream looks like a tar, plain or compressed: its first header has the right sum. One that is compressed in a
+/// way that is not supported counts as one, so that unpacking it tells why it can't be.
+pub fn is_tar(reader: impl Read) -> bool {
+    let mut stream = match Uncompressed::open(reader, Arc::default()) {
+        Ok(stream) => stream,
+        Err(error) => return matches!(error, ImageError::UnsupportedCompression { .. }),
+    };
+    let mut header = tar::Header::new_old();
+    if !matches!(stream.read_full(&mut header.as_mut_bytes()[..]), Ok(512)) {
+        return false;
+    }
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    let bytes = header.as_bytes();
+    // The sum counts its own eight bytes as spaces.
+    let found = sum(&bytes[..148]) + 8 * 32 + sum(&bytes[156..]);
+    header.cksum().is_ok_and(|told| told == found && bytes[0] != 0)
+}
+
 /// Reads in the thread that unpacks.
 struct Direct<'a, R: Read> {
     stream: Uncompressed<R>,

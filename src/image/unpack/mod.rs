@@ -21,7 +21,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-pub use self::direct::copy_in;
+pub use self::direct::{copy_in, is_tar};
 pub(super) use self::metadata::is_kept_xattr;
 use self::{metadata::Metadata, tree::Tree};
 use super::{

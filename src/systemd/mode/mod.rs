@@ -8,12 +8,14 @@
 
 mod host_directory;
 mod mounts;
+mod selinux;
 
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
 pub use self::host_directory::{HostDirectoryError, prepare_host_directory};
+pub use self::selinux::selinux_hint;
 
 /// What stops a systemd that is PID 1: the clean way down, to a halt. Source: systemd(1), "Signals".
 pub const STOP_SIGNAL: &str = "SIGRTMIN+3";
