@@ -8,6 +8,8 @@ fn main() {
         "interfaces/io.dormouse.Unit.varlink",
         "interfaces/io.dormouse.Image.varlink",
         "interfaces/io.dormouse.Network.varlink",
+        "interfaces/io.dormouse.Volume.varlink",
+        "interfaces/io.dormouse.Secret.varlink",
         "interfaces/io.dormouse.Manager.varlink",
     ]);
 }

@@ -1,4 +1,4 @@
-//! The role `cleanup`: takes the network of a container down after its end, or removes a container that asked for it. Its
+//! The role `cleanup`: takes the network of a container down after its end, and file systems of its volumes, or removes a container that asked for it. Its
 //! monitor executes this, so that the monitor itself needs no store, and nothing of netavark.
 
 use std::ffi::OsString;
@@ -19,6 +19,10 @@ struct Arguments {
     #[arg(long, value_name = "START")]
     network: Option<String>,
 
+    /// Only unmount file systems of volumes that nothing else runs with.
+    #[arg(long)]
+    volumes: bool,
+
     /// The container's id.
     id: String,
 }
@@ -34,14 +38,19 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         }
     };
     let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
-        if let Some(start) = &arguments.network {
-            return engine.tear_down_network(&arguments.id, Some(start));
+        if arguments.network.is_some() || arguments.volumes {
+            // One that fails must not keep the other from being done.
+            let released = if arguments.volumes { engine.release_volumes(&arguments.id) } else { Ok(()) };
+            if let Some(start) = &arguments.network {
+                engine.tear_down_network(&arguments.id, Some(start))?;
+            }
+            return released;
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
                 EngineError::Failed { attempted: "start".to_owned(), reason: error.to_string() }
             })?;
-        runtime.block_on(engine.remove(&arguments.id, false))
+        runtime.block_on(engine.remove(&arguments.id, false, true))
     });
     match removed {
         Ok(()) | Err(EngineError::NotFound { .. }) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ pub mod image;
 pub mod machine;
 pub mod monitor;
 pub mod network;
+pub mod oci;
 pub mod quadlet;
 pub(crate) mod readiness;
 pub mod runtime;

@@ -4,8 +4,12 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let program = std::env::args_os().next().unwrap_or_default();
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let mut words = std::env::args_os();
+    let program = words.next().unwrap_or_default();
+    let arguments: Vec<std::ffi::OsString> = words.collect();
+    if dormouse::oci::is_called_as_runtime(&program) {
+        return dormouse::oci::main(arguments);
+    }
     if dormouse::quadlet::is_called_as_generator(&program) {
         return dormouse::quadlet::main(&program, &arguments);
     }
@@ -13,6 +17,7 @@ fn main() -> ExitCode {
     match role {
         Some("monitor") => dormouse::monitor::main(arguments.into_iter().skip(1)),
         Some("exec-session") => dormouse::monitor::exec_session::main(),
+        Some("runtime") => dormouse::oci::main(arguments.into_iter().skip(1).collect()),
         Some("health-check") => dormouse::health_check::main(&arguments[1..]),
         Some("serve") => dormouse::serve::main(arguments),
         Some("bridge") => dormouse::bridge::main(&arguments[1..]),

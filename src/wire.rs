@@ -27,3 +27,9 @@ pub mod network {
 pub mod unit {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
 }
+pub mod volume {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Volume.rs"));
+}
+pub mod secret {
+    include!(concat!(env!("OUT_DIR"), "/io.dormouse.Secret.rs"));
+}

@@ -15,6 +15,7 @@ mod images;
 mod list;
 mod memory;
 mod nspawn;
+mod oci;
 mod podman;
 mod unpack;
 
@@ -70,6 +71,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("boot", boot::measure),
     ("unpack", unpack::measure),
     ("image", images::measure),
+    ("oci", oci::measure),
 ];
 
 fn main() -> ExitCode {

@@ -12,7 +12,7 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
 use super::streams::{condition_of, streams};
-use super::{health, looked_up, network_types, ordered};
+use super::{health, looked_up, mount_types, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -51,6 +51,8 @@ impl Interface for ContainerInterface {
                 "CopyOut" => self.copy_out(call).await,
                 "CopyIn" => self.copy_in(call).await,
                 "Commit" => self.commit(call).await,
+                "Mount" => self.mount(call).await,
+                "Unmount" => self.unmount(call).await,
                 "Rename" => self.rename(call).await,
                 "List" => self.list(call).await,
                 "Inspect" => self.inspect(call).await,
@@ -99,7 +101,7 @@ impl ContainerInterface {
                 Ok(launched) => Ok((created, launched)),
                 Err(error) => {
                     // Half of what was asked for is nothing.
-                    match engine.remove(&created.id, true).await {
+                    match engine.remove(&created.id, true, true).await {
                         Ok(()) | Err(EngineError::NotFound { .. }) => {}
                         Err(left) => tracing::warn!(
                             error = left.full_text(),
@@ -218,9 +220,27 @@ impl ContainerInterface {
     async fn remove(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Remove_Args = call.parameters()?;
         let engine = self.engine.clone();
-        let force = given.force.unwrap_or_default();
-        ordered(call, async move { engine.remove(&given.name, force).await }).await.map_err(failed)?;
+        let (force, volumes) = (given.force.unwrap_or_default(), given.volumes.unwrap_or_default());
+        ordered(call, async move { engine.remove(&given.name, force, volumes).await })
+            .await
+            .map_err(failed)?;
         call.reply(wire::Remove_Reply {}).await
+    }
+
+    async fn mount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Mount_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let mounted = ordered(call, looked_up(move || engine.mount_container(&given.name)));
+        let path = mounted.await.map_err(failed)?.to_string_lossy().into_owned();
+        call.reply(wire::Mount_Reply { path }).await
+    }
+
+    async fn unmount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Unmount_Args = call.parameters()?;
+        let (engine, force) = (self.engine.clone(), given.force.unwrap_or_default());
+        let done = ordered(call, looked_up(move || engine.unmount_container(&given.name, force)));
+        done.await.map_err(failed)?;
+        call.reply(wire::Unmount_Reply {}).await
     }
 
     async fn rename(&self, call: &mut Call) -> Result<(), CallError> {
@@ -378,6 +398,8 @@ fn details(engine: &Engine, name: &str) -> Result<wire::Details, EngineError> {
             .rootfs
             .is_none()
             .then(|| upper.to_string_lossy().into_owned()),
+        rootMountPoint: engine.mounted_root(&container).map(|path| path.to_string_lossy().into_owned()),
+        mounts: mount_types::mount_points(engine, &container)?,
         networks: network_types::statuses(listed_network.as_ref()),
         networkNamespacePath: listed_network.map(|_| engine.namespace_of(id).to_string_lossy().into_owned()),
         warnings: engine.warnings(id),

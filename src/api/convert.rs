@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::engine::EngineError;
 use crate::engine::spec as engine;
 
+use super::mount_types::{self, mount_from_wire, mount_to_wire};
 use super::{health, network_types};
 use crate::wire::container as wire;
 
@@ -50,6 +51,19 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
             .into_iter()
             .enumerate()
             .map(|(index, mount)| mount_from_wire(index, mount))
+            .collect::<Result<_, _>>()?,
+        volumes_from: spec
+            .volumesFrom
+            .unwrap_or_default()
+            .into_iter()
+            .map(mount_types::volumes_from_from_wire)
+            .collect(),
+        secrets: spec
+            .secrets
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .map(|(index, secret)| mount_types::secret_from_wire(index, secret))
             .collect::<Result<_, _>>()?,
         devices: spec.devices.unwrap_or_default().into_iter().map(device_from_wire).collect(),
         capabilities_add: spec.capabilitiesAdd.unwrap_or_default(),
@@ -113,58 +127,6 @@ pub(super) fn spec_from_wire(spec: wire::Spec) -> Result<engine::ContainerSpec, 
             Some(wire::Spec_runtime::runc) => engine::Runtime::Runc,
         },
         auto_remove: spec.autoRemove.unwrap_or_default(),
-    })
-}
-
-fn mount_from_wire(index: usize, mount: wire::Mount) -> Result<engine::Mount, EngineError> {
-    let field = |name: &str| format!("mounts[{index}].{name}");
-    let refuse = |name: &str, given: bool, kind: &str| {
-        if given {
-            Err(invalid(format!("spec.{}", field(name)), format!("it has no meaning for {kind}")))
-        } else {
-            Ok(())
-        }
-    };
-    let kind = match mount.kind {
-        wire::Mount_kind::bind => {
-            refuse("sizeBytes", mount.sizeBytes.is_some(), "bind")?;
-            refuse("mode", mount.mode.is_some(), "bind")?;
-            let source = mount
-                .source
-                .ok_or_else(|| invalid(format!("spec.{}", field("source")), "what to bind is missing"))?;
-            let propagation = match mount.propagation {
-                None | Some(wire::Mount_propagation::rprivate) => "rprivate",
-                Some(wire::Mount_propagation::private) => "private",
-                Some(wire::Mount_propagation::shared) => "shared",
-                Some(wire::Mount_propagation::rshared) => "rshared",
-                Some(wire::Mount_propagation::slave) => "slave",
-                Some(wire::Mount_propagation::rslave) => "rslave",
-            };
-            engine::MountKind::Bind {
-                source,
-                propagation: propagation.to_owned(),
-                recursive: !mount.nonRecursive.unwrap_or_default(),
-            }
-        }
-        wire::Mount_kind::tmpfs => {
-            refuse("source", mount.source.is_some(), "tmpfs")?;
-            refuse("propagation", mount.propagation.is_some(), "tmpfs")?;
-            refuse("nonRecursive", mount.nonRecursive.is_some(), "tmpfs")?;
-            let mode: Option<u32> = number(&field("mode"), mount.mode)?;
-            if mode.is_some_and(|mode| mode > 0o7777) {
-                return Err(invalid(
-                    format!("spec.{}", field("mode")),
-                    "permission bits lie between 0 and 07777 (4095)",
-                ));
-            }
-            engine::MountKind::Tmpfs { size_bytes: number(&field("sizeBytes"), mount.sizeBytes)?, mode }
-        }
-    };
-    Ok(engine::Mount {
-        kind,
-        target: mount.target,
-        read_only: mount.readOnly.unwrap_or_default(),
-        flags: mount.flags.unwrap_or_default(),
     })
 }
 
@@ -373,6 +335,16 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         } else {
             Some(spec.mounts.into_iter().map(mount_to_wire).collect())
         },
+        volumesFrom: if spec.volumes_from.is_empty() {
+            None
+        } else {
+            Some(spec.volumes_from.into_iter().map(mount_types::volumes_from_to_wire).collect())
+        },
+        secrets: if spec.secrets.is_empty() {
+            None
+        } else {
+            Some(spec.secrets.into_iter().map(mount_types::secret_to_wire).collect())
+        },
         devices: if spec.devices.is_empty() {
             None
         } else {
@@ -470,40 +442,6 @@ pub(super) fn spec_to_wire(spec: engine::ContainerSpec) -> wire::Spec {
         },
         autoRemove: yes(spec.auto_remove),
     }
-}
-
-fn mount_to_wire(mount: engine::Mount) -> wire::Mount {
-    let mut wire = wire::Mount {
-        kind: wire::Mount_kind::bind,
-        source: None,
-        target: mount.target,
-        readOnly: mount.read_only.then_some(true),
-        propagation: None,
-        nonRecursive: None,
-        sizeBytes: None,
-        mode: None,
-        flags: if mount.flags.is_empty() { None } else { Some(mount.flags) },
-    };
-    match mount.kind {
-        engine::MountKind::Bind { source, propagation, recursive } => {
-            wire.source = Some(source);
-            wire.nonRecursive = (!recursive).then_some(true);
-            wire.propagation = match propagation.as_str() {
-                "private" => Some(wire::Mount_propagation::private),
-                "shared" => Some(wire::Mount_propagation::shared),
-                "rshared" => Some(wire::Mount_propagation::rshared),
-                "slave" => Some(wire::Mount_propagation::slave),
-                "rslave" => Some(wire::Mount_propagation::rslave),
-                _ => None,
-            };
-        }
-        engine::MountKind::Tmpfs { size_bytes, mode } => {
-            wire.kind = wire::Mount_kind::tmpfs;
-            wire.sizeBytes = size_bytes.and_then(|size| i64::try_from(size).ok());
-            wire.mode = mode.map(Into::into);
-        }
-    }
-    wire
 }
 
 fn namespace_to_wire(namespace: engine::Namespace) -> Option<wire::Namespace> {
@@ -637,6 +575,18 @@ mod tests {
             "stdinOpen": true, "labels": {"l": ""}, "annotations": {"a": "b"}, "restart": {"mode": "onFailure", "retriesMax": 3},
             "init": true, "log": {"driver": "k8sFile", "sizeMaxBytes": 8192, "filesMax": 2}, "runtime": "crun", "autoRemove": true,
         }));
+        let range = json!([{"source": 0, "target": 1000, "count": 1}]);
+        round_trip(json!({
+            "mounts": [
+                {"kind": "volume", "target": "/v"},
+                {"kind": "volume", "source": "v", "target": "/w", "noCopy": true, "chown": true, "readOnly": true,
+                 "idMap": {"uids": range, "gids": range}},
+                {"kind": "image", "source": "i", "target": "/i"},
+                {"kind": "image", "source": "i", "target": "/j", "readOnly": false}],
+            "volumesFrom": [{"container": "a"}, {"container": "b", "readOnly": true}],
+            "secrets": [{"secret": "s"}, {"secret": "s", "target": "/t", "uid": 1, "gid": 2, "mode": 256},
+                        {"secret": "s", "kind": "env", "target": "T"}],
+        }));
         let one = json!([{"containerId": 0, "hostId": 1000, "count": 1}]);
         let private = json!({"kind": "private", "uidMappings": one, "gidMappings": one});
         for namespace in [private, json!({"kind": "auto", "size": 5}), json!({"kind": "auto"})] {
@@ -671,6 +621,16 @@ mod tests {
             json!({"mounts": [{"kind": "tmpfs", "target": "/t", "sizeBytes": -1}]}),
             "spec.mounts[0].sizeBytes",
         );
+        refused(
+            json!({"mounts": [{"kind": "volume", "target": "/t", "propagation": "slave"}]}),
+            "spec.mounts[0].propagation",
+        );
+        refused(
+            json!({"mounts": [{"kind": "bind", "source": "/s", "target": "/t", "noCopy": true}]}),
+            "spec.mounts[0].noCopy",
+        );
+        refused(json!({"mounts": [{"kind": "image", "target": "/t"}]}), "spec.mounts[0].source");
+        refused(json!({"secrets": [{"secret": "s", "kind": "env", "uid": 5}]}), "spec.secrets[0].uid");
         refused(json!({"resources": {"cpuShares": 2, "cpuWeight": 2}}), "spec.resources.cpuWeight");
         refused(json!({"resources": {"cpuWeight": 10001}}), "spec.resources.cpuWeight");
         refused(json!({"restart": {"mode": "always", "retriesMax": 1}}), "spec.restart.retriesMax");

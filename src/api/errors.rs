@@ -21,9 +21,10 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
     let reason = error.full_text();
     match error {
         EngineError::NotFound { name } | EngineError::Ambiguous { name } => {
-            let of_networks = interface == "io.dormouse.Network";
+            let of_others =
+                ["io.dormouse.Network", "io.dormouse.Volume", "io.dormouse.Secret"].contains(&interface);
             (
-                if of_networks { "ContainerNotFound" } else { "NotFound" },
+                if of_others { "ContainerNotFound" } else { "NotFound" },
                 json!({"name": name, "reason": reason}),
             )
         }
@@ -45,6 +46,34 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         }
         EngineError::NetworkInUse { network, containers } => {
             ("InUse", json!({"name": network, "containers": containers, "reason": reason}))
+        }
+        EngineError::VolumeNotFound { volume } | EngineError::VolumeAmbiguous { volume } => {
+            if interface == "io.dormouse.Volume" {
+                ("NotFound", json!({"name": volume, "reason": reason}))
+            } else {
+                ("VolumeNotFound", json!({"volume": volume, "reason": reason}))
+            }
+        }
+        EngineError::VolumeExists { volume } => ("AlreadyExists", json!({"name": volume, "reason": reason})),
+        EngineError::VolumeInUse { volume, containers } => {
+            ("InUse", json!({"name": volume, "containers": containers, "reason": reason}))
+        }
+        EngineError::VolumeUnusable { volume, .. } => {
+            ("VolumeUnusable", json!({"volume": volume, "reason": reason}))
+        }
+        EngineError::MountBusy { name, path } => {
+            ("MountBusy", json!({"name": name, "path": path.to_string_lossy(), "reason": reason}))
+        }
+        EngineError::SecretNotFound { secret } | EngineError::SecretAmbiguous { secret } => {
+            if interface == "io.dormouse.Secret" {
+                ("NotFound", json!({"name": secret, "reason": reason}))
+            } else {
+                ("SecretNotFound", json!({"secret": secret, "reason": reason}))
+            }
+        }
+        EngineError::SecretExists { secret } => ("AlreadyExists", json!({"name": secret, "reason": reason})),
+        EngineError::SecretInUse { secret, containers } => {
+            ("InUse", json!({"name": secret, "containers": containers, "reason": reason}))
         }
         EngineError::AlreadyConnected { network, container } => {
             ("AlreadyConnected", json!({"name": network, "container": container, "reason": reason}))

@@ -1,8 +1,11 @@
 //! io.dormouse.Manager.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::engine::{ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, Since, UnitRequest};
+use crate::engine::{
+    ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, PrunedVolumes, Since, UnitRequest,
+};
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -72,6 +75,7 @@ impl ManagerInterface {
             Ok(wire::DiskUsage_Reply {
                 images: disk_use(engine.image_disk_use()?),
                 containers: disk_use(engine.container_disk_use()?),
+                volumes: disk_use(engine.volume_disk_use()?),
             })
         });
         let reply = reply.await.map_err(failed)?;
@@ -82,9 +86,25 @@ impl ManagerInterface {
         let given: wire::Prune_Args = call.parameters()?;
         let engine = self.engine.clone();
         let all = given.all.unwrap_or(false);
-        let pruned = ordered(call, looked_up(move || engine.prune_images(all))).await.map_err(failed)?;
-        let freed = i64::try_from(pruned.freed_bytes).unwrap_or(i64::MAX);
-        call.reply(wire::Prune_Reply { imagesRemoved: pruned.images, freedBytes: freed }).await
+        let with_volumes = given.volumes.unwrap_or(false);
+        let pruned = ordered(
+            call,
+            looked_up(move || {
+                let volumes = match with_volumes {
+                    true => engine.prune_volumes(false, &BTreeMap::new())?,
+                    false => PrunedVolumes::default(),
+                };
+                Ok((engine.prune_images(all)?, volumes))
+            }),
+        );
+        let (images, volumes) = pruned.await.map_err(failed)?;
+        let freed = images.freed_bytes.saturating_add(volumes.freed_bytes);
+        call.reply(wire::Prune_Reply {
+            imagesRemoved: images.images,
+            volumesRemoved: volumes.removed,
+            freedBytes: i64::try_from(freed).unwrap_or(i64::MAX),
+        })
+        .await
     }
 
     async fn generate_units(&self, call: &mut Call) -> Result<(), CallError> {
@@ -235,6 +255,7 @@ fn event(event: Event) -> wire::Event {
             EventKind::Network => wire::Event_type::network,
             EventKind::Pod => wire::Event_type::pod,
             EventKind::Unit => wire::Event_type::unit,
+            EventKind::Secret => wire::Event_type::secret,
         },
         action: event.action,
         id: event.id,

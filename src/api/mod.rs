@@ -9,11 +9,14 @@ mod health;
 mod image;
 mod logs;
 mod manager;
+mod mount_types;
 mod network;
 mod network_types;
+mod secret;
 mod streams;
 mod unit;
 mod usage;
+mod volume;
 
 use std::future::Future;
 use std::io;
@@ -44,6 +47,8 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
             Box::new(unit::UnitInterface::new(engine.clone())),
             Box::new(image::ImageInterface::new(engine.clone())),
             Box::new(network::NetworkInterface::new(engine.clone())),
+            Box::new(volume::VolumeInterface::new(engine.clone())),
+            Box::new(secret::SecretInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
         ],
     }
@@ -188,6 +193,8 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Unit.varlink"),
         include_str!("../../interfaces/io.dormouse.Image.varlink"),
         include_str!("../../interfaces/io.dormouse.Network.varlink"),
+        include_str!("../../interfaces/io.dormouse.Volume.varlink"),
+        include_str!("../../interfaces/io.dormouse.Secret.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];

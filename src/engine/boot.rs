@@ -103,7 +103,7 @@ impl Engine {
                 if !container.definition.spec.auto_remove || self.live(&row.id)?.told.is_some() {
                     return Ok(false);
                 }
-                self.remove(&row.id, false).await?;
+                self.remove(&row.id, false, true).await?;
                 Ok(true)
             };
             match result.await {

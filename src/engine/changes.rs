@@ -1,6 +1,7 @@
 //! What a container has changed of its image: told, written out, or made an image of its own.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,8 +15,9 @@ use crate::image::{
 };
 use crate::runtime::view;
 
+use super::definition::normal_path;
 use super::images::{NewImage, PatientWriter, from_image_error, sink};
-use super::{Container, Engine, EngineError, SaveTo, now_usec};
+use super::{Container, Engine, EngineError, SaveTo, now_usec, secrets};
 
 /// Made by the start of every container as places for mounts; they are no change of the container's doing while empty.
 const MOUNT_PLACES: &[&str] = &[
@@ -87,8 +89,9 @@ impl Engine {
                 (root, Some((merged(&upper)?, merged(&lower)?)))
             }
         };
+        let places = places_of(&container);
         let leave_out = |path: &[u8]| {
-            parts.as_ref().is_some_and(|(upper, lower)| is_mount_place(upper.as_fd(), lower.as_fd(), path))
+            parts.as_ref().is_some_and(|(upper, lower)| is_place(upper.as_fd(), lower.as_fd(), path, &places))
         };
         let (file, made) = sink(to)?;
         let out = PatientWriter::new(file, cancelled);
@@ -108,10 +111,11 @@ impl Engine {
         let container = self.find(name)?;
         let upper = merged(&[self.upper(&container)?])?;
         let lower = merged(&self.layer_directories(&container.definition)?)?;
+        let places = places_of(&container);
         let mut changes = Vec::new();
         let mut waiting = vec![Vec::new()];
         while let Some(path) = waiting.pop() {
-            compare(upper.as_fd(), lower.as_fd(), &path, &mut changes, &mut waiting)?;
+            compare(upper.as_fd(), lower.as_fd(), &path, &places, &mut changes, &mut waiting)?;
         }
         changes.sort_by(|one: &Change, other| one.path.cmp(&other.path));
         Ok(changes)
@@ -143,7 +147,7 @@ impl Engine {
         let _layers = self.hold_layers(cancelled)?;
         let layer = self.import_upper(
             (upper.as_fd(), lower.as_fd()),
-            &[],
+            &places_of(&container),
             Rewrite::default(),
             &format!("commit {name:?}"),
             cancelled,
@@ -298,6 +302,7 @@ fn compare(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
     path: &[u8],
+    places: &[Vec<u8>],
     changes: &mut Vec<Change>,
     waiting: &mut Vec<Vec<u8>>,
 ) -> Result<(), EngineError> {
@@ -317,7 +322,7 @@ fn compare(
             // It hides nothing.
             (true, None) => continue,
             (false, Some(_)) => ChangeKind::Modified,
-            (false, None) if is_mount_place(upper, lower, &child[1..]) => continue,
+            (false, None) if is_place(upper, lower, &child[1..], places) => continue,
             (false, None) => ChangeKind::Added,
         };
         changes.push(Change { path: String::from_utf8_lossy(&child).into_owned(), kind });
@@ -349,12 +354,20 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
 }
 
-/// Whether the start of the container has made this, and nobody has put anything in.
-fn is_mount_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8]) -> bool {
-    is_place(upper, lower, path, &[])
+/// What starts of a container have made as places for its secrets, and the directories on the way there.
+fn places_of(container: &Container) -> Vec<Vec<u8>> {
+    let mut places = Vec::new();
+    for target in secrets::targets(&container.definition.spec) {
+        let normal = normal_path(&target);
+        let below_root = normal.strip_prefix("/").unwrap_or(&normal);
+        let on_the_way = below_root.ancestors().map(|place| place.as_os_str().as_bytes().to_vec());
+        places.extend(on_the_way.filter(|place| !place.is_empty()));
+    }
+    places
 }
 
-/// As [`is_mount_place`], with some more places.
+/// Whether the start of the container has made this, which is one of those places of every container or one of `more`, and nobody
+/// has put anything in.
 fn is_place(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &[u8], more: &[Vec<u8>]) -> bool {
     if !MOUNT_PLACES.iter().any(|place| place.as_bytes() == path) && !more.iter().any(|place| place == path) {
         return false;

@@ -3,10 +3,13 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use crate::image::ImageConfig;
-use crate::store::ContainerRow;
+use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
-use super::{Definition, Engine, EngineError, EventKind, names, now_usec, oci};
+use super::{Definition, Engine, EngineError, EventKind, Image, names, now_usec, oci};
+
+/// How often what a container uses is looked for again, if it changes all the time.
+const ATTEMPTS: u32 = 8;
 
 /// A container that exists now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +40,8 @@ impl Engine {
         let id = names::new_id()?;
         let _lock = self.lock(&id).await?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
-        let (definition, image_id) = self.define(spec)?;
-        self.create_defined(id, name, definition, image_id)
+        let (definition, image) = self.define(spec)?;
+        self.create_defined(id, name, definition, image)
     }
 
     /// Makes a container on layers that no image has yet, under a name that no user can give.
@@ -59,34 +62,49 @@ impl Engine {
         &self,
         id: String,
         name: String,
-        definition: Definition,
-        image_id: Option<String>,
+        mut definition: Definition,
+        image: Option<Image>,
     ) -> Result<Created, EngineError> {
-        let warnings = self.check_on_this_host(&definition)?;
-        let row = ContainerRow {
-            id: id.clone(),
-            name: name.clone(),
-            image_id,
-            created_usec: now_usec(),
-            definition: serde_json::to_string(&definition).map_err(|source| EngineError::Failed {
-                attempted: "record the container".to_owned(),
-                reason: source.to_string(),
-            })?,
-        };
+        let mut warnings = self.check_on_this_host(&definition)?;
         let directories = PendingDirectories::make(self, &id)?;
-        self.store()?.insert_container(&row)?;
+        for attempt in 0.. {
+            let config = image.as_ref().map(|image| &image.config);
+            let mut resolved = self.resolve_mounts(&mut definition, config)?;
+            resolved.uses.secrets = self.resolve_secrets(&mut definition.spec)?;
+            let row = ContainerRow {
+                id: id.clone(),
+                name: name.clone(),
+                image_id: image.as_ref().map(|image| image.row.id.clone()),
+                created_usec: now_usec(),
+                definition: serde_json::to_string(&definition).map_err(|source| EngineError::Failed {
+                    attempted: "record the container".to_owned(),
+                    reason: source.to_string(),
+                })?,
+            };
+            match self.store()?.insert_container_using(&row, &resolved.uses) {
+                // A volume was made or removed since it was looked for.
+                Err(StoreError::Changed { .. }) if attempt < ATTEMPTS => continue,
+                recorded => recorded?,
+            }
+            for volume in resolved.pending {
+                let volume = volume.keep();
+                self.record_event(EventKind::Volume, "create", &volume.id, &volume.name);
+            }
+            warnings.append(&mut resolved.warnings);
+            break;
+        }
         directories.keep();
         self.record_event(EventKind::Container, "create", &id, &name);
         Ok(Created { id, name, warnings })
     }
 
-    fn define(&self, spec: ContainerSpec) -> Result<(Definition, Option<String>), EngineError> {
+    fn define(&self, spec: ContainerSpec) -> Result<(Definition, Option<Image>), EngineError> {
         let Some(image) = spec.image.clone() else {
             return Ok((Definition::new(spec, None, Vec::new())?, None));
         };
         let image = self.find_image(&image)?;
         let definition = Definition::new(spec, Some(&image.config), image.row.layers.clone())?;
-        Ok((definition, Some(image.row.id)))
+        Ok((definition, Some(image)))
     }
 
     /// What depends on this host. Checked again at start, where the host may be another one.

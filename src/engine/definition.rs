@@ -8,9 +8,9 @@ use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
 
 use super::spec::{
-    ContainerSpec, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
+    ContainerSpec, Mount, Namespace, NetworkAttachment, PortMapping, Runtime, SdNotify, Seccomp, SystemdMode,
 };
-use super::{EngineError, HealthCheck, health, network, signals, users};
+use super::{EngineError, HealthCheck, health, mounts, network, secrets, signals, users};
 
 const STOP_TIMEOUT_USEC: u64 = 10_000_000;
 /// A machine with many services needs longer than a single program; systemd itself gives each service 90 s.
@@ -51,6 +51,24 @@ pub struct Definition {
     /// What is checked while it runs.
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    /// What is mounted beside what was asked for: volumes that the image wants, and those of other containers.
+    #[serde(default)]
+    pub added_mounts: Vec<Mount>,
+    /// The id of each volume, by the target.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, String>,
+    /// The image of each mount of one, by the target.
+    #[serde(default)]
+    pub mounted_images: BTreeMap<String, MountedImage>,
+}
+
+/// An image whose tree is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// The image's.
+    pub id: String,
+    /// The diff ids of its layers, lowest first.
+    pub layers: Vec<String>,
 }
 
 /// The few fields that a list shows, read without building the rest.
@@ -69,6 +87,13 @@ pub(super) struct SpecHead {
 }
 
 impl Definition {
+    /// All that is mounted because somebody wants it, what lies deeper after what it lies in.
+    pub fn mounts(&self) -> Vec<&Mount> {
+        let mut all: Vec<&Mount> = self.spec.mounts.iter().chain(&self.added_mounts).collect();
+        all.sort_by_key(|mount| normal_path(&mount.target).components().count());
+        all
+    }
+
     /// The payload says itself when it is ready.
     pub fn payload_notifies(&self) -> bool {
         self.spec.sd_notify.map_or(self.systemd, |who| who == SdNotify::Payload)
@@ -157,9 +182,17 @@ impl Definition {
             systemd,
             layers,
             labels,
+            added_mounts: Vec::new(),
+            volumes: BTreeMap::new(),
+            mounted_images: BTreeMap::new(),
             spec,
         })
     }
+}
+
+/// A path of a container without empty parts and dots.
+pub(super) fn normal_path(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(path).components().filter(|part| *part != std::path::Component::CurDir).collect()
 }
 
 fn non_empty(text: Option<&str>) -> Option<&str> {
@@ -220,9 +253,8 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
             return Err(invalid("spec.env", &format!("{name:?} is no name of a variable")));
         }
     }
-    for (index, mount) in spec.mounts.iter().enumerate() {
-        check_mount(index, mount)?;
-    }
+    mounts::check_asked(spec)?;
+    secrets::check_asked(spec)?;
     for (index, device) in spec.devices.iter().enumerate() {
         let field = |name: &str| format!("spec.devices[{index}].{name}");
         if !device.path.starts_with('/') || !device.container_path.starts_with('/') {
@@ -277,42 +309,6 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
     network::check(spec)?;
     users::check(spec)?;
     check_resources(spec)
-}
-
-fn check_mount(index: usize, mount: &super::spec::Mount) -> Result<(), EngineError> {
-    use super::spec::MountKind;
-    let field = |name: &str| format!("spec.mounts[{index}].{name}");
-    if !mount.target.starts_with('/') {
-        return Err(invalid(&field("target"), &format!("{:?} is not absolute", mount.target)));
-    }
-    let normal: std::path::PathBuf = std::path::Path::new(&mount.target)
-        .components()
-        .filter(|part| *part != std::path::Component::CurDir)
-        .collect();
-    if normal.components().any(|part| part == std::path::Component::ParentDir) {
-        return Err(invalid(&field("target"), "a target with '..' is refused; write the path without it"));
-    }
-    if normal == std::path::Path::new("/") {
-        return Err(invalid(&field("target"), "the root itself can't be mounted over; use rootfs"));
-    }
-    // A volume there would take away what the isolation stands on (CVE-2019-16884).
-    if normal.starts_with("/proc") {
-        return Err(invalid(&field("target"), "nothing may be mounted over /proc"));
-    }
-    if mount.target.contains('\0') {
-        return Err(invalid(&field("target"), "a path has no NUL byte"));
-    }
-    if let MountKind::Bind { source, .. } = &mount.kind
-        && (!source.starts_with('/') || source.contains('\0'))
-    {
-        return Err(invalid(&field("source"), &format!("{source:?} is no absolute path of the host")));
-    }
-    match mount.flags.iter().find(|flag| !["nosuid", "nodev", "noexec", "noatime"].contains(&flag.as_str())) {
-        Some(flag) => {
-            Err(invalid(&field("flags"), &format!("{flag:?} is none of nosuid, nodev, noexec, noatime")))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Only what belongs to a namespace that is the container's own; anything else would change the host.
@@ -394,7 +390,7 @@ pub(super) fn check_resources(spec: &ContainerSpec) -> Result<(), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::spec::{Mount, MountKind};
+    use crate::engine::spec::MountKind;
 
     fn spec(command: &[&str]) -> ContainerSpec {
         ContainerSpec {
@@ -462,6 +458,8 @@ mod tests {
                 target: target.into(),
                 read_only: false,
                 flags: Vec::new(),
+                chown: false,
+                id_map: None,
             }],
             ..spec(&["sh"])
         };

@@ -63,6 +63,30 @@ pub enum EngineError {
     NetworkExists { network: String },
     #[error("cannot remove network {network:?}: containers are connected to it ({}); disconnect or remove them first, or force", containers.join(", "))]
     NetworkInUse { network: String, containers: Vec<String> },
+    #[error(
+        "there is no volume {volume:?}; `dormouse volume ls` lists them, `dormouse volume create` makes one"
+    )]
+    VolumeNotFound { volume: String },
+    #[error("several volumes have an id that begins with {volume:?}; give more of it")]
+    VolumeAmbiguous { volume: String },
+    #[error("a volume named {volume:?} exists; remove it, or choose another name")]
+    VolumeExists { volume: String },
+    #[error("cannot remove volume {volume:?}: containers use it ({}); remove them first, or force", containers.join(", "))]
+    VolumeInUse { volume: String, containers: Vec<String> },
+    #[error("cannot mount volume {volume:?}: {reason}")]
+    VolumeUnusable { volume: String, reason: String },
+    #[error("cannot unmount {path:?} of {name:?}: somebody works there; leave it, or force")]
+    MountBusy { name: String, path: PathBuf },
+    #[error(
+        "there is no secret {secret:?}; `dormouse secret ls` lists them, `dormouse secret create` makes one"
+    )]
+    SecretNotFound { secret: String },
+    #[error("several secrets have an id that begins with {secret:?}; give more of it")]
+    SecretAmbiguous { secret: String },
+    #[error("a secret named {secret:?} exists; remove it, replace it, or choose another name")]
+    SecretExists { secret: String },
+    #[error("cannot remove secret {secret:?}: containers use it ({}); remove them first", containers.join(", "))]
+    SecretInUse { secret: String, containers: Vec<String> },
     #[error("{container:?} is on the network {network:?} already")]
     AlreadyConnected { network: String, container: String },
     #[error("{container:?} is not on the network {network:?}")]

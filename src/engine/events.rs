@@ -37,6 +37,7 @@ pub enum EventKind {
     Network,
     Pod,
     Unit,
+    Secret,
 }
 
 /// A change of something, as it happened.

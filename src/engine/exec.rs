@@ -244,6 +244,7 @@ impl Engine {
         if request.terminal {
             env.entry("TERM".to_owned()).or_insert_with(|| "xterm".to_owned());
         }
+        env.extend(self.secret_variables(container)?);
         env.extend(request.env.clone());
         let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         let capabilities =

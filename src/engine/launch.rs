@@ -12,6 +12,7 @@ use crate::monitor::config::{
 };
 use crate::runtime::Rootfs;
 
+use super::network::PendingNetwork;
 use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime, UserNamespace};
 use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
@@ -73,16 +74,16 @@ impl Engine {
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
             None => oci::cgroup_path(id),
         };
-        let built = oci::build(self, &container, &cgroup)?;
+        let volumes = self.ready_volumes(&container)?;
+        let built = oci::build(self, &container, &cgroup, &volumes)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         self.prepare_health_check(&container, &cgroup)?;
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let mut network = self.set_up_network(&container)?;
-        if let Some(network) = &network {
-            config.end_command = self.end_command(id, network.generation());
-        }
+        let generation = network.as_ref().map(PendingNetwork::generation);
+        config.end_command = self.end_command(id, generation, self.has_mounted_volumes(&container));
         // Without a client it is only open on request, but one that brings its input wants it read.
         config.stdin_open |= has_input;
         config.store(&run_dir).map_err(|error| EngineError::Failed {
@@ -96,6 +97,7 @@ impl Engine {
             MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
             MonitorFailure::Engine(error) => error,
         })?;
+        volumes.keep();
         if let Some(network) = network {
             network.keep();
         }
@@ -212,9 +214,20 @@ impl Engine {
         command
     }
 
-    /// What takes this start's network down.
-    fn end_command(&self, id: &str, generation: &str) -> Vec<String> {
-        self.cleanup_command(&["--network", generation, id])
+    /// What takes down what this start has set up on the host; empty if that is nothing.
+    fn end_command(&self, id: &str, network: Option<&str>, volumes: bool) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(generation) = network {
+            arguments.extend(["--network", generation]);
+        }
+        if volumes {
+            arguments.push("--volumes");
+        }
+        if arguments.is_empty() {
+            return Vec::new();
+        }
+        arguments.push(id);
+        self.cleanup_command(&arguments)
     }
 
     /// Topmost first, as overlayfs wants them.

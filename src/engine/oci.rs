@@ -13,9 +13,10 @@ use crate::runtime::{defaults, seccomp};
 use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
-use super::spec::{Device, MountKind, Namespace, Resources, Seccomp};
+use super::spec::{Device, Namespace, Resources, Seccomp};
 use super::users::UserMap;
-use super::{Container, Definition, Engine, EngineError, capabilities, network};
+use super::volumes::ReadyVolumes;
+use super::{Container, Definition, Engine, EngineError, capabilities, mounts, network};
 
 /// Under which cgroup every container has its own, in each hierarchy.
 const CGROUP_PARENT: &str = "/dormouse";
@@ -49,9 +50,7 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
     for device in &definition.spec.devices {
         device_node(device)?;
     }
-    for (index, mount) in definition.spec.mounts.iter().enumerate() {
-        bind_source(index, mount)?;
-    }
+    mounts::check_sources(definition)?;
     rlimits(definition, &mut warnings)?;
     block_io(&definition.spec.resources)?;
     seccomp_profile(definition, &[])?;
@@ -59,7 +58,12 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
 }
 
 /// Builds the specification for a start now, in this cgroup.
-pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Result<Built, EngineError> {
+pub(super) fn build(
+    engine: &Engine,
+    container: &Container,
+    cgroup: &str,
+    volumes: &ReadyVolumes<'_>,
+) -> Result<Built, EngineError> {
     let definition = &container.definition;
     let spec = &definition.spec;
     let id = &container.row.id;
@@ -106,9 +110,10 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
         }
     }
     let mut mounts = default_mounts(definition, users.as_ref());
-    for (index, mount) in spec.mounts.iter().enumerate() {
-        mounts.push(user_mount(index, mount)?);
-    }
+    mounts.extend(engine.mounts_of(container, volumes, &user, users.as_ref())?);
+    let secrets = engine.deliver_secrets(container, users.as_ref())?;
+    env.extend(secrets.variables);
+    mounts.extend(secrets.mounts);
 
     if notifies {
         let socket = engine.paths().run_container(id).join(NOTIFY_DIRECTORY).join(NOTIFY_SOCKET);
@@ -186,6 +191,7 @@ pub(super) fn build(engine: &Engine, container: &Container, cgroup: &str) -> Res
             container_id: id,
             host_directory: Some(&host_directory),
             notify_socket: definition.payload_notifies().then_some(&*notify_socket),
+            credentials: secrets.credentials.as_deref(),
             host_os_release: &os_release,
             terminal: spec.terminal,
             privileged: spec.privileged,
@@ -253,42 +259,6 @@ fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value
                            "options": ["nosuid", "noexec", "nodev", "mode=1777", size]}));
     }
     mounts
-}
-
-fn bind_source(index: usize, mount: &super::spec::Mount) -> Result<(), EngineError> {
-    if let MountKind::Bind { source, .. } = &mount.kind
-        && let Err(error) = std::fs::symlink_metadata(source)
-    {
-        let reason = format!("cannot bind {source:?}: {error}; make it on the host first");
-        return Err(invalid(format!("spec.mounts[{index}].source"), reason));
-    }
-    Ok(())
-}
-
-fn user_mount(index: usize, mount: &super::spec::Mount) -> Result<Value, EngineError> {
-    let mut options = mount.flags.clone();
-    match &mount.kind {
-        MountKind::Bind { source, propagation, recursive } => {
-            bind_source(index, mount)?;
-            options.push(if *recursive { "rbind" } else { "bind" }.to_owned());
-            options.push(propagation.clone());
-            if mount.read_only {
-                options.push(if *recursive { "rro" } else { "ro" }.to_owned());
-            }
-            Ok(json!({"destination": mount.target, "type": "bind", "source": source, "options": options}))
-        }
-        MountKind::Tmpfs { size_bytes, mode } => {
-            options.extend(["nosuid", "nodev", "tmpcopyup"].map(str::to_owned));
-            if let Some(size) = size_bytes {
-                options.push(format!("size={size}"));
-            }
-            options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
-            if mount.read_only {
-                options.push("ro".to_owned());
-            }
-            Ok(json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options}))
-        }
-    }
 }
 
 /// What a systemd has beyond the default set.

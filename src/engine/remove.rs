@@ -7,12 +7,13 @@ use crate::runtime::cgroup::Cgroup;
 use super::{Engine, EngineError, Event, EventKind, blocking, wait::Condition};
 
 impl Engine {
-    /// Removes a container with all that it has written. Its record goes first, so that it is gone for everyone at once;
+    /// Removes a container with all that it has written; with `volumes` also those of its volumes that have no name and that
+    /// no other container uses. Its record goes first, so that it is gone for everyone at once;
     /// what is left on the disk if this is cut short goes at the next wake. Must run to its end once begun.
     ///
     /// # Errors
     /// [`EngineError::NotFound`]; [`EngineError::StillRunning`] unless `force`.
-    pub async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+    pub async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
         let row = self.find_row(name)?;
         loop {
             let lock = self.lock(&row.id).await?;
@@ -27,11 +28,21 @@ impl Engine {
                 self.wait_for_end(&row.id).await?;
                 continue;
             }
-            if !self.store()?.delete_container(&row.id)? {
+            let used = self.store()?.volumes_of_container(&row.id)?;
+            let gone = match volumes && used.iter().any(|volume| volume.anonymous) {
+                true => self.store()?.delete_container_with_volumes(&row.id)?,
+                false => self.store()?.delete_container(&row.id)?.then(Vec::new),
+            };
+            let Some(gone) = gone else {
                 return Err(EngineError::NotFound { name: name.to_owned() });
-            }
+            };
             let (engine, id) = (self.clone(), row.id.clone());
             blocking(move || {
+                engine.remove_volumes_of_container(&gone);
+                // Mounted still only if its monitor was killed.
+                if let Err(error) = engine.release_these_volumes(&id, &used) {
+                    tracing::warn!(id, error = error.full_text(), "cannot release its volumes, ignoring");
+                }
                 // Up still only if its monitor was killed. What fails here is tried again at the next wake.
                 if let Err(error) = engine.tear_down_network(&id, None) {
                     tracing::warn!(
@@ -77,6 +88,7 @@ impl Engine {
     /// Removes the directories of a container that has no record (any more). What can't be removed stays for the next
     /// sweep.
     pub(super) fn remove_directories(&self, id: &str) {
+        self.detach_root(id);
         for dir in [self.paths().run_container(id), self.paths().container(id)] {
             remove_tree(&dir);
         }

@@ -30,6 +30,8 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub mounts: Vec<Mount>,
+    pub volumes_from: Vec<VolumesFrom>,
+    pub secrets: Vec<SecretUse>,
     pub devices: Vec<Device>,
     pub capabilities_add: Vec<String>,
     pub capabilities_drop: Vec<String>,
@@ -113,11 +115,59 @@ pub struct Mount {
     pub target: String,
     /// With everything below it.
     pub read_only: bool,
-    /// nosuid, nodev, noexec, noatime.
+    /// nosuid, nodev, noexec, noatime; suid, dev, exec.
     pub flags: Vec<String>,
+    /// Everything in it is given to the container's user before it starts.
+    #[serde(default)]
+    pub chown: bool,
+    /// Owners as seen through the mount; `None` for those on the disk.
+    #[serde(default)]
+    pub id_map: Option<IdMap>,
 }
 
-/// The two kinds of mounts that a caller can ask for.
+/// How the owners of files in a mount are seen, by ranges; without any, as the container's user namespace has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct IdMap {
+    pub uids: Vec<IdRange>,
+    pub gids: Vec<IdRange>,
+}
+
+/// So many ids of the file system, from one on, are seen as others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct IdRange {
+    pub source: u32,
+    pub target: u32,
+    pub count: u32,
+}
+
+/// A container whose volumes and binds another one has too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub struct VolumesFrom {
+    pub container: String,
+    pub read_only: bool,
+}
+
+/// A secret that a container gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// Its name, or its id.
+    pub secret: String,
+    /// How.
+    pub kind: SecretKind,
+}
+
+/// The two ways to get a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // told once, in the IDL
+pub enum SecretKind {
+    File { target: Option<String>, uid: u32, gid: u32, mode: u32 },
+    Env { name: Option<String> },
+}
+
+/// The kinds of mounts that a caller can ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// A file or directory of the host.
@@ -135,7 +185,26 @@ pub enum MountKind {
         size_bytes: Option<u64>,
         /// Permission bits of its root.
         mode: Option<u32>,
+        /// It begins with what the image has at the target.
+        #[serde(default = "yes")]
+        copy: bool,
     },
+    /// A volume.
+    Volume {
+        /// Its name, or its whole id; `None` for one of the container's own.
+        name: Option<String>,
+        /// At its first use it gets what the image has at the target.
+        copy: bool,
+    },
+    /// The tree of an image; what is written to it is the container's.
+    Image {
+        /// Its name or id.
+        image: String,
+    },
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A device node of the host that the container may use.

@@ -31,6 +31,8 @@ impl Engine {
                 tracing::warn!(container = container.name, %error, "cannot supervise it again, ignoring");
             }
         }
+        self.sweep_volumes()?;
+        self.sweep_secrets()?;
         self.free_ranges(None)?;
         // A lock goes with its holder, its file with the next holder.
         for name in entries(&self.paths().locks()) {

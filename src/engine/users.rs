@@ -55,6 +55,16 @@ impl UserMap {
         knows(&self.users, inside)
     }
 
+    /// Who a user of the container is outside.
+    pub fn user_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.users, inside)
+    }
+
+    /// Which group outside one of the container is.
+    pub fn group_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.groups, inside)
+    }
+
     /// Whether a group of the container exists.
     pub fn has_group(&self, inside: u32) -> bool {
         knows(&self.groups, inside)
@@ -62,7 +72,14 @@ impl UserMap {
 }
 
 fn knows(mappings: &[IdMapping], inside: u32) -> bool {
-    mappings.iter().any(|one| inside.checked_sub(one.inside).is_some_and(|step| step < one.count))
+    outside(mappings, inside).is_some()
+}
+
+fn outside(mappings: &[IdMapping], inside: u32) -> Option<u32> {
+    mappings.iter().find_map(|one| {
+        let step = inside.checked_sub(one.inside).filter(|step| *step < one.count)?;
+        Some(one.outside + step)
+    })
 }
 
 impl Engine {

@@ -3,7 +3,7 @@
 //! It may allocate: its maker has one thread. Whatever fails is reported with its step, and ends it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -19,7 +19,7 @@ use super::root::Root;
 use super::stage::{self, Staged};
 use super::syscall::Cloned;
 use super::userns::UserNamespace;
-use super::{CreateRequest, Stdio, Step, devices, gate, reaper, syscall};
+use super::{CreateRequest, Stdio, Step, devices, gate, reaper, report, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -167,13 +167,12 @@ impl Init<'_> {
         if self.request.options.look_for_program {
             self.prepared.look_for_program()?;
         }
-        self.report.send(&Message::Ready).map_err(failed(Step::Exec, "report"))?;
-        let order = self.wait_for_order();
-        // The report itself must not be in a place that the payload's descriptors take.
-        let report = Report::moved(order.as_ref().unwrap_or(&self.report))
-            .map_err(failed(Step::Descriptors, "keep the report"))?;
-        drop(order);
-        match self.finish(descriptors, report) {
+        // What is still needed must not be in a place that the payload's descriptors take.
+        let keep = failed(Step::Descriptors, "keep the report");
+        let report = Report::moved(&self.report).map_err(&keep)?;
+        let gate = self.request.options.gate.as_ref();
+        let gate = gate.map(|gate| report::out_of_the_way(gate.as_fd())).transpose().map_err(keep)?;
+        match self.finish(descriptors, report, gate) {
             Ok(never) => match never {},
             Err((report, (step, what, errno))) => {
                 if let Some(report) = report {
@@ -184,31 +183,44 @@ impl Init<'_> {
         }
     }
 
-    /// Returns when the program may run; with a connection of its own, if the order came from somebody else than the maker.
-    fn wait_for_order(&self) -> Option<Report> {
-        let order = match &self.request.options.gate {
-            Some(gate) => gate::wait(gate, &self.report).map(Some),
-            None => match self.report.receive() {
-                Ok(Message::Go) => Ok(None),
-                _ => Err(Errno::PIPE),
-            },
+    /// Returns when the program may run, with the connection to whoever said so.
+    fn wait_for_order(&self, report: Report, gate: Option<OwnedFd>, first: i32) -> Report {
+        let Some(gate) = gate else {
+            return match report.receive() {
+                Ok(Message::Go) => report,
+                // Whoever made us has changed its mind, or is gone.
+                _ => syscall::exit_now(1),
+            };
         };
-        // Whoever made us has changed its mind, or is gone.
-        order.unwrap_or_else(|_| syscall::exit_now(1))
+        // It may wait for long, and must hold nothing of its maker's open meanwhile.
+        let mut keep = self.prepared.descriptors();
+        keep.extend([report.as_raw_fd(), gate.as_raw_fd()]);
+        syscall::close_all_but(first, &keep);
+        gate::wait(&gate, &report).unwrap_or_else(|_| syscall::exit_now(1))
     }
 
-    /// The last steps, after the order. A failure comes with the connection to tell it over, unless a child has it.
+    /// The last steps. A failure comes with the connection to tell it over, unless a child has it.
     fn finish(
         &self,
         descriptors: Descriptors,
         report: Report,
+        gate: Option<OwnedFd>,
     ) -> Result<std::convert::Infallible, (Option<Report>, Failure)> {
-        let result = self.prepared.place(descriptors);
+        let first = i32::try_from(3 + descriptors.preserved.len()).unwrap_or(i32::MAX);
+        let ready = self
+            .prepared
+            .place(descriptors)
+            .and_then(|()| report.send(&Message::Ready).map_err(failed(Step::Exec, "report")));
+        if let Err(failure) = ready {
+            return Err((Some(report), failure));
+        }
+        let report = self.wait_for_order(report, gate, first);
         if self.request.reaper {
             reaper::name_this_process();
         }
-        let result = result
-            .and_then(|()| self.prepared.enter_cwd())
+        let result = self
+            .prepared
+            .enter_cwd()
             .and_then(|()| self.prepared.drop_privileges(&report))
             .and_then(|()| self.run_hooks("startContainer", "created"));
         let mut report = Some(report);

@@ -1,7 +1,7 @@
 //! Labels of security modules that a program gets as it is executed: AppArmor's profile, SELinux's context.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Process;
@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::process::Failure;
-use super::{RuntimeError, SpecError, Step, mounts, spec};
+use super::{RuntimeError, SpecError, Step, mounts, report, spec};
 
 /// What is written where, once it is known where.
 #[derive(Debug, Default)]
@@ -74,10 +74,17 @@ impl Labels {
                 .iter()
                 .find_map(open)
                 .ok_or_else(|| (Step::Credentials, label.what.clone(), Errno::NOENT))?;
+            let file = report::out_of_the_way(file.as_fd())
+                .map_err(|errno| (Step::Credentials, label.what.clone(), errno))?;
             // Set once only: this is called once for each process.
             let _ = label.opened.set(file);
         }
         Ok(())
+    }
+
+    /// The descriptors that must stay open until then.
+    pub fn descriptors(&self) -> Vec<i32> {
+        self.wanted.iter().filter_map(|label| Some(label.opened.get()?.as_raw_fd())).collect()
     }
 
     /// From now on the next exec brings them.

@@ -35,6 +35,7 @@ pub mod defaults;
 mod devices;
 mod error;
 mod exec;
+pub mod furnished;
 mod gate;
 pub mod hooks;
 mod init;
@@ -54,6 +55,7 @@ mod syscall;
 mod time;
 mod userns;
 pub mod view;
+pub mod visible;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -232,6 +234,11 @@ impl Created<'_> {
     pub fn leave_waiting(self) -> Result<(), RuntimeError> {
         self.waiting.leave()
     }
+}
+
+/// The capabilities that are known here, by name.
+pub fn capability_names() -> Vec<String> {
+    process::capability_names()
 }
 
 /// The mount options that are understood here, without those of file systems.

@@ -17,6 +17,7 @@ use super::cgroup::{Hierarchy, Version};
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
 use super::userns::UserNamespace;
+use super::visible;
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;
@@ -151,6 +152,16 @@ fn parse(options: &[String]) -> Options {
     parsed
 }
 
+/// Options of a new file system on the host: the attributes of its mount, and what is for the file system itself.
+pub(super) fn sorted(options: &[String]) -> (u32, Vec<(String, Option<String>)>) {
+    let mut parsed = parse(options);
+    if parsed.set & RDONLY != 0 {
+        // A device that can only be read wants to hear it too.
+        parsed.data.push(("ro".to_owned(), None));
+    }
+    (u32::try_from(parsed.set).unwrap_or_default(), parsed.data)
+}
+
 impl Options {
     /// Puts the attributes into force on a mount, and on those below what is for them.
     fn apply(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -219,7 +230,16 @@ pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
         Rootfs::Directory { path } => (directory(path)?, path),
         // Without a user namespace there is nothing to shift.
         Rootfs::ShiftedDirectory { path } => (directory(path)?, path),
-        Rootfs::Overlay { lower, upper, work } => (overlay(lower, upper, work)?, upper),
+        Rootfs::Overlay { lower, upper, work } => match super::furnished::shared(&visible::place_of(upper)) {
+            // Two overlays with the same directory to write to would not see each other's changes.
+            Some(mount) => {
+                let attr = MountAttr { clear: NOSUID | NODEV, ..MountAttr::default() };
+                syscall::mount_setattr(mount.as_fd(), false, &attr)
+                    .map_err(failed("take the root that is mounted on the host"))?;
+                (mount, upper)
+            }
+            None => (overlay(lower, upper, work)?, upper),
+        },
     };
     make_private(mount.as_fd())?;
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -272,7 +292,7 @@ fn directory(path: &Path) -> Result<OwnedFd, MountFailure> {
     copy_tree(CWD, path, true).map_err(failed(format!("open the root directory {path:?}")))
 }
 
-fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, MountFailure> {
+pub(super) fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, MountFailure> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("configure an overlay"))?;
     let set = |key: &str, path: &Path| {
         fsconfig_set_string(overlay.as_fd(), key, path)
@@ -376,10 +396,15 @@ fn shift(
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     let of_its_own = match (mount.uid_mappings(), mount.gid_mappings()) {
         (None, None) => None,
-        (users, groups) => Some(UserNamespace::new(users, groups).map_err(|error| MountFailure {
-            what: format!("map the owners of {source:?}: {error}"),
-            errno: error.errno().map_or(Errno::INVAL, Errno::from_raw_os_error),
-        })?),
+        (users, groups) => {
+            // The one at /proc is of the host.
+            let proc = own_proc().map_err(failed("mount a procfs"))?;
+            let made = UserNamespace::with_proc(proc.as_fd(), users, groups);
+            Some(made.map_err(|error| MountFailure {
+                what: format!("map the owners of {source:?}: {error}"),
+                errno: error.errno().map_or(Errno::INVAL, Errno::from_raw_os_error),
+            })?)
+        }
     };
     let users = of_its_own.as_ref().or(users).ok_or_else(|| MountFailure {
         what: format!(
@@ -449,7 +474,7 @@ pub(super) fn mount(
     let place = root
         .place(target, missing)
         .map_err(failed(format!("make the mount point {target:?} in the container")))?;
-    refuse_proc(place.as_fd(), kind, target)?;
+    refuse_proc(place.as_fd(), kind == "proc" && !options.bind, target)?;
     attach(detached_mount.as_fd(), place.as_fd()).map_err(failed(describe(kind)))
 }
 
@@ -468,10 +493,10 @@ fn remount(root: &Root, target: &Path, options: &Options) -> Result<(), MountFai
 }
 
 /// Nothing may be mounted over what is in a procfs: the isolation stands on it. Whatever links led there.
-fn refuse_proc(place: BorrowedFd<'_>, kind: &str, target: &Path) -> Result<(), MountFailure> {
+fn refuse_proc(place: BorrowedFd<'_>, is_proc: bool, target: &Path) -> Result<(), MountFailure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let found = rustix::fs::fstatfs(place).map_err(failed(format!("look at {target:?}")))?;
-    if found.f_type == PROC_SUPER_MAGIC && kind != "proc" {
+    if found.f_type == PROC_SUPER_MAGIC && !is_proc {
         return Err(MountFailure {
             what: format!("mount on {target:?}, which lies in a procfs"),
             errno: Errno::PERM,
@@ -497,6 +522,7 @@ fn cgroups(
     };
     let place =
         root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
+    refuse_proc(place.as_fd(), false, target)?;
     if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
         let mount = detached("cgroup2", "cgroup2", &[], attributes).map_err(failed(what("v2")))?;
         if !writable {
@@ -638,6 +664,12 @@ pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), MountFailure> {
 /// Makes the root itself read-only; what is mounted below stays as it is.
 pub(super) fn read_only_root(root: &Root) -> Result<(), MountFailure> {
     freeze(root.as_fd()).map_err(failed("make the root read-only"))
+}
+
+/// What a mount on the host is never to do, whatever the container's is: lend rights.
+pub(super) fn tame(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attr = MountAttr { set: NOSUID | NODEV, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    syscall::mount_setattr(mount, false, &attr)
 }
 
 /// Makes one mount read-only.

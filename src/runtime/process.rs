@@ -79,7 +79,7 @@ impl Prepared {
         let capabilities = process.capabilities().as_ref();
         let mask = |set: Option<&Option<std::collections::HashSet<Capability>>>| {
             set.and_then(Option::as_ref)
-                .map_or(0, |set| set.iter().fold(0, |mask, capability| mask | 1 << number(*capability)))
+                .map_or(0, |set| set.iter().fold(0, |mask, capability| mask | 1u64 << number(*capability)))
         };
         let user = process.user();
         let rlimits = process.rlimits().as_deref().unwrap_or_default();
@@ -221,6 +221,11 @@ impl Prepared {
         self.labels.open()
     }
 
+    /// What must stay open for [`Self::drop_privileges`].
+    pub fn descriptors(&self) -> Vec<i32> {
+        self.labels.descriptors()
+    }
+
     /// Makes sure that there is a program, without looking at more of it than whether it is a file that may be executed.
     pub fn look_for_program(&self) -> Result<(), Failure> {
         let mut worst = Errno::NOENT;
@@ -341,51 +346,60 @@ fn candidates(program: &str, path: &str) -> Vec<CString> {
         .collect()
 }
 
-/// The number of a capability, `linux/capability.h`.
-fn number(capability: Capability) -> u32 {
-    match capability {
-        Capability::Chown => 0,
-        Capability::DacOverride => 1,
-        Capability::DacReadSearch => 2,
-        Capability::Fowner => 3,
-        Capability::Fsetid => 4,
-        Capability::Kill => 5,
-        Capability::Setgid => 6,
-        Capability::Setuid => 7,
-        Capability::Setpcap => 8,
-        Capability::LinuxImmutable => 9,
-        Capability::NetBindService => 10,
-        Capability::NetBroadcast => 11,
-        Capability::NetAdmin => 12,
-        Capability::NetRaw => 13,
-        Capability::IpcLock => 14,
-        Capability::IpcOwner => 15,
-        Capability::SysModule => 16,
-        Capability::SysRawio => 17,
-        Capability::SysChroot => 18,
-        Capability::SysPtrace => 19,
-        Capability::SysPacct => 20,
-        Capability::SysAdmin => 21,
-        Capability::SysBoot => 22,
-        Capability::SysNice => 23,
-        Capability::SysResource => 24,
-        Capability::SysTime => 25,
-        Capability::SysTtyConfig => 26,
-        Capability::Mknod => 27,
-        Capability::Lease => 28,
-        Capability::AuditWrite => 29,
-        Capability::AuditControl => 30,
-        Capability::Setfcap => 31,
-        Capability::MacOverride => 32,
-        Capability::MacAdmin => 33,
-        Capability::Syslog => 34,
-        Capability::WakeAlarm => 35,
-        Capability::BlockSuspend => 36,
-        Capability::AuditRead => 37,
-        Capability::Perfmon => 38,
-        Capability::Bpf => 39,
-        Capability::CheckpointRestore => 40,
-    }
+/// The names of all capabilities.
+pub(super) fn capability_names() -> Vec<String> {
+    let name = |capability: &Capability| serde_json::to_value(capability).ok()?.as_str().map(str::to_owned);
+    ALL_CAPABILITIES.iter().filter_map(name).collect()
+}
+
+/// In the order of their numbers, `linux/capability.h`.
+const ALL_CAPABILITIES: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+fn number(capability: Capability) -> usize {
+    let found = ALL_CAPABILITIES.iter().position(|one| *one == capability);
+    found.expect("the list has each of them, as a test asserts")
 }
 
 fn resource(kind: PosixRlimitType) -> Resource {
@@ -406,5 +420,21 @@ fn resource(kind: PosixRlimitType) -> Resource {
         PosixRlimitType::RlimitNice => Resource::Nice,
         PosixRlimitType::RlimitRtprio => Resource::Rtprio,
         PosixRlimitType::RlimitRttime => Resource::Rttime,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_has_its_number() {
+        let names = capability_names();
+        assert_eq!(names.len(), ALL_CAPABILITIES.len());
+        assert_eq!((number(Capability::Chown), number(Capability::CheckpointRestore)), (0, 40));
+        for name in names {
+            let capability: Capability = serde_json::from_value(name.clone().into()).unwrap();
+            assert_eq!(ALL_CAPABILITIES[number(capability)], capability, "{name}");
+        }
     }
 }

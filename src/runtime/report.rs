@@ -56,14 +56,12 @@ impl Report {
 
     /// The same connection under a number that is out of the way of a payload's descriptors.
     pub fn moved(report: &Self) -> Result<Self, Errno> {
-        const OUT_OF_THE_WAY: i32 = 512;
-        // The payload's own limit may be in force already, and no number may reach it.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let highest = limit
-            .and_then(|limit| i32::try_from(limit).ok())
-            .map_or(i32::MAX, |limit| limit.saturating_sub(1));
-        let above = OUT_OF_THE_WAY.min(highest);
-        Ok(Self { socket: super::syscall::duplicate_above(report.socket.as_fd(), above)? })
+        Ok(Self { socket: out_of_the_way(report.socket.as_fd())? })
+    }
+
+    /// For who closes all others.
+    pub fn as_raw_fd(&self) -> i32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.socket)
     }
 
     pub fn send(&self, message: &Message) -> Result<(), Errno> {
@@ -146,6 +144,16 @@ impl Report {
             _ => Err(Errno::PROTO),
         }
     }
+}
+
+/// The same descriptor under a number that a payload's descriptors do not take.
+pub(super) fn out_of_the_way(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const OUT_OF_THE_WAY: i32 = 512;
+    // The payload's own limit may be in force already, and no number may reach it.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let highest =
+        limit.and_then(|limit| i32::try_from(limit).ok()).map_or(i32::MAX, |limit| limit.saturating_sub(8));
+    super::syscall::duplicate_above(fd, OUT_OF_THE_WAY.min(highest))
 }
 
 /// A reported failure, as callers get it.

@@ -32,6 +32,10 @@ impl Root {
         Self { fd }
     }
 
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

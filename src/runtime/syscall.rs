@@ -372,6 +372,21 @@ pub fn kill_group(group: i32, signal: c_int) -> Result<(), Errno> {
     check(unsafe { libc::kill(-group, signal) }.into()).map(drop)
 }
 
+/// Closes every descriptor from `first` on but these, whoever owns it, for a process that uses none of the others from here
+/// to its end.
+pub fn close_all_but(first: RawFd, keep: &[RawFd]) {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= first).collect();
+    keep.sort_unstable();
+    let mut next = first;
+    for fd in keep.into_iter().chain([RawFd::MAX]) {
+        if fd > next {
+            // SAFETY: no pointers; the caller runs no destructor of what is closed, and does not touch it.
+            unsafe { libc::syscall(libc::SYS_close_range, next, fd - 1, 0) };
+        }
+        next = fd.saturating_add(1);
+    }
+}
+
 /// Closes every descriptor, whoever owns it, for a process that uses none from here to its end.
 pub fn close_all() {
     // SAFETY: no pointers; the caller runs no destructor and touches no descriptor after this.

@@ -33,13 +33,23 @@ impl UserNamespace {
         users: &Option<Vec<LinuxIdMapping>>,
         groups: &Option<Vec<LinuxIdMapping>>,
     ) -> Result<Self, RuntimeError> {
+        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(host(Step::UserMapping, "open /proc"))?;
+        Self::with_proc(proc.as_fd(), users, groups)
+    }
+
+    /// As [`Self::new`], for who is in another pid namespace than the procfs at /proc; `proc` is of its own.
+    pub fn with_proc(
+        proc: BorrowedFd<'_>,
+        users: &Option<Vec<LinuxIdMapping>>,
+        groups: &Option<Vec<LinuxIdMapping>>,
+    ) -> Result<Self, RuntimeError> {
         let users = Table::of(users.iter().flatten());
         let groups = Table::of(groups.iter().flatten());
         let holder = Holder::new(None, 0).map_err(host(Step::UserMapping, "make a user namespace"))?;
-        holder.map(&users, &groups)?;
-        let pid = holder.child.pid;
-        let path = format!("/proc/{pid}/ns/user");
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        holder.map(proc, &users, &groups)?;
+        let path = format!("{}/ns/user", holder.child.pid);
+        let fd = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(host(Step::UserMapping, "open the new user namespace"))?;
         Ok(Self { fd, users, groups })
     }
@@ -128,7 +138,9 @@ pub fn hold_network_of_users(
 ) -> Result<Holder, RuntimeError> {
     let holder = Holder::new(None, libc::CLONE_NEWNET)
         .map_err(host(Step::Namespaces, "make a user and a network namespace"))?;
-    holder.map(&Table::of(users.iter()), &Table::of(groups.iter()))?;
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(host(Step::UserMapping, "open /proc"))?;
+    holder.map(proc.as_fd(), &Table::of(users.iter()), &Table::of(groups.iter()))?;
     Ok(holder)
 }
 
@@ -145,15 +157,14 @@ impl Holder {
         PathBuf::from(format!("/proc/{}/ns/{name}", self.child.pid))
     }
 
-    fn map(&self, users: &Table, groups: &Table) -> Result<(), RuntimeError> {
+    fn map(&self, proc: BorrowedFd<'_>, users: &Table, groups: &Table) -> Result<(), RuntimeError> {
         for (file, table) in [("uid_map", users), ("gid_map", groups)] {
-            std::fs::write(format!("/proc/{}/{file}", self.child.pid), table.text()).map_err(|source| {
-                RuntimeError::Host {
-                    step: Step::UserMapping,
-                    what: format!("map the users of the container by {file}"),
-                    source,
-                }
-            })?;
+            let path = format!("{}/{file}", self.child.pid);
+            let text = table.text();
+            // All of it by one write(2), user_namespaces(7).
+            rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|map| rustix::io::write(&map, text.as_bytes()))
+                .map_err(host(Step::UserMapping, format!("map the users of the container by {file}")))?;
         }
         Ok(())
     }

@@ -340,7 +340,11 @@ impl Store {
     pub fn containers_of_image(&self, image_id: &str) -> Result<Vec<String>, StoreError> {
         let connection = self.connection();
         connection
-            .prepare_cached("SELECT name FROM containers WHERE image_id = ?1 ORDER BY name")
+            .prepare_cached(
+                "SELECT name FROM containers WHERE image_id = ?1
+                 UNION SELECT name FROM image_users JOIN containers ON containers.id = container_id WHERE image_users.image_id = ?1
+                 ORDER BY name",
+            )
             .and_then(|mut statement| statement.query_map([image_id], |row| row.get(0))?.collect())
             .map_err(self.wrap("look up the image's containers"))
     }

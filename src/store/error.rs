@@ -49,6 +49,12 @@ pub enum StoreError {
         /// The row, in words.
         what: String,
     },
+    /// What a change was built on is not so any more; looking again helps.
+    #[error("{what} has changed meanwhile")]
+    Changed {
+        /// What, in words.
+        what: String,
+    },
     /// The database was written by a newer version.
     #[error(
         "{path:?} has schema {found}, this version knows up to {known}; use the newer version of dormouse"

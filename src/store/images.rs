@@ -173,6 +173,7 @@ impl Store {
             .prepare_cached(
                 "SELECT id FROM images
                  WHERE NOT EXISTS (SELECT 1 FROM containers WHERE image_id = images.id)
+                   AND NOT EXISTS (SELECT 1 FROM image_users WHERE image_id = images.id)
                    AND (?1 OR NOT EXISTS (SELECT 1 FROM image_names WHERE image_id = images.id))",
             )
             .and_then(|mut statement| statement.query_map([named], |row| row.get(0))?.collect())

@@ -6,6 +6,8 @@
 //!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
 //!   records/HEX              what it takes to make the layer's tar again
+//!   volumes/ID/              data: what the volume holds
+//!   secrets/ID               0600: what the secret is
 //!   builds/ID/               what a build works with: gone with it
 //!   build-caches/HEX/        what RUN --mount=type=cache keeps from one build to the next
 //! RUN_DIR/                   0700, on a tmpfs: gone with the boot
@@ -28,6 +30,9 @@ mod locks;
 mod networks;
 mod paths;
 mod schema;
+mod secrets;
+mod users;
+mod volumes;
 
 pub use builds::BuildStepRow;
 pub use database::{ContainerRow, ImageRow, Store};
@@ -36,3 +41,6 @@ pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};
 pub use paths::Paths;
+pub use secrets::SecretRow;
+pub use users::Uses;
+pub use volumes::{User, VolumeRow};

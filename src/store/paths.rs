@@ -22,7 +22,16 @@ impl Paths {
         for dir in [&self.state_dir, &self.run_dir] {
             private_directory(dir)?;
         }
-        for dir in [self.containers(), self.run_containers(), self.locks(), self.namespaces(), self.names()] {
+        for dir in [
+            self.containers(),
+            self.volumes(),
+            self.secrets(),
+            self.run_containers(),
+            self.locks(),
+            self.namespaces(),
+            self.names(),
+            self.mounts(),
+        ] {
             private_directory(&dir)?;
         }
         Ok(())
@@ -51,6 +60,36 @@ impl Paths {
     /// What a container has written.
     pub fn container(&self, id: &str) -> PathBuf {
         self.containers().join(id)
+    }
+
+    /// The parent of the volumes' directories.
+    pub fn volumes(&self) -> PathBuf {
+        self.state_dir.join("volumes")
+    }
+
+    /// A volume's directory. What it holds is in `data` there, unless it lies elsewhere.
+    pub fn volume(&self, id: &str) -> PathBuf {
+        self.volumes().join(id)
+    }
+
+    /// The parent of the secrets' files.
+    pub fn secrets(&self) -> PathBuf {
+        self.state_dir.join("secrets")
+    }
+
+    /// The file that holds a secret.
+    pub fn secret(&self, id: &str) -> PathBuf {
+        self.secrets().join(id)
+    }
+
+    /// Where roots of containers, and volumes with a file system of their own, are mounted on the host.
+    pub fn mounts(&self) -> PathBuf {
+        self.run_dir.join("mounts")
+    }
+
+    /// The place of one such mount: of a container or a volume.
+    pub fn mount(&self, id: &str) -> PathBuf {
+        self.mounts().join(id)
     }
 
     /// The parent of the containers' run directories.

@@ -89,6 +89,40 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX build_steps_by_diff_id ON build_steps (diff_id);
 ",
+    "
+    CREATE TABLE volumes (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        created_usec INTEGER NOT NULL,
+        anonymous    INTEGER NOT NULL,
+        fresh        INTEGER NOT NULL,
+        definition   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE volume_users (
+        container_id TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+        volume_id    TEXT NOT NULL REFERENCES volumes (id) ON DELETE RESTRICT,
+        PRIMARY KEY (container_id, volume_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX volume_users_by_volume ON volume_users (volume_id);
+    CREATE TABLE image_users (
+        container_id TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+        image_id     TEXT NOT NULL REFERENCES images (id) ON DELETE RESTRICT,
+        PRIMARY KEY (container_id, image_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_users_by_image ON image_users (image_id);
+    CREATE TABLE secrets (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        created_usec INTEGER NOT NULL,
+        definition   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE secret_users (
+        container_id TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+        secret_id    TEXT NOT NULL REFERENCES secrets (id) ON DELETE RESTRICT,
+        PRIMARY KEY (container_id, secret_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX secret_users_by_secret ON secret_users (secret_id);
+",
 ];
 
 /// The newest schema.

@@ -83,12 +83,15 @@ fn remains(host: &Host) -> BTreeSet<String> {
     remains.extend(zombies_of(host.serve_pid()).into_iter().map(|pid| format!("zombie: {pid}")));
     for parent in [
         "state/containers",
+        "state/volumes",
+        "state/secrets",
         "state/layers",
         "state/records",
         "state/builds",
         "run/builds",
         "run/containers",
         "run/locks",
+        "run/mounts",
     ] {
         remains.extend(entries(&host.path().join(parent)).map(|path| format!("file: {}", path.display())));
     }

@@ -101,6 +101,9 @@ pub fn package(profile: Profile, revision: &str) -> Result<PathBuf> {
         fs::create_dir_all(&directory).map_err(on_file("make", &directory))?;
         symlink("../../../bin/dormouse", &link).map_err(on_file("make", &link))?;
     }
+    // The OCI runtime is the same program by another name.
+    let runtime = tree.join("usr/bin/dormouse-runtime");
+    std::os::unix::fs::symlink("dormouse", &runtime).map_err(on_file("make", &runtime))?;
     for (shell, path) in COMPLETIONS {
         let path = tree.join(path);
         fs::create_dir_all(path.parent().unwrap_or(tree)).map_err(on_file("make", &path))?;

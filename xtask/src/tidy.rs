@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &["varlink", "wire", "engine", "store", "image", "runtime", "monitor", "network", "systemd"]),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness"]),
     ("monitor", &["runtime"]),
+    ("oci", &["runtime", "systemd"]),
     ("store", &[]),
     ("image", &[]),
     ("runtime", &[]),

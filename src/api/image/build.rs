@@ -99,6 +99,8 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
             target: volume.target,
             read_only: volume.readOnly.unwrap_or(false),
             flags: Vec::new(),
+            chown: false,
+            id_map: None,
         });
     }
     let timestamp_sec = match given.timestampUSec {

@@ -117,6 +117,7 @@ fn line(event: &Value) -> Result<String, CliError> {
         Type::network => "network",
         Type::pod => "pod",
         Type::unit => "unit",
+        Type::secret => "secret",
     };
     let health = event.health.map(|health| match health {
         Health::starting => "starting",

@@ -27,6 +27,7 @@ mod login;
 mod logout;
 mod logs;
 mod man;
+mod mount;
 mod network;
 mod pause;
 mod port;
@@ -41,6 +42,7 @@ mod rmi;
 mod run;
 mod save;
 mod search;
+mod secret;
 mod start;
 mod stats;
 mod stop;
@@ -50,6 +52,7 @@ mod units;
 mod untag;
 mod update;
 mod version;
+mod volume;
 mod wait;
 
 use clap::{Subcommand, ValueEnum};
@@ -88,12 +91,17 @@ pub enum Command {
     Journal(journal::Journal),
     Network(Box<network::Network>),
     Generate(generate::Generate),
+    Volume(volume::Volume),
+    Secret(secret::Secret),
     Port(port::Port),
     Build(Box<build::Build>),
     Images(images::Images),
     Import(import::Import),
     Rmi(rmi::Rmi),
     Cp(cp::Cp),
+    Mount(mount::Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(mount::Unmount),
     Commit(commit::Commit),
     Export(export::Export),
     Diff(diff::Diff),
@@ -158,12 +166,16 @@ impl Command {
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
             Self::Generate(command) => command.run(service),
+            Self::Volume(command) => command.run(service),
+            Self::Secret(command) => command.run(service),
             Self::Port(command) => command.run(service),
             Self::Build(command) => command.run(service),
             Self::Images(command) => command.run(service),
             Self::Import(command) => command.run(service),
             Self::Rmi(command) => command.run(service),
             Self::Cp(command) => command.run(service),
+            Self::Mount(command) => command.run(service),
+            Self::Unmount(command) => command.run(service),
             Self::Commit(command) => command.run(service),
             Self::Export(command) => command.run(service),
             Self::Diff(command) => command.run(service),

@@ -24,6 +24,9 @@ pub struct Rm {
     /// Stop them by SIGKILL if they run
     #[arg(short, long)]
     force: bool,
+    /// Remove also their volumes that have no name and that no other container uses
+    #[arg(short, long)]
+    volumes: bool,
     /// No error for one that is not there
     #[arg(short, long)]
     ignore: bool,
@@ -38,7 +41,9 @@ impl Rm {
             let removed: Result<Nothing, CliError> = service.call(
                 format!("remove {name:?}"),
                 "io.dormouse.Container.Remove",
-                json!({"name": name, "force": self.force.then_some(true)}),
+                json!({
+                    "name": name, "force": self.force.then_some(true), "volumes": self.volumes.then_some(true),
+                }),
             );
             match removed {
                 Err(error) if self.ignore && error.kind == FailureKind::NotFound => return Ok(()),

@@ -86,12 +86,18 @@ pub struct SpecFlags {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Process")]
     stop_timeout: Option<i64>,
 
-    /// Bind a file or directory: /host:/container[:ro,…]
-    #[arg(short, long = "volume", value_name = "HOST:CTR[:OPTIONS]", help_heading = "Files")]
+    /// Mount a volume, which is made if it is not there, or a file or directory: [data:|/host:]/container[:ro,nocopy,U,…]
+    #[arg(short, long = "volume", value_name = "[VOLUME|HOST:]CTR[:OPTIONS]", help_heading = "Files")]
     volumes: Vec<String>,
-    /// Mount: type=bind|tmpfs,source=…,target=…[,readonly,…]
+    /// Mount: type=volume|bind|tmpfs|image,source=…,target=…[,readonly,…]
     #[arg(long = "mount", value_name = "KEY=VALUE,…", help_heading = "Files")]
     mounts: Vec<String>,
+    /// Mount what is mounted in another container, at the same places
+    #[arg(long = "volumes-from", value_name = "CONTAINER[:ro]", help_heading = "Files")]
+    volumes_from: Vec<String>,
+    /// Give it a secret: a file in /run/secrets, or a variable: NAME[,type=env,target=…,uid=…,gid=…,mode=…]
+    #[arg(long = "secret", value_name = "NAME[,KEY=VALUE,…]", help_heading = "Files")]
+    secrets: Vec<String>,
     /// Mount an empty file system in memory
     #[arg(long = "tmpfs", value_name = "CTR[:size=…,mode=…]", help_heading = "Files")]
     tmpfs: Vec<String>,
@@ -207,6 +213,8 @@ impl SpecFlags {
         put(&mut spec, "hostname", self.hostname.as_ref());
         put(&mut spec, "domainname", self.domainname.as_ref());
         put(&mut spec, "mounts", nonempty(&mounts::mounts(&self.volumes, &self.mounts, &self.tmpfs)?));
+        put(&mut spec, "volumesFrom", nonempty(&mounts::volumes_from(&self.volumes_from)?));
+        put(&mut spec, "secrets", nonempty(&mounts::secrets(&self.secrets)?));
         put(&mut spec, "devices", nonempty(&mounts::devices(&self.devices)?));
         put(&mut spec, "readOnlyRoot", when(self.read_only));
         put(&mut spec, "shmSizeBytes", self.shm_size);

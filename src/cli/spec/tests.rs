@@ -121,11 +121,73 @@ fn bind_mounts_are_absolute_and_have_options() {
         &["--mount", "type=bind,src=/a,dst=/b,readonly,bind-propagation=slave,bind-nonrecursive"],
         json!({"mounts": [{"kind": "bind", "source": "/a", "target": "/b", "readOnly": true, "propagation": "slave", "nonRecursive": true}]}),
     );
-    assert!(refused(&["-v", "data:/data"]).contains("no path of the host"));
-    refused(&["-v", "/data"]);
+    refused(&["-v", "data"]);
+    refused(&["-v", ":/data"]);
     refused(&["-v", "/a:/b:zap"]);
+    refused(&["-v", "/a:/b:nocopy"]);
     refused(&["--mount", "type=bind,target=/b"]);
-    refused(&["--mount", "type=volume,source=a,target=/b"]);
+    refused(&["--mount", "type=glob,source=/a,target=/b"]);
+}
+
+#[test]
+fn volumes_have_a_name_or_none() {
+    check(
+        &["-v", "data:/data:ro,z,nocopy,U", "-v", "/cache", "--mount", "src=a,dst=/b,volume-nocopy=true"],
+        json!({"mounts": [
+            {"kind": "volume", "source": "data", "target": "/data", "readOnly": true, "noCopy": true, "chown": true},
+            {"kind": "volume", "target": "/cache"},
+            {"kind": "volume", "source": "a", "target": "/b", "noCopy": true},
+        ]}),
+    );
+    check(
+        &["--volumes-from", "web", "--volumes-from", "db:ro"],
+        json!({"volumesFrom": [{"container": "web"}, {"container": "db", "readOnly": true}]}),
+    );
+    refused(&["--volumes-from", "web:U"]);
+    refused(&["--mount", "type=volume,source=a,target=/b,bind-propagation=slave"]);
+}
+
+#[test]
+fn images_are_mounted_and_ids_mapped() {
+    check(
+        &["--mount", "type=image,source=tools,target=/t", "--mount", "type=image,src=tools,dst=/u,rw=true"],
+        json!({"mounts": [
+            {"kind": "image", "source": "tools", "target": "/t"},
+            {"kind": "image", "source": "tools", "target": "/u", "readOnly": false},
+        ]}),
+    );
+    check(
+        &["-v", "/a:/b:idmap=uids=0-1000-10#20-5-1;gids=0-1000-10"],
+        json!({"mounts": [{"kind": "bind", "source": "/a", "target": "/b", "idMap": {
+            "uids": [{"source": 0, "target": 1000, "count": 10}, {"source": 20, "target": 5, "count": 1}],
+            "gids": [{"source": 0, "target": 1000, "count": 10}],
+        }}]}),
+    );
+    refused(&["--mount", "type=image,target=/t"]);
+    refused(&["-v", "/a:/b:idmap=uids=0-1000"]);
+    refused(&["-v", "/a:/b:idmap=users=0-1000-1"]);
+}
+
+#[test]
+fn secrets_are_files_or_variables() {
+    check(
+        &[
+            "--secret",
+            "key",
+            "--secret",
+            "pw,type=env,target=PW",
+            "--secret",
+            "k,target=/k,uid=5,gid=6,mode=0400",
+        ],
+        json!({"secrets": [
+            {"secret": "key"},
+            {"secret": "pw", "kind": "env", "target": "PW"},
+            {"secret": "k", "target": "/k", "uid": 5, "gid": 6, "mode": 0o400},
+        ]}),
+    );
+    refused(&["--secret", "type=env"]);
+    refused(&["--secret", "pw,type=paper"]);
+    refused(&["--secret", "pw,mode=9"]);
 }
 
 #[test]
@@ -137,7 +199,12 @@ fn tmpfs_mounts_have_a_size_and_a_mode() {
         json!({"mounts": [mount]}),
     );
     check(&["--tmpfs", "/run"], json!({"mounts": [{"kind": "tmpfs", "target": "/run"}]}));
+    check(
+        &["--tmpfs", "/run:notmpcopyup,rw"],
+        json!({"mounts": [{"kind": "tmpfs", "target": "/run", "noCopy": true, "readOnly": false}]}),
+    );
     refused(&["--tmpfs", "/run:rshared"]);
+    refused(&["--tmpfs", "/run:U"]);
 }
 
 #[test]

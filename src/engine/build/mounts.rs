@@ -71,7 +71,8 @@ impl Prepared {
 
     fn bind(&mut self, source: String, target: &str, read_only: bool) {
         let kind = MountKind::Bind { source, propagation: "rprivate".to_owned(), recursive: false };
-        self.add(Mount { kind, target: target.to_owned(), read_only, flags: Vec::new() });
+        let target = target.to_owned();
+        self.add(Mount { kind, target, read_only, flags: Vec::new(), chown: false, id_map: None });
     }
 
     /// A program that is there as a file. It is gone with what is returned.
@@ -274,9 +275,16 @@ impl Working<'_> {
                 prepared.bind(text(&path)?, &mount.target, *read_only);
             }
             Kind::Tmpfs { size_bytes } => {
-                let kind = MountKind::Tmpfs { size_bytes: *size_bytes, mode: None };
+                let kind = MountKind::Tmpfs { size_bytes: *size_bytes, mode: None, copy: true };
                 let target = mount.target.clone();
-                prepared.add(Mount { kind, target, read_only: false, flags: Vec::new() });
+                prepared.add(Mount {
+                    kind,
+                    target,
+                    read_only: false,
+                    flags: Vec::new(),
+                    chown: false,
+                    id_map: None,
+                });
             }
             Kind::Secret { id, required, mode, owner } => match build.request.secrets.get(id) {
                 Some(content) => {

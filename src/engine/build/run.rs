@@ -273,7 +273,7 @@ struct StepContainer<'a> {
 
 impl StepContainer<'_> {
     fn remove(&self) {
-        match self.build.runtime.block_on(self.build.engine.remove(&self.id, true)) {
+        match self.build.runtime.block_on(self.build.engine.remove(&self.id, true, true)) {
             Ok(()) | Err(EngineError::NotFound { .. }) => {}
             Err(error) => {
                 tracing::warn!(

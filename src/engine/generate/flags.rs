@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::super::EngineError;
 use super::super::spec::{
     ContainerSpec, Device, HealthSpec, HealthTest, IdMapping, IoLimit, Log, Namespace, NetworkAttachment,
-    PortMapping, ResourceLimit, Resources, Restart, SdNotify, Seccomp, SystemdMode, UserNamespace,
+    PortMapping, ResourceLimit, Resources, Restart, SdNotify, Seccomp, SecretKind, SecretUse, SystemdMode,
+    UserNamespace, VolumesFrom,
 };
 
 /// Fields whose flag is the field's text.
@@ -146,6 +147,25 @@ impl Given {
         for device in self.take::<Vec<Device>>("devices")?.unwrap_or_default() {
             let Device { path, container_path, permissions } = device;
             self.flag("--device", format!("{path}:{container_path}:{permissions}"));
+        }
+        for VolumesFrom { container, read_only } in
+            self.take::<Vec<VolumesFrom>>("volumes_from")?.unwrap_or_default()
+        {
+            let options = if read_only { ":ro" } else { "" };
+            self.flag("--volumes-from", format!("{container}{options}"));
+        }
+        for SecretUse { secret, kind } in self.take::<Vec<SecretUse>>("secrets")?.unwrap_or_default() {
+            let kind = match kind {
+                SecretKind::File { target, uid, gid, mode } => {
+                    let target = target.map(|target| format!(",target={target}")).unwrap_or_default();
+                    format!("type=mount{target},uid={uid},gid={gid},mode={mode:04o}")
+                }
+                SecretKind::Env { name } => {
+                    let target = name.map(|name| format!(",target={name}")).unwrap_or_default();
+                    format!("type=env{target}")
+                }
+            };
+            self.flag("--secret", format!("{secret},{kind}"));
         }
         Ok(())
     }
@@ -341,6 +361,11 @@ fn mount_flag(mount: &Map<String, Value>) -> Result<String, EngineError> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let kind = mount.get("kind").and_then(Value::as_object).and_then(|kind| kind.iter().next());
     let (kind, about) = kind.ok_or_else(|| odd("a mount without a kind"))?;
+    let is = |field: &str, value: bool, of: &Value| of.get(field) == Some(&Value::Bool(value));
+    let has_id_map = mount.get("id_map").is_some_and(|map| !map.is_null());
+    if mount.get("chown") == Some(&Value::Bool(true)) || has_id_map || is("copy", false, about) {
+        return Err(unsupported("a mount whose owners are changed, or that is not filled,"));
+    }
     let mut options = Vec::new();
     let mut sourced = |kind: &str, source: Option<&Value>| {
         options.push(format!("type={kind}"));

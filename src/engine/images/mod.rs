@@ -15,6 +15,7 @@ pub use import::{Archive, ImportProgress, Imported};
 pub use layers::{LayerProgress, LayerState};
 pub use load::Loaded;
 pub(super) use load::NewImage;
+pub(super) use prune::blocks_below;
 pub use prune::{DiskUse, Pruned};
 pub use pull::{PullRequest, Pulled};
 pub use push::Pushed;

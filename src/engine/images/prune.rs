@@ -129,7 +129,7 @@ impl Engine {
 }
 
 /// The bytes of disk that a tree takes; files with several names count once. What can't be read counts nothing.
-fn blocks_below(root: &Path) -> u64 {
+pub(in crate::engine) fn blocks_below(root: &Path) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
     let mut waiting = vec![root.to_owned()];

@@ -39,6 +39,7 @@ use crate::store::{NetworkRow, StoreError};
 use super::{Container, Engine, EngineError, EventKind, blocking, names, now_usec};
 
 pub(super) use anchor::Anchors;
+pub(super) use attach::PendingNetwork;
 pub(super) use check::{attachments, check, ports_to_publish};
 pub(super) use etc::etc_mounts;
 pub use state::{Attached, NetworkState, Published};

@@ -62,6 +62,11 @@ const AF_VSOCK: u64 = 40;
 const AF_NETLINK: u64 = 16;
 const NETLINK_AUDIT: u64 = 9;
 
+/// The machines whose calls are known here, as profiles name them.
+pub fn architecture_names() -> Vec<String> {
+    bpf::architectures().iter().map(ToString::to_string).collect()
+}
+
 /// The profile of a container that has `capabilities` and no profile of its own.
 pub fn default_profile(capabilities: &[Capability]) -> LinuxSeccomp {
     let has = |wanted: &str| {

@@ -18,7 +18,9 @@ use super::bus::{Bus, BusError, Incoming};
 use super::inside::{MANAGER, MANAGER_PATH};
 
 pub use self::machine::{Machine, register, registers_machines};
-pub use self::scope::{IoLimit, Limits, ScopeRequest, set_limits, start_scope};
+pub use self::scope::{
+    IoLimit, Limits, NamedScope, ScopeRequest, set_limits, start_named_scope, start_scope,
+};
 
 /// How long an answer, or a job that only makes a cgroup, may take. A host that boots has much to do.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -114,6 +114,39 @@ async fn start(
     manager.run_job(attempted, "StartTransientUnit", &(unit, "fail", properties, none)).await
 }
 
+/// A scope whose name and place somebody else has chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedScope<'a> {
+    /// The unit, as `libpod-ID.scope`.
+    pub unit: &'a str,
+    /// The slice that it is in, as `machine.slice`.
+    pub slice: &'a str,
+    /// What systemctl says of it.
+    pub description: &'a str,
+    /// The process that is in it from the beginning.
+    pub pid: i32,
+}
+
+/// Makes such a scope, without limits, and returns when it is there.
+///
+/// # Errors
+/// A [`HostError`]; [`HostError::Refused`] where the name is taken.
+pub fn start_named_scope(scope: &NamedScope<'_>) -> Result<(), HostError> {
+    let attempted = format!("make the scope {}", scope.unit);
+    blocking(&attempted, async {
+        let mut manager = Manager::connect().await?;
+        let properties: Vec<Property> = vec![
+            ("Description", scope.description.to_owned().into()),
+            ("Slice", scope.slice.to_owned().into()),
+            ("PIDs", vec![u32::try_from(scope.pid).unwrap_or_default()].into()),
+            ("Delegate", true.into()),
+            ("CollectMode", "inactive-or-failed".into()),
+        ];
+        let none: Vec<(&str, Vec<Property>)> = Vec::new();
+        manager.run_job(&attempted, "StartTransientUnit", &(scope.unit, "fail", properties, none)).await
+    })
+}
+
 /// Changes the limits of a scope that is there, until it goes.
 ///
 /// # Errors

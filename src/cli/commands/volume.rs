@@ -1,0 +1,411 @@
+//! `dormouse volume`
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::save::{open_output, remove};
+use super::{Nothing, for_each, tell_warnings};
+use crate::cli::errors::CliError;
+use crate::cli::human::format_size;
+use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::progress::byte_counter;
+use crate::cli::service::Service;
+use crate::cli::spec::pairs;
+use crate::cli::streams::print;
+use crate::cli::table::{Table, printable, short_id};
+use crate::wire::volume::Details;
+
+/// Make volumes, and see who uses them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse volume create data && dormouse run -v data:/var/lib/postgresql postgres
+  dormouse volume create -o type=tmpfs -o o=size=64m,noexec scratch
+  dormouse volume create -o type=none -o o=bind -o device=/srv/data shared
+  dormouse volume export data | ssh other dormouse volume import data -")]
+pub struct Volume {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Create),
+    #[command(visible_alias = "list")]
+    Ls(List),
+    Inspect(Inspect),
+    #[command(visible_alias = "remove")]
+    Rm(Remove),
+    Prune(Prune),
+    Export(Export),
+    Import(Import),
+}
+
+/// Make a volume
+#[derive(Debug, Args)]
+struct Create {
+    /// Name [default: its id]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Option: type=, device= or o=, as mount(8) has them
+    #[arg(short, long = "opt", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    /// Who makes what it holds; only local is known
+    #[arg(short, long, value_name = "DRIVER")]
+    driver: Option<String>,
+    /// Label, as KEY=VALUE or KEY
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// No error if it is there already
+    #[arg(long)]
+    ignore: bool,
+}
+
+/// List volumes
+#[derive(Debug, Args)]
+struct List {
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only those with: name=, id=, label=KEY[=VALUE] or dangling=true|false
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
+}
+
+/// Tell all of volumes, as JSON
+#[derive(Debug, Args)]
+struct Inspect {
+    /// Volumes, by name or id
+    #[arg(required = true, value_name = "VOLUME")]
+    names: Vec<String>,
+}
+
+/// Remove volumes with what they hold
+#[derive(Debug, Args)]
+struct Remove {
+    /// Volumes, by name or id
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "VOLUME")]
+    names: Vec<String>,
+    /// All that no container uses; with --force all
+    #[arg(short, long)]
+    all: bool,
+    /// Remove the containers that use them first, running or not
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Remove volumes that no container uses
+#[derive(Debug, Args)]
+struct Prune {
+    /// Only those without a name
+    #[arg(long)]
+    anonymous: bool,
+    /// Only those with: label=KEY[=VALUE]
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    /// Accepted, and of no effect: nothing is asked here
+    #[arg(short, long, hide = true)]
+    force: bool,
+}
+
+/// Write what a volume holds as a tar archive
+#[derive(Debug, Args)]
+struct Export {
+    /// Volume, by name or id
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// File to write; default is standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Unpack a tar archive in a volume
+#[derive(Debug, Args)]
+struct Import {
+    /// Volume, by name or id
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    /// Archive, plain or compressed by gzip or zstd; - is standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    volumes: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Pruned {
+    removed: Vec<String>,
+    freed_bytes: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Exported {
+    bytes_written: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Imported {
+    bytes_read: u64,
+    warnings: Vec<String>,
+}
+
+impl Volume {
+    pub fn run(self, service: &Service) -> Result<(), CliError> {
+        match self.command {
+            Command::Create(create) => create.run(service),
+            Command::Ls(list) => list.run(service),
+            Command::Inspect(inspect) => inspect.run(service),
+            Command::Rm(remove) => remove.run(service),
+            Command::Prune(prune) => prune.run(service),
+            Command::Export(export) => export.run(service),
+            Command::Import(import) => import.run(service),
+        }
+    }
+}
+
+fn call<T: serde::de::DeserializeOwned>(
+    service: &Service,
+    attempted: &str,
+    method: &str,
+    parameters: Value,
+) -> Result<T, CliError> {
+    service.call(attempted, &format!("io.dormouse.Volume.{method}"), parameters)
+}
+
+impl Create {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        if let Some(driver) = self.driver.as_ref().filter(|driver| *driver != "local") {
+            return Err(CliError::usage(format!("--driver: there is no driver {driver:?}"))
+                .with_hint("local is the only one"));
+        }
+        let attempted = match &self.name {
+            Some(name) => format!("make the volume {name:?}"),
+            None => "make a volume".to_owned(),
+        };
+        if let Some(name) = self.name.as_ref().filter(|_| self.ignore) {
+            let there: Listed = call(service, &attempted, "List", json!({"names": [name]}))?;
+            if there.volumes.iter().any(|volume| volume["name"] == json!(name)) {
+                return print(&format!("{name}\n"));
+            }
+        }
+        let parameters = json!({
+            "name": self.name, "options": pairs("--opt", &self.options, false)?,
+            "labels": pairs("--label", &self.labels, true)?,
+        });
+        let reply: Value = call(service, &attempted, "Create", parameters)?;
+        print(&format!("{}\n", printable(reply["volume"]["name"].as_str().unwrap_or_default())))
+    }
+}
+
+impl List {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        const ATTEMPTED: &str = "list volumes";
+        let (mut names, mut labels, mut unused) = (Vec::new(), serde_json::Map::new(), None);
+        for filter in &self.filters {
+            match filter.split_once('=') {
+                Some(("name" | "id", name)) => names.push(name),
+                Some(("label", label)) => {
+                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
+                    labels.insert(key.to_owned(), json!(value));
+                }
+                Some(("dangling", "true" | "1")) => unused = Some(true),
+                Some(("dangling", "false" | "0")) => unused = Some(false),
+                _ => {
+                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
+                        .with_hint("name=, id=, label= and dangling=true|false are known"));
+                }
+            }
+        }
+        let parameters = json!({"names": names, "labels": labels, "unused": unused});
+        let listed: Listed = call(service, ATTEMPTED, "List", parameters)?;
+        print_list(self.form.format, &listed.volumes, || {
+            let volumes: Vec<Details> =
+                listed.volumes.iter().map(|volume| typed(ATTEMPTED, volume)).collect::<Result<_, _>>()?;
+            Ok(self.text(&volumes))
+        })
+    }
+
+    fn text(&self, volumes: &[Details]) -> String {
+        if self.quiet {
+            return volumes.iter().map(|volume| format!("{}\n", printable(&volume.name))).collect();
+        }
+        let mut table = Table::new(&["NAME", "DRIVER", "CONTAINERS", "LABELS"]);
+        for volume in volumes {
+            let mut labels: Vec<String> =
+                volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            labels.sort();
+            table.row([
+                // The name of one without a name is its id.
+                if volume.anonymous { short_id(&volume.name, self.no_trunc) } else { volume.name.clone() },
+                "local".to_owned(),
+                volume.containers.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(", "),
+                labels.join(", "),
+            ]);
+        }
+        table.render()
+    }
+}
+
+impl Inspect {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let mut found = Vec::new();
+        let told = for_each(&self.names, |name| {
+            let mut reply: Value =
+                call(service, &format!("inspect the volume {name:?}"), "Inspect", json!({ "name": name }))?;
+            found.push(reply["volume"].take());
+            Ok(())
+        });
+        print_list(Format::Json, &found, || Ok(String::new()))?;
+        told
+    }
+}
+
+impl Remove {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let names = if self.all {
+            let unused = (!self.force).then_some(true);
+            let listed: Listed = call(service, "list volumes", "List", json!({ "unused": unused }))?;
+            listed.volumes.iter().filter_map(|volume| volume["name"].as_str().map(str::to_owned)).collect()
+        } else {
+            self.names
+        };
+        for_each(&names, |name| {
+            let parameters = json!({"name": name, "force": self.force.then_some(true)});
+            let Nothing {} = call(service, &format!("remove the volume {name:?}"), "Remove", parameters)?;
+            print(&format!("{name}\n"))
+        })
+    }
+}
+
+impl Prune {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let mut labels = serde_json::Map::new();
+        for filter in &self.filters {
+            let Some(("label", label)) = filter.split_once('=') else {
+                return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
+                    .with_hint("label= is known"));
+            };
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            labels.insert(key.to_owned(), json!(value));
+        }
+        let parameters = json!({"anonymous": self.anonymous.then_some(true), "labels": labels});
+        let pruned: Pruned = call(service, "remove unused volumes", "Prune", parameters)?;
+        for name in &pruned.removed {
+            print(&format!("removed {}\n", printable(name)))?;
+        }
+        print(&format!("freed {}\n", format_size(pruned.freed_bytes)))
+    }
+}
+
+impl Export {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let attempted = format!("export the volume {:?}", self.volume);
+        let output = open_output(&attempted, self.output.as_deref())?;
+        let bar = byte_counter(self.quiet);
+        let result = service.stream_with_fds(
+            &attempted,
+            "io.dormouse.Volume.Export",
+            json!({"name": self.volume, "archive": 0}),
+            vec![output],
+            |progress: Exported, _| {
+                bar.set_position(progress.bytes_written);
+                Ok(())
+            },
+        );
+        bar.finish_and_clear();
+        if result.is_err() {
+            self.output.as_deref().map(remove);
+        }
+        result
+    }
+}
+
+impl Import {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let attempted = format!("import {:?} into the volume {:?}", self.file, self.volume);
+        let failed = |error: io::Error| CliError::io(&attempted, &error);
+        let archive: OwnedFd = if self.file == "-" {
+            let stdin = io::stdin();
+            if stdin.is_terminal() {
+                return Err(CliError::usage(format!("cannot {attempted}: standard input is a terminal"))
+                    .with_hint(
+                        "pipe an archive in, as in `tar -C DIR -c . | dormouse volume import NAME -`",
+                    ));
+            }
+            stdin.as_fd().try_clone_to_owned().map_err(failed)?
+        } else {
+            File::open(&self.file).map_err(failed)?.into()
+        };
+        let bar = byte_counter(self.quiet);
+        let mut warnings = Vec::new();
+        let result = service.stream_with_fds(
+            &attempted,
+            "io.dormouse.Volume.Import",
+            json!({"name": self.volume, "archive": 0}),
+            vec![archive],
+            |progress: Imported, _| {
+                bar.set_position(progress.bytes_read);
+                warnings = progress.warnings;
+                Ok(())
+            },
+        );
+        bar.finish_and_clear();
+        tell_warnings(&warnings);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_a_row() {
+        let volume = |name: &str, anonymous: bool, users: Value| -> Details {
+            typed(
+                "test",
+                &json!({
+                    "id": "0".repeat(64), "name": name, "driver": "local", "options": {}, "labels": {"b": "2", "a": "1"},
+                    "createdUSec": 0, "anonymous": anonymous, "mountPoint": "/x", "fresh": false, "containers": users,
+                }),
+            )
+            .unwrap()
+        };
+        let list = List {
+            quiet: false,
+            no_trunc: false,
+            filters: vec![],
+            form: FormatFlag { format: Format::Table },
+        };
+        let users = json!([{"id": "1", "name": "db"}, {"id": "2", "name": "web"}]);
+        assert_eq!(
+            list.text(&[volume("data", false, users), volume(&"ab".repeat(32), true, json!([]))]),
+            "NAME          DRIVER  CONTAINERS  LABELS\n\
+             data          local   db, web     a=1, b=2\n\
+             abababababab  local               a=1, b=2\n"
+        );
+    }
+}
