@@ -94,7 +94,7 @@ impl Dormouse {
         connection.call(method, parameters, &[file.as_fd()]).map(drop).map_err(failed(method))
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("unix:{}", self.place.join("socket").display())
     }
 

@@ -6,6 +6,7 @@
 
 mod activation;
 mod boot;
+mod build;
 mod crun;
 mod cycle;
 mod dormouse;
@@ -71,6 +72,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("boot", boot::measure),
     ("unpack", unpack::measure),
     ("image", images::measure),
+    ("build", build::measure),
     ("oci", oci::measure),
 ];
 

@@ -38,6 +38,8 @@ pub struct Session<'a> {
     pub interactive: bool,
     /// Keys that leave it running.
     pub detach_keys: &'a DetachKeys,
+    /// Ctrl-C stops it, as long as nothing else was typed: a systemd's console, where nobody has logged in.
+    pub interrupt_stops: bool,
     /// It is the unit that this process was started for.
     pub as_unit: bool,
 }
@@ -71,6 +73,8 @@ enum Event {
     Ended(Result<Option<i64>, CliError>),
     Signal(Signal),
     DetachKeys,
+    /// Ctrl-C, for us.
+    Interrupt,
 }
 
 #[derive(serde::Deserialize)]
@@ -106,9 +110,13 @@ impl Session<'_> {
         let keys = sender.clone();
         let no_keys = DetachKeys::none();
         let detach_keys = if raw.is_some() { self.detach_keys } else { &no_keys };
-        let streams = Streams::prepare(self.interactive, self.terminal, detach_keys, move || {
-            forward(&keys, Event::DetachKeys);
-        })?;
+        let interrupt = sender.clone();
+        let interrupted: Option<Box<dyn FnOnce() + Send>> = match raw.is_some() && self.interrupt_stops {
+            true => Some(Box::new(move || forward(&interrupt, Event::Interrupt))),
+            false => None,
+        };
+        let detached = move || forward(&keys, Event::DetachKeys);
+        let streams = Streams::prepare(self.interactive, self.terminal, detach_keys, detached, interrupted)?;
         let (indices, descriptors, output) = streams.into_parts();
         parameters.extend(indices);
 
@@ -171,6 +179,10 @@ impl Session<'_> {
                 Ok(Event::DetachKeys) => {
                     control.leave();
                     return Ok(Outcome::Detached);
+                }
+                Ok(Event::Interrupt) => {
+                    complain(&format!("\r\ndormouse: stopping {:?}\r\n", self.name));
+                    control.want_stop();
                 }
                 Ok(Event::Signal(Signal::SIGWINCH)) => control.want_resize(),
                 // The terminal is gone, which is no wish to end the container.

@@ -27,7 +27,8 @@ pub struct Streams {
 
 impl Streams {
     /// Prepares standard output, standard error (unless the container has a `terminal`, where it is the same) and, if
-    /// `interactive`, standard input. `detached` is called when the detach keys were typed.
+    /// `interactive`, standard input. `detached` is called when the detach keys were typed, `interrupted` if Ctrl-C is what
+    /// is typed first.
     ///
     /// # Errors
     /// If there are no descriptors or threads left.
@@ -36,8 +37,9 @@ impl Streams {
         terminal: bool,
         detach_keys: &DetachKeys,
         detached: impl FnOnce() + Send + 'static,
+        interrupted: Option<Box<dyn FnOnce() + Send>>,
     ) -> Result<Self, CliError> {
-        Self::try_prepare(interactive, terminal, detach_keys, detached)
+        Self::try_prepare(interactive, terminal, detach_keys, detached, interrupted)
             .map_err(|error| CliError::io("hand over the standard streams", &error))
     }
 
@@ -46,6 +48,7 @@ impl Streams {
         terminal: bool,
         detach_keys: &DetachKeys,
         detached: impl FnOnce() + Send + 'static,
+        interrupted: Option<Box<dyn FnOnce() + Send>>,
     ) -> io::Result<Self> {
         let mut streams = Self { descriptors: Vec::new(), indices: Map::new(), output: OutputPumps::new()? };
         if interactive {
@@ -53,7 +56,7 @@ impl Streams {
             let handed = if stdin.is_terminal() {
                 let (reader, writer) = io::pipe()?;
                 let keyboard = File::from(stdin.as_fd().try_clone_to_owned()?);
-                pump_input(keyboard, writer.into(), detach_keys, detached, None)?;
+                pump_input(keyboard, writer.into(), detach_keys, detached, interrupted, None)?;
                 reader.into()
             } else {
                 stdin.as_fd().try_clone_to_owned()?
@@ -164,13 +167,17 @@ fn pump_output(mut from: File, to: &OwnedFd, stopped: &PipeReader) -> io::Result
     }
 }
 
+/// What Ctrl-C is in raw mode.
+const INTERRUPT: u8 = 3;
+
 /// Carries what is typed or piped in to `to`, in a thread that ends with the process. At the end of input `at_end` is
-/// written, if given, and `to` is closed.
+/// written, if given, and `to` is closed. If the very first key is Ctrl-C, `interrupted` is told in place of `to`, if given.
 pub fn pump_input(
     mut from: File,
     to: OwnedFd,
     detach_keys: &DetachKeys,
     detached: impl FnOnce() + Send + 'static,
+    mut interrupted: Option<Box<dyn FnOnce() + Send>>,
     at_end: Option<u8>,
 ) -> io::Result<()> {
     let mut scanner = DetachScanner::new(detach_keys);
@@ -180,6 +187,12 @@ pub fn pump_input(
             match from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(length) => {
+                    if let Some(interrupted) = interrupted.take()
+                        && buffer[0] == INTERRUPT
+                    {
+                        interrupted();
+                        continue;
+                    }
                     let (pass, detach) = scanner.feed(&buffer[..length]);
                     if write_fully(to.as_fd(), &pass).is_err() {
                         // The container reads no more.
@@ -271,7 +284,7 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let from = File::from(OwnedFd::from(from));
         let detached = move || sender.send(()).unwrap();
-        pump_input(from, to.into(), &"ctrl-p,ctrl-q".parse().unwrap(), detached, None).unwrap();
+        pump_input(from, to.into(), &"ctrl-p,ctrl-q".parse().unwrap(), detached, None, None).unwrap();
         source.write_all(b"ls\n\x10\x11never").unwrap();
         receiver.recv().unwrap();
         let mut all = Vec::new();
@@ -284,7 +297,7 @@ mod tests {
         let (from, source) = io::pipe().unwrap();
         let (mut sink, to) = io::pipe().unwrap();
         let from = File::from(OwnedFd::from(from));
-        pump_input(from, to.into(), &"".parse().unwrap(), || {}, Some(4)).unwrap();
+        pump_input(from, to.into(), &"".parse().unwrap(), || {}, None, Some(4)).unwrap();
         drop(source);
         let mut all = Vec::new();
         sink.read_to_end(&mut all).unwrap();

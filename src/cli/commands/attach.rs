@@ -41,6 +41,7 @@ impl Attach {
             terminal,
             interactive: !self.no_stdin && (terminal || details.spec.stdinOpen.unwrap_or(false)),
             detach_keys: &self.detach_keys,
+            interrupt_stops: false,
             as_unit: false,
         };
         let mut parameters = Map::new();

@@ -143,7 +143,7 @@ impl Session<'_> {
         let mut descriptors = Vec::new();
         let mut raw = None;
         let output = if !self.exec.tty {
-            let streams = Streams::prepare(self.exec.interactive, false, &DetachKeys::none(), || {})?;
+            let streams = Streams::prepare(self.exec.interactive, false, &DetachKeys::none(), || {}, None)?;
             let (indices, fds, output) = streams.into_parts();
             parameters.extend(indices);
             descriptors = fds;
@@ -269,7 +269,8 @@ impl Session<'_> {
         let at_end = (!is_terminal).then_some(END_OF_TRANSMISSION);
         let none = DetachKeys::none();
         let keys = if is_terminal { &self.exec.detach_keys } else { &none };
-        pump_input(keyboard, master.try_clone()?, keys, move || send(&events, Event::DetachKeys), at_end)
+        let detached = move || send(&events, Event::DetachKeys);
+        pump_input(keyboard, master.try_clone()?, keys, detached, None, at_end)
     }
 }
 

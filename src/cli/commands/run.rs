@@ -28,6 +28,9 @@ Examples:
 In a unit file: Type=notify, Delegate=yes, KillMode=mixed, ExecStart=dormouse run --rm --replace --name NAME IMAGE. The \
 unit is ready when the container is, its sockets are the payload's, its stop is the container's.
 
+The console of a systemd inside is this terminal. Ctrl-C as the first key stops it cleanly; once anything else was typed, \
+as by somebody who logs in there, it is a key like others.
+
 In the foreground the exit code is that of the command; 125 tells of a failure of dormouse itself, 126 that the \
 command can't be executed, 127 that there is none. SIGINT and SIGTERM are passed on; a second one leaves."
 )]
@@ -127,6 +130,7 @@ impl Run {
             name: &created.name,
             terminal: self.spec.tty,
             interactive: self.spec.interactive,
+            interrupt_stops: self.spec.tty && self.spec.interactive && is_systemd(service, &created)?,
             detach_keys: &self.detach_keys,
             as_unit,
         };
@@ -161,6 +165,16 @@ fn is_there(service: &Service, image: &str) -> Result<bool, CliError> {
         Err(error) if error.kind == FailureKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a systemd is to be the container's first process.
+fn is_systemd(service: &Service, created: &Created) -> Result<bool, CliError> {
+    let details: Value = service.call(
+        format!("inspect {:?}", created.name),
+        "io.dormouse.Container.Inspect",
+        json!({"name": created.id}),
+    )?;
+    Ok(details["container"]["summary"]["systemd"] == json!(true))
 }
 
 /// A run that was killed may have left its container.

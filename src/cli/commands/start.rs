@@ -78,6 +78,7 @@ impl Start {
             terminal: details.spec.terminal.unwrap_or(false),
             interactive: self.interactive,
             detach_keys: &self.detach_keys,
+            interrupt_stops: false,
             as_unit,
         };
         let mut parameters = Map::new();
