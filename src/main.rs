@@ -26,10 +26,12 @@ fn main() -> ExitCode {
         Some("machine") => dormouse::machine::main(&arguments[1..]),
         Some("generator") => dormouse::quadlet::main(&program, &arguments[1..]),
         Some("cleanup") => dormouse::cleanup::main(&arguments[1..]),
-        Some("run") if dormouse::unit::is_main_process() => match dormouse::cli::ForegroundRun::parse() {
-            Some(run) => dormouse::unit::main(run),
-            None => dormouse::cli::main(),
-        },
+        Some("run" | "start") if dormouse::unit::is_main_process() => {
+            match dormouse::cli::ForegroundRun::parse() {
+                Some(run) => dormouse::unit::main(run),
+                None => dormouse::cli::main(),
+            }
+        }
         _ => dormouse::cli::main(),
     }
 }

@@ -1,4 +1,4 @@
-//! `dormouse run` as the main process of a unit: the container becomes part of that unit.
+//! `dormouse run`, or `start --attach`, as the main process of a unit: the container becomes part of that unit.
 //!
 //! What systemd started plays both sides here: the client that `run` always is, and, in a thread, a service of its own over
 //! the same engine, which nobody else calls. So the monitor and the payload are its children and in the unit's cgroup:

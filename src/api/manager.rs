@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::engine::{ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, PrunedVolumes, Since};
+use crate::engine::{
+    ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, PrunedVolumes, Since, UnitRequest,
+};
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
@@ -44,6 +46,7 @@ impl Interface for ManagerInterface {
                 "Events" => self.events(call).await,
                 "DiskUsage" => self.disk_usage(call).await,
                 "Prune" => self.prune(call).await,
+                "GenerateUnits" => self.generate_units(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -100,6 +103,19 @@ impl ManagerInterface {
             imagesRemoved: images.images,
             volumesRemoved: volumes.removed,
             freedBytes: i64::try_from(freed).unwrap_or(i64::MAX),
+        })
+        .await
+    }
+
+    async fn generate_units(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::GenerateUnits_Args = call.parameters()?;
+        let request = unit_request(given).map_err(failed)?;
+        let engine = self.engine.clone();
+        let generated = looked_up(move || engine.generate_units(&request)).await.map_err(failed)?;
+        let units = generated.units.into_iter();
+        call.reply(wire::GenerateUnits_Reply {
+            units: units.map(|unit| wire::GeneratedUnit { name: unit.name, text: unit.text }).collect(),
+            warnings: generated.warnings,
         })
         .await
     }
@@ -180,6 +196,41 @@ fn kinds(types: Vec<String>) -> Result<Vec<EventKind>, EngineError> {
         })
     };
     types.into_iter().map(kind).collect()
+}
+
+fn unit_request(given: wire::GenerateUnits_Args) -> Result<UnitRequest, EngineError> {
+    use wire::GenerateUnits_Args_restartPolicy as Policy;
+    let span = |field: &str, usec: Option<i64>| {
+        usec.map(|usec| {
+            u64::try_from(usec).map_err(|_| EngineError::InvalidSpec {
+                field: field.to_owned(),
+                reason: format!("{usec} is negative"),
+            })
+        })
+        .transpose()
+    };
+    let restart_policy = given.restartPolicy.map(|policy| match policy {
+        Policy::no => "no",
+        Policy::onSuccess => "on-success",
+        Policy::onFailure => "on-failure",
+        Policy::onAbnormal => "on-abnormal",
+        Policy::onWatchdog => "on-watchdog",
+        Policy::onAbort => "on-abort",
+        Policy::always => "always",
+    });
+    Ok(UnitRequest {
+        names: given.names,
+        new: given.new.unwrap_or(false),
+        restart_policy: restart_policy.map(str::to_owned),
+        restart_usec: span("restartUSec", given.restartUSec)?,
+        start_timeout_usec: span("startTimeoutUSec", given.startTimeoutUSec)?,
+        stop_timeout_usec: span("stopTimeoutUSec", given.stopTimeoutUSec)?,
+        wants: given.wants.unwrap_or_default(),
+        after: given.after.unwrap_or_default(),
+        requires: given.requires.unwrap_or_default(),
+        prefix: given.prefix,
+        separator: given.separator,
+    })
 }
 
 fn disk_use(disk: DiskUse) -> wire::DiskUse {

@@ -132,20 +132,27 @@ pub fn connect(address: Option<&str>) -> Result<UnixStream, String> {
     service::connect(&address).map(Connection::into_stream).map_err(|error| error.render())
 }
 
-/// `dormouse run` in the foreground, without an address of a service: what the main process of a unit does in its own way.
+/// `dormouse run` or `dormouse start --attach` in the foreground, without an address of a service: what the main process of a
+/// unit does in its own way.
 #[derive(Debug)]
-pub struct ForegroundRun(commands::Run);
+pub struct ForegroundRun(Foreground);
+
+#[derive(Debug)]
+enum Foreground {
+    Run(Box<commands::Run>),
+    Start(commands::Start),
+}
 
 impl ForegroundRun {
     /// Reads the arguments of this process; `None` if they mean something else. Arguments that make no sense end it.
     pub fn parse() -> Option<Self> {
         let cli = Cli::parse();
+        if cli.address.is_some() || cli.connection.is_some() {
+            return None;
+        }
         match cli.command {
-            commands::Command::Run(run)
-                if cli.address.is_none() && cli.connection.is_none() && run.is_in_foreground() =>
-            {
-                Some(Self(*run))
-            }
+            commands::Command::Run(run) if run.is_in_foreground() => Some(Self(Foreground::Run(run))),
+            commands::Command::Start(start) if start.is_attached() => Some(Self(Foreground::Start(start))),
             _ => None,
         }
     }
@@ -153,7 +160,12 @@ impl ForegroundRun {
     /// Runs the container through the service at `address`, as a unit: the service manager is told of its readiness, and
     /// SIGTERM stops it. The exit code is the container's.
     pub fn main(self, address: &str) -> ExitCode {
-        match self.0.run_as_unit(&service::Service::at(Some(address))) {
+        let service = service::Service::at(Some(address));
+        let result = match self.0 {
+            Foreground::Run(run) => run.run_as_unit(&service),
+            Foreground::Start(start) => start.run_as_unit(&service),
+        };
+        match result {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
                 streams::complain(&error.render());

@@ -19,6 +19,7 @@ mod definition;
 mod error;
 mod events;
 mod exec;
+mod generate;
 mod health;
 mod images;
 mod kube;
@@ -64,6 +65,7 @@ pub use definition::Definition;
 pub use error::EngineError;
 pub use events::{Cursor, Event, EventFollower, EventKind, Since};
 pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
+pub use generate::{GeneratedUnit, GeneratedUnits, UnitRequest};
 pub use health::HealthCheck;
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,

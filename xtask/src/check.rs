@@ -3,13 +3,13 @@
 use std::process::Command;
 
 use crate::program::{Failure, Result, run};
-use crate::{dependencies, tidy, workspace};
+use crate::{dependencies, docs, tidy, workspace};
 
 pub fn main() -> Result<()> {
     dependencies::install_rust_components()?;
     let failed: Vec<&str> = all().into_iter().filter(|(_, passed)| !passed).map(|(name, _)| name).collect();
     if failed.is_empty() {
-        println!("format, lints and tidiness are in order");
+        println!("format, lints, tidiness and documentation are in order");
         return Ok(());
     }
     Err(Failure::Unsuccessful { what: format!("not in order: {}", failed.join(", ")) })
@@ -17,7 +17,12 @@ pub fn main() -> Result<()> {
 
 /// Runs every check, each told by its name, and whether it passed. They tell what is wrong themselves.
 pub fn all() -> Vec<(&'static str, bool)> {
-    vec![("format", format()), ("lints", lints()), ("tidiness", tidiness())]
+    vec![
+        ("format", format()),
+        ("lints", lints()),
+        ("tidiness", tidiness()),
+        ("documentation", documentation()),
+    ]
 }
 
 fn format() -> bool {
@@ -32,7 +37,16 @@ fn lints() -> bool {
 
 fn tidiness() -> bool {
     println!("checking tidiness");
-    match tidy::violations(&workspace::root()) {
+    without_violations(tidy::violations(&workspace::root()))
+}
+
+fn documentation() -> bool {
+    println!("checking the documentation");
+    without_violations(docs::violations(&workspace::root()))
+}
+
+fn without_violations(violations: Result<Vec<String>>) -> bool {
+    match violations {
         Ok(violations) => {
             for violation in &violations {
                 eprintln!("{violation}");

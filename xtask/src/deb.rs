@@ -1,7 +1,7 @@
 //! The Debian package. The same source and the same binary give the same package, byte for byte.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,6 +51,9 @@ const FILES: &[(&str, &str)] = &[
     ("interfaces", "usr/share/dormouse/interfaces"),
 ];
 
+/// Names that the program is called by as a generator of units, in the directories where systemd looks for them.
+const GENERATORS: &[&str] = &["system-generators", "user-generators"];
+
 /// Where each shell looks for completions.
 const COMPLETIONS: &[(&str, &str)] = &[
     ("bash", "usr/share/bash-completion/completions/dormouse"),
@@ -93,6 +96,12 @@ pub fn package(profile: Profile, revision: &str) -> Result<PathBuf> {
     let installed = tree.join("usr/bin/dormouse");
     fs::create_dir_all(tree.join("usr/bin")).map_err(on_file("make", &installed))?;
     run_quietly(Command::new("strip").arg("--strip-debug").arg("-o").arg(&installed).arg(&binary))?;
+    for directory in GENERATORS {
+        let directory = tree.join("usr/lib/systemd").join(directory);
+        let link = directory.join("dormouse-generator");
+        fs::create_dir_all(&directory).map_err(on_file("make", &directory))?;
+        symlink("../../../bin/dormouse", &link).map_err(on_file("make", &link))?;
+    }
     // The OCI runtime is the same program by another name.
     let runtime = tree.join("usr/bin/dormouse-runtime");
     std::os::unix::fs::symlink("dormouse", &runtime).map_err(on_file("make", &runtime))?;
@@ -182,6 +191,9 @@ fn normalize_modes(tree: &Path) -> Result<()> {
         set_mode(&dir, 0o755)?;
         for entry in fs::read_dir(&dir).map_err(on_file("list", &dir))?.flatten() {
             let path = entry.path();
+            if path.is_symlink() {
+                continue;
+            }
             if path.is_dir() {
                 dirs.push(path);
                 continue;

@@ -8,6 +8,7 @@ mod clients;
 mod deb;
 mod demo;
 mod dependencies;
+mod docs;
 mod images;
 mod man;
 mod measure;
@@ -50,6 +51,8 @@ enum Chore {
     Man,
     /// Make the Debian package, below target/deb
     Deb(deb::Arguments),
+    /// Write the reference of the varlink interfaces, docs/api, anew
+    Docs,
     /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
     Vm(vm::ShellArguments),
     /// Run the checks of tests/vm in a virtual host with dormouse's package installed
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Chore::Clients => clients::main(),
         Chore::Man => man::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
+        Chore::Docs => docs::main(),
         Chore::Vm(arguments) => vm::shell(&arguments),
         Chore::VmTest(arguments) => vm::test(&arguments),
         Chore::InstallDependencies(arguments) => dependencies::main(&arguments),

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod execs;
 mod export;
+mod generate;
 mod healthcheck;
 mod history;
 mod image;
@@ -91,6 +92,7 @@ pub enum Command {
     Journal(journal::Journal),
     Network(Box<network::Network>),
     Pod(Box<pod::Pod>),
+    Generate(generate::Generate),
     Volume(volume::Volume),
     Secret(secret::Secret),
     Port(port::Port),
@@ -126,6 +128,7 @@ pub enum Command {
 }
 
 pub use run::Run;
+pub use start::Start;
 
 impl Command {
     /// Whether the exit code is that of a program in a container, so that our own failures need codes apart from it.
@@ -170,6 +173,7 @@ impl Command {
             Self::Journal(command) => command.run(service),
             Self::Network(command) => command.run(service),
             Self::Pod(command) => command.run(service),
+            Self::Generate(command) => command.run(service),
             Self::Volume(command) => command.run(service),
             Self::Secret(command) => command.run(service),
             Self::Port(command) => command.run(service),

@@ -89,6 +89,8 @@ impl Run {
         let spec = self.spec.to_spec()?;
         match self.pull {
             None | Some(Pull::Never) => {}
+            // What is here under a short name need not be what a registry has under it.
+            Some(Pull::Missing) if is_there(service, self.spec.image())? => {}
             Some(Pull::Missing) => pull(service, self.spec.image(), "missing")?,
             Some(Pull::Always) => pull(service, self.spec.image(), "always")?,
         }
@@ -154,6 +156,18 @@ impl Run {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether the service has an image that is called so, whoever made it.
+fn is_there(service: &Service, image: &str) -> Result<bool, CliError> {
+    let attempted = format!("look for the image {image:?}");
+    let found: Result<Value, CliError> =
+        service.call(attempted, "io.dormouse.Image.Inspect", json!({"name": image}));
+    match found {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == FailureKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

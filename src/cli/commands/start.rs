@@ -46,7 +46,7 @@ impl Start {
 
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
         if self.attach {
-            return self.in_foreground(service);
+            return self.in_foreground(service, false);
         }
         for_each(&self.names, |name| {
             let started: Ended = service.call(
@@ -60,7 +60,12 @@ impl Start {
         Ok(0)
     }
 
-    fn in_foreground(&self, service: &Service) -> Result<u8, CliError> {
+    /// As the main process of a unit.
+    pub fn run_as_unit(self, service: &Service) -> Result<u8, CliError> {
+        self.in_foreground(service, true)
+    }
+
+    fn in_foreground(&self, service: &Service, as_unit: bool) -> Result<u8, CliError> {
         let [name] = self.names.as_slice() else {
             return Err(CliError::usage("only one container can be attached to"));
         };
@@ -74,7 +79,7 @@ impl Start {
             interactive: self.interactive,
             detach_keys: &self.detach_keys,
             interrupt_stops: false,
-            as_unit: false,
+            as_unit,
         };
         let mut parameters = Map::new();
         parameters.insert("name".to_owned(), json!(details.summary.id));

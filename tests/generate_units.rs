@@ -1,0 +1,264 @@
+//! Unit files of containers that are there: what they ask for is what was asked for.
+
+#![allow(clippy::unwrap_used)] // what fails here fails the test
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::{Host, Leaks};
+use dormouse::systemd::unit_file::UnitFile;
+use dormouse::systemd::unit_file::words::Escapes;
+use serde_json::{Value, json};
+
+fn dormouse(host: &Host, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(arguments)
+        .env("DORMOUSE_ADDRESS", host.address())
+        .current_dir(host.path())
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn spec(host: &Host, name: &str) -> Value {
+    let reply = host.call("Container.Inspect", json!({"name": name})).unwrap();
+    reply["container"]["spec"].clone()
+}
+
+/// The words that systemd would execute, without specifiers and variables.
+fn words(unit: &UnitFile, key: &str) -> Vec<String> {
+    let words = unit.last("Service", key).unwrap().words(Escapes::Resolved).unwrap();
+    words.into_iter().map(|word| word.replace("%%", "%").replace("$$", "$")).collect()
+}
+
+#[test]
+fn a_unit_that_makes_the_container_anew_asks_for_the_same() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    let create = [
+        "create",
+        "--name",
+        "first",
+        "--hostname",
+        "box",
+        "--env",
+        "COST=5$ or 50%",
+        "--env",
+        "LINES=a\nb",
+        "--label",
+        "a=b c",
+        "--annotation",
+        "x=y",
+        "--user",
+        "0:0",
+        "--group-add",
+        "7",
+        "--workdir",
+        "/srv",
+        "--umask",
+        "0027",
+        "--tty",
+        "--interactive",
+        "--init",
+        "--stop-signal",
+        "SIGINT",
+        "--stop-timeout",
+        "90",
+        "--volume",
+        "/etc:/host-etc:ro,nosuid",
+        "--mount",
+        "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777",
+        "--shm-size",
+        "1m",
+        "--device",
+        "/dev/null:/dev/nothing:rw",
+        "--read-only",
+        "--network",
+        "none",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-drop",
+        "MKNOD",
+        "--security-opt",
+        "no-new-privileges",
+        "--security-opt",
+        "seccomp=unconfined",
+        "--security-opt",
+        "mask=/proc/a:/proc/b",
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "--uts",
+        "private",
+        "--pid",
+        "host",
+        "--memory",
+        "64m",
+        "--pids-limit",
+        "50",
+        "--cpus",
+        "1.5",
+        "--ulimit",
+        "nofile=64:128",
+        "--oom-score-adj",
+        "5",
+        "--log-driver",
+        "k8s-file",
+        "--log-opt",
+        "max-size=1m",
+        "--systemd=false",
+        "--sdnotify",
+        "payload",
+        "--entrypoint",
+        "[\"/bin/sh\", \"-c\"]",
+        "--health-cmd",
+        "true",
+        "--health-interval",
+        "1m30s",
+        "busybox",
+        "echo \"$COST\" 'in $HOME' 50% \\ done",
+        "",
+    ];
+    said(&dormouse(&host, &create));
+    let text =
+        said(&dormouse(&host, &["generate", "systemd", "--new", "--restart-policy", "always", "first"]));
+    let unit = UnitFile::read("first", &text).unwrap();
+    for (key, value) in [
+        ("Type", "notify"),
+        ("Delegate", "yes"),
+        ("KillMode", "mixed"),
+        ("Restart", "always"),
+        ("TimeoutStopSec", "105"),
+    ] {
+        assert_eq!(unit.text("Service", key), Some(value), "{text}");
+    }
+    let start = words(&unit, "ExecStart");
+    assert_eq!(start[..6], ["/usr/bin/dormouse", "run", "--rm", "--replace", "--name", "first"]);
+    let mut again = vec!["create", "--name", "second"];
+    again.extend(start[6..].iter().map(String::as_str));
+    said(&dormouse(&host, &again));
+    let (mut first, mut second) = (spec(&host, "first"), spec(&host, "second"));
+    for spec in [&mut first, &mut second] {
+        spec.as_object_mut().unwrap().remove("name");
+    }
+    assert_eq!(first, second);
+    said(&dormouse(&host, &["rm", "first", "second"]));
+    leaks.assert_none_after();
+}
+
+#[test]
+fn networks_ports_and_names_are_asked_for_again() {
+    let Some(host) = Host::new() else { return };
+    said(&dormouse(&host, &["network", "create", "back"]));
+    said(&dormouse(
+        &host,
+        &[
+            "create",
+            "--name",
+            "first",
+            "--network",
+            "back:alias=db,mac=02:00:00:00:00:01",
+            "--publish",
+            "127.0.0.1:18080:80",
+            "--publish",
+            "8000-8003:80-83/udp",
+            "--publish",
+            "99",
+            "--dns",
+            "10.0.0.1",
+            "--dns-search",
+            "example",
+            "--add-host",
+            "a:10.0.0.2",
+            "--restart",
+            "always",
+            "busybox",
+            "true",
+        ],
+    ));
+    let text = said(&dormouse(&host, &["generate", "units", "--new", "first"]));
+    let start = words(&UnitFile::read("first", &text).unwrap(), "ExecStart");
+    let mut again = vec!["create", "--name", "second", "--restart", "always"];
+    again.extend(start[6..].iter().map(String::as_str));
+    said(&dormouse(&host, &again));
+    let (mut first, mut second) = (spec(&host, "first"), spec(&host, "second"));
+    for spec in [&mut first, &mut second] {
+        spec.as_object_mut().unwrap().remove("name");
+    }
+    assert_eq!(first, second);
+}
+
+#[test]
+fn files_are_written_where_the_caller_is() {
+    let Some(host) = Host::new() else { return };
+    for name in ["one", "two"] {
+        said(&dormouse(
+            &host,
+            &["create", "--name", name, "--network", "none", "--restart", "always", "busybox", "true"],
+        ));
+    }
+    let arguments = [
+        "generate",
+        "systemd",
+        "--files",
+        "--container-prefix",
+        "c",
+        "--separator",
+        "_",
+        "--restart-sec",
+        "2",
+        "--start-timeout",
+        "1m",
+        "--stop-timeout",
+        "5",
+        "--wants",
+        "a.service",
+        "--after",
+        "b.target,c.service",
+        "--requires",
+        "d.mount",
+        "one",
+        "two",
+    ];
+    let output = dormouse(&host, &arguments);
+    assert_eq!(said(&output).lines().count(), 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("restart policy of its own"));
+    let text = std::fs::read_to_string(host.path().join("c_two.service")).unwrap();
+    let unit = UnitFile::read("c_two.service", &text).unwrap();
+    assert_eq!(unit.text("Service", "ExecStart"), Some("/usr/bin/dormouse start --attach two"));
+    for (section, key, value) in [
+        ("Service", "RestartSec", "2"),
+        ("Service", "TimeoutStartSec", "60"),
+        ("Service", "TimeoutStopSec", "20"),
+        ("Unit", "Wants", "a.service"),
+        ("Unit", "After", "b.target c.service"),
+        ("Unit", "Requires", "d.mount"),
+    ] {
+        assert_eq!(unit.text(section, key), Some(value), "{text}");
+    }
+}
+
+#[test]
+fn what_can_be_no_unit_is_refused() {
+    let Some(host) = Host::new() else { return };
+    said(&dormouse(&host, &["create", "--name", "one", "--network", "none", "busybox", "true"]));
+    let refused = |parameters: Value| host.call("Manager.GenerateUnits", parameters).unwrap_err();
+    assert_eq!(refused(json!({"names": ["none"]})).name(), "NotFound");
+    for wrong in [
+        json!({"names": ["one"], "wants": ["a.service\nExecStart=/bin/evil"]}),
+        json!({"names": ["one"], "after": ["no-type"]}),
+        json!({"names": ["one"], "prefix": "../../etc"}),
+        json!({"names": ["one"], "separator": "/"}),
+        json!({"names": ["one"], "restartUSec": -1}),
+    ] {
+        let refusal = refused(wrong.clone());
+        assert_eq!(refusal.name(), "InvalidSpec", "{wrong}: {}", refusal.reason());
+    }
+    assert!(
+        refused(json!({"names": ["one"], "restartPolicy": "sometimes"})).error.ends_with("InvalidParameter")
+    );
+}

@@ -1,0 +1,116 @@
+# Units made of Quadlet files, and of containers that are there.
+
+FILES=/etc/dormouse/systemd
+
+# give NAME LINES...: writes the file NAME with these lines.
+give() {
+    local name=$1
+    shift
+    mkdir -p "$FILES" && printf '%s\n' "$@" >"$FILES/$name"
+}
+
+# take_back UNITS...: at the end of the check, with all files.
+take_back() {
+    # shellcheck disable=SC2064
+    trap "systemctl stop $* 2>/dev/null || true; rm -rf $FILES /etc/containers/systemd; systemctl daemon-reload; systemctl reset-failed" EXIT
+}
+
+active() {
+    [ "$(systemctl is-active "$1")" = active ]
+}
+
+check_a_container_file_is_a_service_that_is_restarted_and_gone_after_removal() {
+    take_back quad-a.service quad-net-network.service
+    give quad-net.network '[Network]' 'Subnet=10.99.7.0/24' 'NetworkDeleteOnStop=yes'
+    give quad-a.container '[Unit]' 'Description=A container of a file' '[Container]' 'Image=busybox' \
+        'Network=quad-net.network' 'Environment="GREETING=good morning"' \
+        'Exec=sh -c "echo $$GREETING %N; exec sleep 1000"' 'StopTimeout=2' \
+        '[Service]' 'Restart=on-failure' 'RestartSec=100ms' '[Install]' 'WantedBy=multi-user.target'
+    mkdir -p $FILES/quad-a.container.d
+    printf '[Container]\nLabel=from=drop-in\n' >$FILES/quad-a.container.d/10-label.conf
+    systemctl daemon-reload
+    equal "where it is made" "$(systemctl show --value --property FragmentPath quad-a.service)" \
+        /run/systemd/generator/quad-a.service
+    systemctl list-dependencies --plain multi-user.target | grep -q quad-a.service
+    systemctl start quad-a.service
+    active quad-a.service && active quad-net-network.service
+    equal "the cgroup" "$(get systemd-quad-a cgroup)" /system.slice/quad-a.service/payload
+    equal "the label" "$(get systemd-quad-a spec.labels.from)" drop-in
+    dormouse network ls --format json | jq -e '.[] | select(.name == "systemd-quad-net")'
+    within 20 eval 'journalctl --unit quad-a.service --no-pager -o cat | grep -qx "good morning quad-a"'
+
+    local pid
+    pid=$(get systemd-quad-a pid)
+    kill -KILL "$pid"
+    within 60 eval '[ "$(systemctl show --value --property NRestarts quad-a.service)" = 1 ] && active quad-a.service'
+    [ "$(get systemd-quad-a pid)" != "$pid" ]
+
+    rm -r $FILES/quad-a.container $FILES/quad-a.container.d
+    systemctl stop quad-a.service
+    systemctl daemon-reload
+    equal "the unit" "$(systemctl show --value --property LoadState quad-a.service)" not-found
+    equal "containers" "$(dormouse ps --all --format json | jq '[.[] | select(.name == "systemd-quad-a")] | length')" 0
+    systemctl stop quad-net-network.service
+    equal "networks" "$(dormouse network ls --format json | jq '[.[] | select(.name == "systemd-quad-net")] | length')" 0
+}
+
+check_a_systemd_of_a_file_is_ready_when_it_is() {
+    take_back quad-machine.service
+    give quad-machine.container '[Container]' 'ContainerName=quad-machine' 'Rootfs=/var/lib/machines/trixie' \
+        'Network=none' 'Exec=/sbin/init' '[Service]' 'TimeoutStartSec=200'
+    systemctl daemon-reload
+    systemctl start quad-machine.service
+    equal "ready inside" "$(get quad-machine ready)" true
+    equal "the state of the system" "$(call Unit.Status '{"name": "quad-machine"}' | jq -r .systemState)" running
+    systemctl stop quad-machine.service
+    equal "the result" "$(systemctl show --value --property Result quad-machine.service)" success
+}
+
+check_faults_of_files_are_in_the_journal_by_file_and_line() {
+    take_back quad-bad.service
+    give quad-bad.container '[Container]' 'Image=busybox' 'Imaginary=yes'
+    local before
+    before=$(date '+%Y-%m-%d %H:%M:%S')
+    systemctl daemon-reload
+    equal "the unit" "$(systemctl show --value --property LoadState quad-bad.service)" not-found
+    within 20 eval "journalctl --no-pager --since '$before' | grep -q 'quad-bad.container:3: Imaginary= is no key of'"
+}
+
+check_files_shared_with_podman_are_read_by_one_of_both() {
+    take_back quad-shared.service
+    [ -e /usr/lib/systemd/system-generators/podman-system-generator ] || skip "podman has no generator here"
+    mkdir -p /etc/containers/systemd /etc/systemd/system-generators
+    printf '[Container]\nImage=busybox\nExec=sleep 1000\n' >/etc/containers/systemd/quad-shared.container
+    systemctl daemon-reload
+    systemctl cat quad-shared.service | grep '^ExecStart=.*podman'
+    ln -s /dev/null /etc/systemd/system-generators/podman-system-generator
+    systemctl daemon-reload
+    rm /etc/systemd/system-generators/podman-system-generator
+    systemctl cat quad-shared.service | grep '^ExecStart=/usr/bin/dormouse run'
+}
+
+check_generated_units_of_a_container_make_it_anew_or_start_it() {
+    take_back container-gen.service old-gen.service
+    # shellcheck disable=SC2064
+    trap "systemctl stop container-gen.service old-gen.service || true; rm -f /etc/systemd/system/*-gen.service; systemctl daemon-reload; dormouse rm --force --ignore gen" EXIT
+    dormouse create --name gen --network none --env 'COST=5$ or 50%' --label 'a=b c' busybox \
+        sh -c 'echo "it is $COST"; trap "exit 0" TERM; while :; do sleep 0.2; done'
+    cd /etc/systemd/system
+    dormouse generate systemd --container-prefix old gen >/etc/systemd/system/old-gen.service
+    systemctl daemon-reload
+    systemctl start old-gen.service
+    equal "the cgroup of the old one" "$(get gen cgroup)" /system.slice/old-gen.service/payload
+    systemctl stop old-gen.service
+    equal "the result of the old one" "$(systemctl show --value --property Result old-gen.service)" success
+    equal "the old one afterwards" "$(get gen state)" exited
+
+    dormouse generate systemd --new --files --restart-policy always gen
+    systemd-analyze verify --man=no container-gen.service
+    systemctl daemon-reload
+    systemctl start container-gen.service
+    within 20 eval 'journalctl --unit container-gen.service --no-pager -o cat | grep -qxF "it is 5\$ or 50%"'
+    equal "the label" "$(get gen spec.labels.a)" 'b c'
+    systemctl stop container-gen.service
+    equal "the result" "$(systemctl show --value --property Result container-gen.service)" success
+    equal "containers" "$(dormouse ps --all --format json | jq '[.[] | select(.name == "gen")] | length')" 0
+}
