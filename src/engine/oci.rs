@@ -230,7 +230,7 @@ fn default_mounts(engine: &Engine, definition: &Definition, users: Option<&UserM
     let foreign = |namespace: &Namespace| match namespace {
         Namespace::Private => false,
         // Without root the namespaces of others are of the same users.
-        Namespace::Container(_) => users.is_some(),
+        Namespace::Container(_) | Namespace::Pod(_) => users.is_some(),
         Namespace::Host => users.is_some() || identity::is_rootless(),
     };
     let of_host = |path: &str, option: &str| {

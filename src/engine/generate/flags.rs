@@ -176,6 +176,7 @@ impl Given {
             Some(Namespace::Private) => self.flag("--network", "none"),
             Some(Namespace::Host) => self.flag("--network", "host"),
             Some(Namespace::Container(name)) => self.flag("--network", format!("container:{name}")),
+            Some(Namespace::Pod(_)) => return Err(unsupported("a container of a pod")),
         }
         for network in self.take::<Option<Vec<NetworkAttachment>>>("networks")?.flatten().unwrap_or_default()
         {
@@ -216,6 +217,7 @@ impl Given {
                 None | Some(Namespace::Private) => {}
                 Some(Namespace::Host) => self.flag(flag, "host"),
                 Some(Namespace::Container(name)) => self.flag(flag, format!("container:{name}")),
+                Some(Namespace::Pod(_)) => return Err(unsupported("a container of a pod")),
             }
         }
         match self.take("user_namespace")? {
