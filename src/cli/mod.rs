@@ -115,7 +115,8 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn service(&self) -> Result<service::Service, CliError> {
-        match self.connection.as_deref().filter(|connection| !connection.is_empty()) {
+        let wanted = self.connection.as_deref().filter(|connection| !connection.is_empty());
+        match wanted.filter(|_| self.command.needs_service()) {
             Some(connection) => connections::resolve(connection),
             None => Ok(service::Service::at(self.address.as_deref())),
         }
