@@ -62,7 +62,12 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 fn act(arguments: Arguments) -> Result<Vec<Handled>, EngineError> {
-    let engine = Engine::new(arguments.directories.paths())?;
+    let paths = arguments.directories.paths();
+    crate::rootless::enter(&paths.run_dir).map_err(|error| EngineError::Failed {
+        attempted: "become root in a namespace".to_owned(),
+        reason: error.to_string(),
+    })?;
+    let engine = Engine::new(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::engine::Engine;
+use crate::identity;
+use crate::rootless;
 use crate::store::Paths;
 use crate::varlink::activation::{SERVE_NAMES, from_environment};
 use crate::varlink::listen::ListenAddress;
@@ -52,27 +54,24 @@ impl Directories {
     }
 
     pub(crate) fn paths(self) -> Paths {
-        let root = rustix::process::geteuid().is_root();
-        let of_user = |variable: &str, fallback: &str| {
-            std::env::var_os(variable).map_or_else(|| PathBuf::from(fallback), PathBuf::from)
-        };
+        let root = identity::is_root();
         let state_dir = self.state_dir.unwrap_or_else(|| {
             if root {
                 return PathBuf::from("/var/lib/dormouse");
             }
             std::env::var_os("XDG_STATE_HOME")
-                .map_or_else(|| of_user("HOME", "/").join(".local/state"), PathBuf::from)
+                .map_or_else(|| home().join(".local/state"), PathBuf::from)
                 .join("dormouse")
         });
         let run_dir = self.run_dir.unwrap_or_else(|| {
-            if root {
-                PathBuf::from("/run/dormouse")
-            } else {
-                of_user("XDG_RUNTIME_DIR", "/tmp").join("dormouse")
-            }
+            if root { PathBuf::from("/run/dormouse") } else { identity::runtime_directory().join("dormouse") }
         });
         Paths { state_dir, run_dir }
     }
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 /// `10s`, `500ms`, `2min`, `1h`, or a plain number of seconds.
@@ -124,8 +123,11 @@ fn passed_sockets() -> Result<Vec<Listener>, String> {
 
 fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), String> {
     let idle_timeout = (!arguments.idle_timeout.is_zero()).then_some(arguments.idle_timeout);
+    let paths = arguments.directories.paths();
+    // Before there are threads.
+    rootless::enter(&paths.run_dir).map_err(|error| with_causes(&error))?;
     // Its directories first: the socket usually lies in one of them.
-    let engine = Engine::new(arguments.directories.paths()).map_err(|error| error.full_text())?;
+    let engine = Engine::new(paths).map_err(|error| error.full_text())?;
     for address in &arguments.listen {
         let address: ListenAddress = address.parse().map_err(|error| with_causes(&error))?;
         listeners.push(Listener::bind(&address).map_err(|error| with_causes(&error))?);

@@ -271,7 +271,7 @@ fn mounts_are_seen_by_the_command_and_are_in_no_layer() {
          RUN --mount=type=tmpfs,target=/fast,size=1m echo x > /fast/x && df /fast | grep -c tmpfs\n\
          RUN --mount=type=secret,id=token,required --mount=type=secret,id=token,target=/token,mode=444,uid=1000 cat /run/secrets/token && stat -c '%a %u' /run/secrets/token /token\n\
          RUN --mount=type=secret,id=missing test ! -e /run/secrets/missing\n\
-         RUN --mount=type=cache,id=c,target=/cache echo $(cat /cache/n 2>/dev/null)x | tee /cache/n\n",
+         RUN --mount=type=cache,id=c,target=/cache n=$(cat /cache/n 2>/dev/null)x; echo $n | tee /cache/n\n",
     )
     .file("dir/file", "context\n");
     let secret = tempfile::tempfile().unwrap();

@@ -294,7 +294,7 @@ fn info(engine: &Engine, idle_timeout: Option<Duration>) -> Result<wire::Info_Re
             Layout::V1 => wire::Info_Reply_cgroupLayout::v1,
         },
         cgroupControllers: Engine::cgroup_controllers(),
-        uid: rustix::process::geteuid().as_raw().into(),
+        uid: engine.user().into(),
         stateDirectory: engine.paths().state_dir.to_string_lossy().into_owned(),
         runDirectory: engine.paths().run_dir.to_string_lossy().into_owned(),
         containersRunning: count(

@@ -62,6 +62,7 @@ fn with_names(command: Command) -> Command {
                 Some("IMAGE") => images,
                 Some("NETWORK") => networks,
                 Some("VOLUME") => volumes,
+                Some("SECRET") => secrets,
                 Some("POD") => pods,
                 Some("EXEC") => execs,
                 Some("CONNECTION") => connections,
@@ -103,6 +104,10 @@ fn networks() -> Vec<CompletionCandidate> {
 
 fn volumes() -> Vec<CompletionCandidate> {
     listed("Volume", "volumes", named)
+}
+
+fn secrets() -> Vec<CompletionCandidate> {
+    listed("Secret", "secrets", named)
 }
 
 fn pods() -> Vec<CompletionCandidate> {

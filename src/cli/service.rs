@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::errors::{CliError, why};
 use crate::cli::remote::{Destination, Tunnel};
+use crate::identity;
 use crate::varlink::client::{ClientError, Connection, Reply};
 use crate::varlink::stream::Controller;
 
@@ -338,10 +339,7 @@ fn without_nulls(parameters: Value) -> Value {
 
 /// Where the service listens unless told: the system's for root, the user's own for others.
 pub fn default_address() -> String {
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !nix::unistd::geteuid().is_root() => PathBuf::from(directory),
-        _ => PathBuf::from("/run"),
-    };
+    let directory = if identity::is_root() { PathBuf::from("/run") } else { identity::runtime_directory() };
     format!("unix:{}/dormouse/io.dormouse", directory.display())
 }
 

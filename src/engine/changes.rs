@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::image::{
     Digest, ImageConfig, ImageError, ImportedLayer, LayerTree, Limits, Process, Reference, Rewrite, TreeKind,
-    rfc3339, tree_tar, tree_tar_as,
+    overlay_attribute, rfc3339, tree_tar, tree_tar_as,
 };
 use crate::runtime::view;
 
@@ -351,7 +351,7 @@ fn is_whiteout(stat: &Stat) -> bool {
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
-    rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1) && value == *b"y"
+    rustix::fs::fgetxattr(directory, overlay_attribute("opaque"), &mut value[..]) == Ok(1) && value == *b"y"
 }
 
 /// What starts of a container have made as places for its secrets, and the directories on the way there.

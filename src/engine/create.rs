@@ -6,7 +6,7 @@ use crate::image::ImageConfig;
 use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
-use super::{Definition, Engine, EngineError, EventKind, Image, names, now_usec, oci};
+use super::{Definition, Engine, EngineError, EventKind, Image, names, now_usec, oci, users};
 
 /// How often what a container uses is looked for again, if it changes all the time.
 const ATTEMPTS: u32 = 8;
@@ -130,6 +130,7 @@ impl Engine {
                 return Err(EngineError::InvalidSpec { field: field.into(), reason: error.to_string() });
             }
         }
+        users::check_on_this_host(spec)?;
         self.check_networks(definition)?;
         if spec.log == Log::Journald && !std::path::Path::new("/run/systemd/journal/socket").exists() {
             return Err(EngineError::Unsupported {

@@ -72,7 +72,7 @@ impl Engine {
         let cgroup = match self.unit().and_then(UnitFrame::payload_cgroup) {
             Some(cgroup) => cgroup,
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
-            None => oci::cgroup_path(id),
+            None => place::without_scope(id),
         };
         let volumes = self.ready_volumes(&container)?;
         let built = oci::build(self, &container, &cgroup, &volumes)?;
@@ -82,6 +82,9 @@ impl Engine {
         let mut config = self.monitor_config(&container, cgroup)?;
         // Taken down again when this ends by an error.
         let mut network = self.set_up_network(&container)?;
+        if network.is_some() {
+            self.take_pasta_in(id, &config.cgroup)?;
+        }
         let generation = network.as_ref().map(PendingNetwork::generation);
         config.end_command = self.end_command(id, generation, self.has_mounted_volumes(&container));
         // Without a client it is only open on request, but one that brings its input wants it read.

@@ -148,6 +148,11 @@ impl Engine {
         Self::open(paths, Some(unit))
     }
 
+    /// Whose service this is, as the host knows that user.
+    pub fn user(&self) -> u32 {
+        crate::identity::user()
+    }
+
     fn unit(&self) -> Option<&UnitFrame> {
         self.inner.unit.as_ref()
     }

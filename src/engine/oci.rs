@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 
+use crate::identity;
 use crate::monitor::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET};
-use crate::runtime::{defaults, seccomp};
+use crate::runtime::{cgroup, defaults, seccomp};
 use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
 use super::spec::{Device, Namespace, Resources, Seccomp};
 use super::users::UserMap;
 use super::volumes::ReadyVolumes;
-use super::{Container, Definition, Engine, EngineError, capabilities, mounts, network};
+use super::{Container, Definition, Engine, EngineError, capabilities, mounts, network, place};
 
 /// Under which cgroup every container has its own, in each hierarchy.
 const CGROUP_PARENT: &str = "/dormouse";
@@ -61,7 +62,7 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
 pub(super) fn build(
     engine: &Engine,
     container: &Container,
-    cgroup: &str,
+    path: &str,
     volumes: &ReadyVolumes<'_>,
 ) -> Result<Built, EngineError> {
     let definition = &container.definition;
@@ -69,6 +70,10 @@ pub(super) fn build(
     let id = &container.row.id;
     check(definition)?;
     let mut warnings = Vec::new();
+    let has_cgroup = path != cgroup::NONE;
+    if !has_cgroup {
+        warnings.push(place::check_without_cgroup(container)?);
+    }
 
     let view = RootView::new(engine, container)?;
     let user = passwd::look_up(&view, &definition.user, &spec.groups)?;
@@ -125,8 +130,8 @@ pub(super) fn build(
     let (masked, read_only) = hidden_paths(definition);
     let mut linux = json!({
         "namespaces": namespaces(engine, container, users.is_some())?,
-        "cgroupsPath": cgroup,
-        "resources": resources(&spec.resources, device_rules)?,
+        "cgroupsPath": path,
+        "resources": if has_cgroup { resources(&spec.resources, device_rules)? } else { json!({}) },
         "devices": devices,
         "maskedPaths": masked,
         "readonlyPaths": read_only,
@@ -222,7 +227,12 @@ fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value
         terminals.push("gid=5");
     }
     // These file systems can be mounted only by who owns the namespace that they show.
-    let foreign = |namespace: &Namespace| users.is_some() && *namespace != Namespace::Private;
+    let foreign = |namespace: &Namespace| match namespace {
+        Namespace::Private => false,
+        // Without root the namespaces of others are of the same users.
+        Namespace::Container(_) => users.is_some(),
+        Namespace::Host => users.is_some() || identity::is_rootless(),
+    };
     let of_host = |path: &str, option: &str| {
         json!({"destination": path, "type": "bind", "source": path,
                "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", option]})
@@ -230,7 +240,11 @@ fn default_mounts(definition: &Definition, users: Option<&UserMap>) -> Vec<Value
     let sysfs_options: &[&str] =
         if spec.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
     let mut mounts = vec![
-        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        if foreign(&spec.pid_namespace) {
+            of_host("/proc", "rw")
+        } else {
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]})
+        },
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
@@ -387,6 +401,8 @@ fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineEr
     let spec = &definition.spec;
     let mut nodes = Vec::new();
     let mut rules = Vec::new();
+    // Who may use which devices is for root of the host to restrict; others have those nodes that they can see.
+    let restricts = identity::is_root();
     let mut wanted = spec.devices.clone();
     if spec.privileged {
         rules.push(json!({"allow": true, "access": "rwm"}));
@@ -404,6 +420,17 @@ fn devices(definition: &Definition) -> Result<(Vec<Value>, Vec<Value>), EngineEr
         if !spec.privileged {
             rules.push(json!({"allow": true, "type": kind.to_string(), "major": major, "minor": minor,
                               "access": device.permissions}));
+        }
+    }
+    if !restricts {
+        rules.clear();
+        for (index, device) in spec.devices.iter().enumerate() {
+            if device.permissions.len() < 3 {
+                return Err(EngineError::Unsupported {
+                    feature: format!("restricting the use of {:?} (spec.devices[{index}])", device.path),
+                    reason: "that takes root of the host; leave the permissions out".to_owned(),
+                });
+            }
         }
     }
     Ok((nodes, rules))

@@ -9,6 +9,7 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::identity;
 use crate::monitor::state::RunState;
 use crate::runtime::cgroup::{self, Cgroup, CgroupError, Layout};
 use crate::systemd::host::{self, IoLimit, Limits, Machine, ScopeRequest};
@@ -79,6 +80,36 @@ const SCOPE_SUFFIX: &str = ".scope";
 const SECOND: u64 = 1_000_000;
 /// The kernel's own.
 const CPU_PERIOD_USEC: u64 = 100_000;
+
+/// The path of a container's cgroup where no systemd makes it.
+pub(super) fn without_scope(id: &str) -> String {
+    if identity::is_root() {
+        return oci::cgroup_path(id);
+    }
+    // Of an ordinary user only if somebody has given it a cgroup to make others in; without limits otherwise.
+    match Cgroup::own_delegated() {
+        Ok(Some(own)) => format!("{own}{}", oci::cgroup_path(id)),
+        Ok(None) => cgroup::NONE.to_owned(),
+        Err(error) => {
+            tracing::debug!(%error, "this user's cgroup is not known");
+            cgroup::NONE.to_owned()
+        }
+    }
+}
+
+/// Refuses what can't be without a cgroup, and tells of the rest.
+pub(super) fn check_without_cgroup(container: &Container) -> Result<String, EngineError> {
+    const WHY: &str = "no cgroup is delegated to this user; let the user's systemd start the service (systemctl --user enable --now dormouse.socket)";
+    let unsupported =
+        |feature: &str| Err(EngineError::Unsupported { feature: feature.to_owned(), reason: WHY.to_owned() });
+    if container.definition.systemd {
+        return unsupported("a systemd in a container");
+    }
+    if container.definition.spec.resources != Resources::default() {
+        return unsupported("a limit");
+    }
+    Ok(format!("without limits, and it can't be paused: {WHY}"))
+}
 
 /// Whether containers get scopes on this host.
 pub(super) fn uses_scopes() -> bool {

@@ -143,6 +143,12 @@ impl Engine {
         let failed =
             |reason: String| EngineError::Failed { attempted: format!("{attempted} {name:?}"), reason };
         let cgroup = Cgroup::open(cgroup).map_err(|error| failed(error.to_string()))?;
+        if cgroup.is_none() {
+            return Err(EngineError::Unsupported {
+                feature: format!("{attempted} of {name:?}"),
+                reason: "it has no cgroup of its own: none is delegated to this user".to_owned(),
+            });
+        }
         if frozen { cgroup.freeze() } else { cgroup.thaw() }.map_err(|error| failed(error.to_string()))?;
         self.record_event(EventKind::Container, action, &row.id, &row.name);
         Ok(())

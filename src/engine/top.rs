@@ -63,13 +63,18 @@ impl Engine {
             reason,
         };
         let cgroup = Cgroup::open(&told.cgroup).map_err(|error| failed(error.to_string()))?;
-        let pids = cgroup.processes().map_err(|error| failed(error.to_string()))?;
+        let processes = || -> Result<Vec<i32>, EngineError> {
+            if cgroup.is_none() {
+                return Ok(in_pid_namespace_of(init.pid));
+            }
+            cgroup.processes().map_err(|error| failed(error.to_string()))
+        };
+        let pids = processes()?;
         // How deep the container's pid namespace is.
         let level = namespace_pids(&read_of(init.pid, "status")).len().saturating_sub(1);
         let found: Vec<Found> = pids.into_iter().filter_map(Found::read).collect();
         // A pid that was given to another process between the two is not among these, or is the container's again.
-        let still: HashSet<i32> =
-            cgroup.processes().map_err(|error| failed(error.to_string()))?.into_iter().collect();
+        let still: HashSet<i32> = processes()?.into_iter().collect();
         let users = user_names(&RootView::new(self, &container)?);
         let owners = users::owners(init.pid);
         let clock = Clock::now();
@@ -85,6 +90,15 @@ impl Engine {
         processes.sort_by_key(|process| (process.pid, process.host_pid));
         Ok(processes)
     }
+}
+
+/// Where no cgroup tells who belongs to a container: all processes that see the same ones.
+fn in_pid_namespace_of(leader: i32) -> Vec<i32> {
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let wanted = namespace(leader);
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| wanted.is_some() && namespace(*pid) == wanted).collect()
 }
 
 /// The texts of a process, all of the same one.

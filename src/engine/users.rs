@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 
+use crate::identity;
 use crate::image::Owners;
 
 use super::spec::{ContainerSpec, IdMapping, UserNamespace};
@@ -158,6 +159,18 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Refuses a user namespace that this user can't make.
+pub(super) fn check_on_this_host(spec: &ContainerSpec) -> Result<(), EngineError> {
+    if spec.user_namespace == UserNamespace::Host || identity::is_root() {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported {
+        feature: "a user namespace of a single container".to_owned(),
+        reason: "only root of the host can show layers with other owners; all containers of this service are in one together"
+            .to_owned(),
+    })
 }
 
 /// What is wrong with a user namespace whatever the host is.

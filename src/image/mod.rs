@@ -38,4 +38,10 @@ pub use source::DescriptorReader;
 pub use tree_tar::{LayerTree, Rewrite, TreeKind, part_tar, part_tar_as, tree_tar, tree_tar_as};
 pub use unpack::{copy_in, is_tar};
 
+/// The name of an attribute of overlayfs, as an overlay has it that this user mounts (`userxattr`; overlayfs.rst).
+pub fn overlay_attribute(name: &str) -> String {
+    let space = if crate::identity::in_user_namespace() { "user" } else { "trusted" };
+    format!("{space}.overlay.{name}")
+}
+
 pub(crate) use config::{architecture, parse_rfc3339, rfc3339};

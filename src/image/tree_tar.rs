@@ -24,7 +24,7 @@ use rustix::{
 };
 use tar::{EntryType, Header};
 
-use super::{ImageError, Owners, tar_stream::shown, unpack::is_kept_xattr};
+use super::{ImageError, Owners, overlay_attribute, tar_stream::shown, unpack::is_kept_xattr};
 
 const COPY_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: u64 = 512;
@@ -404,8 +404,8 @@ impl<W: Write> Writer<'_, Counted<W>> {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
             Err(errno) => Err(failed("read the attributes of", path)(errno)),
         };
-        for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
-            if has(name)?.is_some() {
+        for name in ["redirect", "metacopy"].map(overlay_attribute) {
+            if has(&name)?.is_some() {
                 return Err(ImageError::BadEntry {
                     entry: shown(path),
                     reason: format!(
@@ -414,7 +414,7 @@ impl<W: Write> Writer<'_, Counted<W>> {
                 });
             }
         }
-        Ok(has("trusted.overlay.opaque")?.as_deref() == Some(b"y"))
+        Ok(has(&overlay_attribute("opaque"))?.as_deref() == Some(b"y"))
     }
 
     /// Writes the empty file that stands for a whiteout.

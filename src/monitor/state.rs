@@ -51,7 +51,7 @@ impl Phase {
 }
 
 /// A process that cannot be mistaken for a later one with the same pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ProcessRef {
     /// The pid in the host's pid namespace.
     pub pid: i32,

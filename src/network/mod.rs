@@ -10,6 +10,7 @@ mod error;
 pub mod files;
 pub mod namespace;
 pub mod netavark;
+pub mod pasta;
 pub mod ports;
 pub mod routes;
 mod subnet;

@@ -17,7 +17,7 @@ use super::cgroup::{Hierarchy, Version};
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
 use super::userns::UserNamespace;
-use super::visible;
+use super::{view, visible};
 
 const RDONLY: u64 = 0x1;
 const NOSUID: u64 = 0x2;
@@ -299,6 +299,7 @@ pub(super) fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Ow
             .map_err(failed(format!("use {path:?} as {key} of the overlay")))
     };
     set("source", Path::new("overlay"))?;
+    view::set_attributes(overlay.as_fd()).map_err(failed("configure an overlay"))?;
     // One at a time (Linux 6.5), else all in one string.
     let single = lower
         .first()

@@ -1,12 +1,13 @@
 //! Layers seen as one tree, by who has it open and nobody else: a mount that is attached nowhere.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
 };
 
 /// Opens a container's root to write to while it does not run: what is written goes to `upper`. `work` is the container's own
@@ -16,6 +17,7 @@ use rustix::mount::{
 /// As [`merged`].
 pub fn writable(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Errno> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    set_attributes(overlay.as_fd())?;
     set_lower(&overlay, lower)?;
     fsconfig_set_string(overlay.as_fd(), "upperdir", upper)?;
     fsconfig_set_string(overlay.as_fd(), "workdir", work)?;
@@ -37,6 +39,7 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // The topmost may be what a running container writes to; with an index that would be refused.
     fsconfig_set_string(overlay.as_fd(), "index", "off")?;
+    set_attributes(overlay.as_fd())?;
     set_lower(&overlay, layers)?;
     fsconfig_create(overlay.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
@@ -44,6 +47,11 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
         | MountAttrFlags::MOUNT_ATTR_NODEV;
     // The mount itself: through a descriptor below it, with the mount closed, the kernel can't look `..` up within a root.
     fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// In a user namespace overlayfs keeps its notes where who mounts it may (Linux 5.11): in `user.overlay.…`.
+pub(super) fn set_attributes(overlay: BorrowedFd<'_>) -> Result<(), Errno> {
+    if crate::identity::in_user_namespace() { fsconfig_set_flag(overlay, "userxattr") } else { Ok(()) }
 }
 
 /// Topmost first.

@@ -8,7 +8,6 @@
 
 use std::{fmt::Display, io};
 
-use rustix::process::geteuid;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -69,11 +68,10 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Takes a connected socket through the authentication.
-    pub(super) async fn greet(stream: UnixStream) -> Result<Self, BusError> {
+    /// Takes a connected socket through the authentication, as the user that the other side sees.
+    pub(super) async fn greet(stream: UnixStream, user: u32) -> Result<Self, BusError> {
         let mut bus = Self { stream, received: Vec::new(), total: 0, sending: false };
-        let uid: String =
-            geteuid().as_raw().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
+        let uid: String = user.to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
         // BEGIN goes out before the answer: systemd (seen with 252) leaves a message lying that it reads together with
         // BEGIN, until more comes; with the answer here it has read BEGIN already.
         bus.write(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes()).await?;

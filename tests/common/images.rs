@@ -72,6 +72,11 @@ fn systemd_tar(release: &str) -> Option<PathBuf> {
     None
 }
 
+/// The archive of a systemd image, opened. `None`, said aloud, if nobody has made it.
+pub fn systemd_archive(release: &str) -> Option<File> {
+    systemd_tar(release).map(|path| File::open(path).unwrap())
+}
+
 /// A host with the systemd image of a Debian release under the release's name. `None`, said aloud, without it.
 pub fn systemd_image(release: &str) -> Option<Host> {
     let tar = systemd_tar(release)?;

@@ -9,6 +9,7 @@
 
 mod images;
 mod leaks;
+mod user;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -23,8 +24,9 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use images::{SYSTEMD_IMAGES, systemd_image};
+pub use images::{SYSTEMD_IMAGES, systemd_archive, systemd_image};
 pub use leaks::Leaks;
+pub use user::TestUser;
 
 /// How long anything may take before a test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +66,8 @@ pub struct Host {
     dir: TempDir,
     serve: Option<Child>,
     environment: Vec<(String, String)>,
+    /// Whose service it is; root's without one.
+    pub user: Option<TestUser>,
 }
 
 impl Host {
@@ -87,9 +91,18 @@ impl Host {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.display().to_string()))
             .collect();
-        let mut host = Self { dir, serve: None, environment };
+        let mut host = Self { dir, serve: None, environment, user: None };
         host.wake();
         Some(host)
+    }
+
+    /// Starts a service of an ordinary user, without images. `None`, said aloud, where such a test can't run.
+    pub fn of_user(user: TestUser) -> Self {
+        let dir = tempfile::Builder::new().prefix("dormouse-test-").tempdir().unwrap();
+        user.settle_in(dir.path());
+        let mut host = Self { dir, serve: None, environment: Vec::new(), user: Some(user) };
+        host.wake();
+        host
     }
 
     /// Starts a service that has the image `busybox`. `None`, said aloud, where such a test can't run.
@@ -138,7 +151,11 @@ impl Host {
 
     fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path().join("serve.log")).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        let mut command = match &self.user {
+            Some(user) => user.program(self.path()),
+            None => Command::new(env!("CARGO_BIN_EXE_dormouse")),
+        };
+        command
             .args(["serve", "--listen", &self.address(), "--idle-timeout", "0"])
             .env("DORMOUSE_STATE_DIR", self.state_dir())
             .env("DORMOUSE_RUN_DIR", self.run_dir())

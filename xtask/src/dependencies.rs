@@ -38,6 +38,8 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("netavark", &[Purpose::Test, Purpose::Bench], "networks: bridges, ports, firewall rules"),
     ("aardvark-dns", &[Purpose::Test, Purpose::Bench], "names on networks"),
     ("iptables", &[Purpose::Test, Purpose::Bench], "what netavark writes its rules with"),
+    ("passt", &[Purpose::Test], "pasta: the network of containers without root"),
+    ("uidmap", &[Purpose::Test], "maps the users of a service without root"),
     ("iproute2", &[Purpose::Test], "looks at interfaces and routes"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
     ("python3-venv", &[Purpose::Test], "where they are installed"),

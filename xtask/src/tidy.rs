@@ -9,18 +9,19 @@ use crate::program::{Result, on_file};
 /// What each module may use of the crate besides itself; a module that is not listed here (a role, like `serve`) may use
 /// all. Nothing points back up; `runtime` and `monitor` know nothing of varlink, images or the store.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["varlink", "wire"]),
+    ("cli", &["varlink", "wire", "identity"]),
     ("varlink", &["readiness"]),
     ("api", &["varlink", "wire", "engine", "store", "image", "runtime", "monitor", "network", "systemd"]),
-    ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness"]),
+    ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness", "identity"]),
     ("monitor", &["runtime"]),
     ("oci", &["runtime", "systemd"]),
     ("store", &[]),
-    ("image", &[]),
-    ("runtime", &[]),
+    ("image", &["identity"]),
+    ("runtime", &["identity"]),
     ("network", &[]),
-    ("systemd", &[]),
+    ("systemd", &["identity"]),
     ("readiness", &[]),
+    ("identity", &[]),
     ("wire", &[]),
 ];
 

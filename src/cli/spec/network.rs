@@ -14,7 +14,7 @@ const DEFAULT_NETWORK: &str = "dormouse";
 
 #[derive(Debug, Args)]
 pub(super) struct NetworkFlags {
-    /// Network: NAME[:ip=…,mac=…,alias=…,interface_name=…], none (loopback only), host, container:NAME [default: dormouse]
+    /// Network: NAME[:ip=…,mac=…,alias=…,interface_name=…], none (loopback only), host, container:NAME [default: dormouse; without root pasta]
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK", help_heading = "Network")]
     networks: Vec<String>,
     /// Publish a port: [[HOST-IP:][HOST-PORT]:]PORT[/tcp|udp|sctp]; ports may be ranges, as in 8000-8003:80-83

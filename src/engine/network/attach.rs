@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::identity;
 use crate::network::netavark::{HostLock, Netavark, key};
 use crate::network::{NetworkError, namespace, overlap, ports, routes};
 use crate::runtime;
@@ -13,6 +14,7 @@ use crate::store::try_lock_object;
 use super::super::definition::Definition;
 use super::super::sweep::{entries, is_id};
 use super::super::{Container, Engine, EngineError, blocking, names, place};
+use super::pasta;
 use super::state::{NetworkState, Published};
 
 /// A network that was set up for a start which has not come to its end; taken down again unless it is kept.
@@ -25,7 +27,17 @@ pub(in super::super) struct PendingNetwork<'a> {
     reserved: Vec<OwnedFd>,
 }
 
-impl PendingNetwork<'_> {
+impl<'a> PendingNetwork<'a> {
+    pub(super) fn new(engine: &'a Engine, id: &str, generation: &str) -> Self {
+        Self {
+            engine,
+            id: id.to_owned(),
+            generation: generation.to_owned(),
+            armed: true,
+            reserved: Vec::new(),
+        }
+    }
+
     /// What keeps the host's other programs from the published ports, to be held by who stays with the container.
     pub fn take_reserved(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.reserved)
@@ -69,12 +81,8 @@ impl Engine {
         if definition.networks.is_empty() {
             return Ok(());
         }
-        if !rustix::process::geteuid().is_root() {
-            return Err(EngineError::Unsupported {
-                feature: "a network".to_owned(),
-                reason: "without root there are no bridges, and pasta (package passt), which could stand in for them, is not used yet; use the network none or host"
-                    .to_owned(),
-            });
+        if !identity::is_root() || pasta::is_pasta(definition) {
+            return pasta::check(definition);
         }
         let netavark = self.netavark()?;
         for attachment in &definition.networks {
@@ -98,10 +106,12 @@ impl Engine {
             self.write_etc(container, None)?;
             return Ok(None);
         }
+        if pasta::is_pasta(&container.definition) {
+            return self.set_up_pasta(container).map(Some);
+        }
         self.check_networks(&container.definition)?;
         let generation = names::new_id()?[..16].to_owned();
-        let mut pending =
-            PendingNetwork { engine: self, id: id.clone(), generation, armed: true, reserved: Vec::new() };
+        let mut pending = PendingNetwork::new(self, id, &generation);
         let wanted = &container.definition.networks;
         let plan = || self.plan(container.into(), wanted, &pending.generation, None);
         let (mut state, held) = match plan() {
@@ -148,7 +158,11 @@ impl Engine {
     /// What [`PendingNetwork::take_reserved`] has, once more, for a container that runs. Ports that others have taken meanwhile
     /// are left to them.
     pub(in super::super) fn reserve_again(&self, id: &str) -> Result<Vec<OwnedFd>, EngineError> {
-        let published = self.network_state(id)?.map(|state| state.ports).unwrap_or_default();
+        let published = match self.network_state(id)? {
+            // Who holds them then is pasta.
+            Some(state) if state.pasta.is_none() => state.ports,
+            _ => Vec::new(),
+        };
         let all = published.iter().flat_map(|mapping: &Published| {
             (0..mapping.range).map(move |step| (mapping, mapping.host_port.saturating_add(step)))
         });
@@ -198,6 +212,9 @@ impl Engine {
                 None => Ok(self.store()?.release(id)?),
                 Some(_) => Ok(()),
             };
+        }
+        if !identity::is_root() {
+            return self.tear_down_pasta(id, generation);
         }
         let mut lock = HostLock::take()?;
         // Again: another may just have done it.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::identity;
 use crate::network::files::is_host_name;
+use crate::network::pasta;
 use crate::network::ports::Protocol;
 use crate::network::{is_hardware_address, is_interface_name};
 
@@ -15,7 +17,8 @@ pub(in super::super) fn attachments(spec: &ContainerSpec) -> Vec<NetworkAttachme
     match (&spec.networks, &spec.network_namespace) {
         (Some(networks), _) => networks.clone(),
         (None, None) => {
-            vec![NetworkAttachment { network: DEFAULT_NETWORK.to_owned(), ..NetworkAttachment::default() }]
+            let network = if identity::is_root() { DEFAULT_NETWORK } else { pasta::NAME };
+            vec![NetworkAttachment { network: network.to_owned(), ..NetworkAttachment::default() }]
         }
         (None, Some(_)) => Vec::new(),
     }

@@ -25,6 +25,7 @@ mod attach;
 mod check;
 mod connect;
 mod etc;
+mod pasta;
 mod plan;
 mod state;
 
@@ -108,8 +109,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NetworkExists`], [`EngineError::InvalidSpec`].
     pub fn create_network(&self, new: NewNetwork) -> Result<Network, EngineError> {
+        if !crate::identity::is_root() {
+            return Err(EngineError::Unsupported {
+                feature: "making a network".to_owned(),
+                reason: "only root of the host can make bridges; containers of this service have pasta"
+                    .to_owned(),
+            });
+        }
         names::check("name", &new.name)?;
-        if ["none", "host", "private", "container", "default"].contains(&new.name.as_str()) {
+        if ["none", "host", "private", "container", "default", crate::network::pasta::NAME]
+            .contains(&new.name.as_str())
+        {
             return Err(invalid("name", format!("{:?} has a meaning of its own", new.name)));
         }
         let existing = self.networks()?;

@@ -138,12 +138,13 @@ impl Engine {
             document,
             attached,
             ports: published,
+            pasta: None,
         };
         Ok((state, held))
     }
 
     /// Turns the id of who has something into its name.
-    fn name_holder(&self, refusal: Refusal) -> EngineError {
+    pub(super) fn name_holder(&self, refusal: Refusal) -> EngineError {
         let name = |id: String| self.find_row(&id).map_or(id, |row| row.name);
         match refusal {
             Refusal::Error(error) => error,
@@ -157,7 +158,7 @@ impl Engine {
 
 /// Why something can't be reserved; holders by id.
 #[derive(Debug)]
-enum Refusal {
+pub(super) enum Refusal {
     Error(EngineError),
     Address(IpAddr, String),
     Port(u16, Protocol, Option<String>),
@@ -206,7 +207,8 @@ fn choose_addresses(
     Ok(chosen)
 }
 
-fn choose_ports(
+/// Finds ports that are free, and holds them.
+pub(super) fn choose_ports(
     mapping: &PortMapping,
     rows: &[PortRow],
     held: &mut Vec<ports::Held>,

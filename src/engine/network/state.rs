@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::monitor::state::ProcessRef;
 use crate::network::ports::Protocol;
 use crate::network::{IpNet, netavark};
 
@@ -26,6 +27,9 @@ pub struct NetworkState {
     pub attached: Vec<Attached>,
     /// What leads to the container.
     pub ports: Vec<Published>,
+    /// The pasta that is its network, for a user without root.
+    #[serde(default)]
+    pub pasta: Option<ProcessRef>,
 }
 
 /// A network that a container is on.

@@ -56,7 +56,7 @@ impl AuthFiles {
         if let Some(path) = std::env::var_os("REGISTRY_AUTH_FILE") {
             return Self { paths: vec![path.into()] };
         }
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = crate::identity::user();
         let run = match std::env::var_os("XDG_RUNTIME_DIR") {
             Some(directory) if uid != 0 => PathBuf::from(directory).join("containers"),
             _ => PathBuf::from(format!("/run/containers/{uid}")),
@@ -200,7 +200,7 @@ fn home() -> Option<PathBuf> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Some(home.into()),
         // A system service has no HOME.
-        _ => rustix::process::geteuid().is_root().then(|| PathBuf::from("/root")),
+        _ => crate::identity::is_root().then(|| PathBuf::from("/root")),
     }
 }
 

@@ -133,7 +133,11 @@ fn xattr_result(
     warnings: &mut Vec<String>,
 ) -> Result<(), ImageError> {
     match result {
-        Err(Errno::OPNOTSUPP | Errno::PERM) if name.starts_with(b"user.") => {
+        // Those of the file system's own administrator are for root of the host.
+        Err(Errno::OPNOTSUPP | Errno::PERM)
+            if name.starts_with(b"user.")
+                || (name.starts_with(b"trusted.") && crate::identity::in_user_namespace()) =>
+        {
             warn(warnings, || {
                 format!(
                     "{:?}: the file system refuses the extended attribute {:?}",

@@ -28,9 +28,10 @@ use rustix::{
 use super::{
     ImageError, Kind, bad,
     metadata::{Metadata, failed},
-    shown, split,
+    shown, split, warn,
 };
 use crate::image::{
+    overlay_attribute,
     record::{Place, Saver, place_of},
     remove::remove_tree_with,
 };
@@ -196,9 +197,20 @@ impl<'a> Tree<'a> {
             _ => FileType::Fifo,
         };
         let device = rustix::fs::makedev(major, minor);
-        self.make(&parent, (parent_path, name), entry, || {
+        let made = self.make(&parent, (parent_path, name), entry, || {
             rustix::fs::mknodat(&*parent, name, file_type, PRIVATE_FILE, device)
-        })?;
+        });
+        match made {
+            Err(ImageError::Entry { source, .. })
+                if source.raw_os_error() == Some(libc::EPERM) && crate::identity::in_user_namespace() =>
+            {
+                warn(warnings, || {
+                    format!("{:?}: only root of the host makes devices, left out", shown(entry))
+                });
+                return Ok(());
+            }
+            other => other?,
+        }
         metadata.apply_at(parent.as_fd(), name, true, entry, warnings)
     }
 
@@ -279,7 +291,7 @@ impl<'a> Tree<'a> {
                 Err(errno) => return Err(failed("open", &path)(errno)),
             };
             if pending.opaque {
-                rustix::fs::fsetxattr(&directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+                rustix::fs::fsetxattr(&directory, overlay_attribute("opaque"), b"y", XattrFlags::empty())
                     .map_err(failed("set an extended attribute of", &path))?;
             }
             if let Some(metadata) = pending.metadata {

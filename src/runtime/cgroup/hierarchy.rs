@@ -59,6 +59,11 @@ impl Mounted {
         Ok(Self(hierarchies.into()))
     }
 
+    /// As if there were none.
+    pub(super) fn none() -> Self {
+        Self(Arc::new([]))
+    }
+
     pub(crate) fn hierarchies(&self) -> &[Hierarchy] {
         &self.0
     }

@@ -11,6 +11,7 @@
 //!
 //! Where a cgroup2 is mounted, it kills (`cgroup.kill`) and freezes (`cgroup.freeze`) for the hybrid layout too.
 
+mod delegation;
 mod devices_bpf;
 mod hierarchy;
 mod limits;
@@ -139,6 +140,9 @@ impl CgroupError {
     }
 }
 
+/// The path of no cgroup at all: what is made stays where its maker is, without limits.
+pub const NONE: &str = "none";
+
 /// How long [`Cgroup::remove`] and [`Cgroup::freeze`] wait at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -197,6 +201,9 @@ impl Cgroup {
     /// [`CgroupError::Path`] for a path that is empty, the root, or has `..` in it;
     /// [`CgroupError::NotMounted`] on a host without cgroups.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
+        if path == NONE {
+            return Self::open_on(&Mounted::none(), path);
+        }
         Self::open_on(&Mounted::read()?, path)
     }
 
@@ -205,6 +212,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Path`].
     pub fn open_on(mounted: &Mounted, path: &str) -> Result<Self, CgroupError> {
+        if path == NONE {
+            return Ok(Self { path: path.to_owned(), relative: PathBuf::new(), mounted: Mounted::none() });
+        }
         let refused = || CgroupError::Path { path: path.to_owned() };
         let mut relative = PathBuf::new();
         for component in Path::new(path).components() {
@@ -281,6 +291,11 @@ impl Cgroup {
             .map(|hierarchy| self.directory(hierarchy))
     }
 
+    /// Whether there is one: of [`NONE`] there is not.
+    pub fn is_none(&self) -> bool {
+        self.hierarchies().is_empty()
+    }
+
     /// The hierarchy whose list of processes counts.
     fn primary(&self) -> PathBuf {
         self.unified()
@@ -319,33 +334,6 @@ impl Cgroup {
             pending.cgroup().update(resources)?;
         }
         Ok(pending)
-    }
-
-    /// Lets another user make cgroups below it, as the root of a container with a user namespace may: on v2 the files that the
-    /// kernel says, and in the hierarchy that systemd uses on v1.
-    ///
-    /// Source: runtime-spec, config-linux, "Cgroup ownership"; systemd's CGROUP_DELEGATION.md.
-    pub(super) fn give_to(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
-        const V1_FILES: &str = "cgroup.procs\ntasks\ncgroup.clone_children\n";
-        for hierarchy in self.hierarchies() {
-            let directory = self.directory(hierarchy);
-            let files = match hierarchy.version {
-                Version::V2 => std::fs::read_to_string("/sys/kernel/cgroup/delegate")
-                    .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned()),
-                Version::V1 if hierarchy.name.as_deref() == Some("systemd") => V1_FILES.to_owned(),
-                Version::V1 => continue,
-            };
-            for path in
-                std::iter::once(directory.clone()).chain(files.lines().map(|name| directory.join(name)))
-            {
-                match std::os::unix::fs::chown(&path, Some(uid), Some(gid)) {
-                    // A controller that is not enabled has no files.
-                    Err(error) if is_gone(&error) => {}
-                    other => other.map_err(|source| CgroupError::File { what: "give away", path, source })?,
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Opens what a new process needs to enter.
@@ -549,6 +537,9 @@ impl Cgroup {
     /// [`CgroupError::File`] when it cannot be read; one that does not exist has no processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
+        if self.hierarchies().is_empty() {
+            return Ok(pids);
+        }
         for directory in subtree(&self.primary())? {
             match read(&directory.join("cgroup.procs")) {
                 Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok())),

@@ -10,9 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::geteuid;
 use tokio::net::UnixStream;
 use zbus::{DynamicType, OwnedObjectPath, export::serde::Serialize};
+
+use crate::identity;
 
 use super::bus::{Bus, BusError, Incoming};
 use super::inside::{MANAGER, MANAGER_PATH};
@@ -76,10 +77,10 @@ pub fn manages() -> bool {
 
 /// The service manager's own socket: root's is PID 1, every other user has an instance.
 fn socket() -> Option<PathBuf> {
-    if geteuid().is_root() {
+    if identity::is_root() {
         return Some(PathBuf::from("/run/systemd/private"));
     }
-    std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("systemd/private"))
+    Some(identity::runtime_directory().join("systemd/private"))
 }
 
 /// Runs what waits, on this thread, for at most [`TIMEOUT`].
@@ -104,7 +105,7 @@ impl Manager {
         let path = socket().unwrap_or_default();
         let unreachable = |source| HostError::Unreachable { path: path.clone(), source };
         let stream = UnixStream::connect(&path).await.map_err(unreachable)?;
-        let bus = Bus::greet(stream).await.map_err(|error| from_bus(&path, error))?;
+        let bus = Bus::greet(stream, identity::user()).await.map_err(|error| from_bus(&path, error))?;
         Ok(Self { bus, path })
     }
 

@@ -53,7 +53,7 @@ impl Manager {
     /// the first moments of a boot).
     pub async fn connect(leader: i32, leader_pidfd: BorrowedFd<'_>) -> Result<Self, InsideError> {
         let stream = socket::connect(leader, leader_pidfd).await?;
-        let bus = within("the greeting", Bus::greet(stream)).await?.map_err(InsideError::from_bus)?;
+        let bus = within("the greeting", Bus::greet(stream, 0)).await?.map_err(InsideError::from_bus)?;
         Ok(Self { bus: Mutex::new(bus) })
     }
 
