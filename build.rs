@@ -11,5 +11,6 @@ fn main() {
         "interfaces/io.dormouse.Volume.varlink",
         "interfaces/io.dormouse.Secret.varlink",
         "interfaces/io.dormouse.Manager.varlink",
+        "interfaces/io.podman.varlink",
     ]);
 }

@@ -138,7 +138,7 @@ fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), Strin
         .max_blocking_threads(32)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let service = crate::api::service(&engine, idle_timeout);
+    let service = crate::api::service(&engine, idle_timeout, crate::cli::spec_of_flags);
     runtime.block_on(async {
         let sweeper = engine.clone();
         // After the first answers: who woke us waits for those, and what lies about has time.

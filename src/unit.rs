@@ -82,7 +82,7 @@ fn serve_and_run(run: ForegroundRun) -> Result<ExitCode, String> {
     let server = std::thread::Builder::new()
         .name("service".to_owned())
         .spawn(move || {
-            let service = crate::api::service(&engine, None);
+            let service = crate::api::service(&engine, None, crate::cli::spec_of_flags);
             let options = ServeOptions { idle_timeout: None, notifies: false, ..ServeOptions::default() };
             runtime.block_on(async {
                 serve_until(service, vec![listener], options, async { drop(stopped.await) }).await

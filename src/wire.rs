@@ -27,6 +27,9 @@ pub mod network {
 pub mod unit {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Unit.rs"));
 }
+pub mod podman {
+    include!(concat!(env!("OUT_DIR"), "/io.podman.rs"));
+}
 pub mod volume {
     include!(concat!(env!("OUT_DIR"), "/io.dormouse.Volume.rs"));
 }

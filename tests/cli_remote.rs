@@ -212,6 +212,17 @@ fn every_kind_of_command_works_on_another_host() {
     assert!(there.out(&["load", saved.to_str().unwrap()]).contains("flat"));
     assert_eq!(there.out(&["run", "--rm", "--network", "none", "flat", "cat", "/tmp/again"]), "content");
     there.out(&["rmi", "flat"]);
+    let layout = there.directory.join("layout");
+    let here = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(["--address", &host.address(), "save", "--format", "oci-dir", "-o"])
+        .args([layout.as_os_str(), "busybox".as_ref()])
+        .env_remove("DORMOUSE_CONNECTION")
+        .status();
+    assert!(here.unwrap().success());
+    assert!(there.out(&["load", layout.to_str().unwrap(), "laid-out"]).contains("busybox"));
+    there.out(&["untag", "laid-out"]);
+    let refused = there.run(&["save", "--format", "oci-dir", "-o", "nowhere", "busybox"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
 
     there.out(&["stop", "web"]);
     there.out(&["rm", "--force", "web"]);
@@ -480,4 +491,6 @@ fn connections_have_names() {
     assert!(!client(&["connection", "add", "bad", "http://x"]).0);
     assert!(client(&["connection", "rm", "there", "here"]).0);
     assert!(!client(&["connection", "rm", "there"]).0);
+    let lost = there.client().env("DORMOUSE_CONNECTION", "gone").args(["connection", "ls"]).output().unwrap();
+    assert!(lost.status.success(), "a name that is gone keeps nobody from the list: {}", stderr(&lost));
 }

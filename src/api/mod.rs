@@ -12,6 +12,7 @@ mod manager;
 mod mount_types;
 mod network;
 mod network_types;
+mod podman;
 mod secret;
 mod streams;
 mod unit;
@@ -29,14 +30,16 @@ use crate::engine::{Engine, EngineError};
 use crate::varlink::stream::{Control, Finish};
 use crate::varlink::{Call, CallError, Service};
 
+pub use podman::FlagReader;
+
 const VENDOR: &str = "dormouse";
 const PRODUCT: &str = "dormouse";
 /// No client needs to know more often how far something is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const URL: &str = "https://varlink.org/";
 
-/// The service with all its interfaces.
-pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
+/// The service with all its interfaces. `read_flags` is what io.podman reads its options with.
+pub fn service(engine: &Engine, idle_timeout: Option<Duration>, read_flags: FlagReader) -> Service {
     Service {
         vendor: VENDOR.into(),
         product: PRODUCT.into(),
@@ -50,6 +53,7 @@ pub fn service(engine: &Engine, idle_timeout: Option<Duration>) -> Service {
             Box::new(volume::VolumeInterface::new(engine.clone())),
             Box::new(secret::SecretInterface::new(engine.clone())),
             Box::new(manager::ManagerInterface::new(engine.clone(), idle_timeout)),
+            Box::new(podman::PodmanInterface::new(engine.clone(), read_flags)),
         ],
     }
 }
@@ -196,6 +200,7 @@ mod tests {
         include_str!("../../interfaces/io.dormouse.Volume.varlink"),
         include_str!("../../interfaces/io.dormouse.Secret.varlink"),
         include_str!("../../interfaces/io.dormouse.Manager.varlink"),
+        include_str!("../../interfaces/io.podman.varlink"),
         include_str!("../../interfaces/org.varlink.service.varlink"),
     ];
 
@@ -204,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state_dir, run_dir) = (dir.path().join("state"), dir.path().join("run"));
         let engine = crate::engine::Engine::new(crate::store::Paths { state_dir, run_dir }).unwrap();
-        super::service(&engine, None).check_definitions().unwrap();
+        super::service(&engine, None, |_| Ok(serde_json::Map::new())).check_definitions().unwrap();
     }
 
     #[test]

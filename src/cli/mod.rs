@@ -34,6 +34,7 @@ mod terminal;
 use errors::CliError;
 
 pub use grammar::{has_flag, has_verb, takes};
+pub use spec::of_flags as spec_of_flags;
 
 /// Containers, and the systemd inside them, through a service that sleeps.
 #[derive(Debug, Parser)]
@@ -114,7 +115,8 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn service(&self) -> Result<service::Service, CliError> {
-        match self.connection.as_deref().filter(|connection| !connection.is_empty()) {
+        let wanted = self.connection.as_deref().filter(|connection| !connection.is_empty());
+        match wanted.filter(|_| self.command.needs_service()) {
             Some(connection) => connections::resolve(connection),
             None => Ok(service::Service::at(self.address.as_deref())),
         }

@@ -22,6 +22,7 @@ mod exec;
 mod generate;
 mod health;
 mod images;
+mod kube;
 mod launch;
 mod logs;
 mod mount;
@@ -69,6 +70,7 @@ pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
 };
+pub use kube::Kube;
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use mounts::MountPoint;

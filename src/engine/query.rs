@@ -104,6 +104,36 @@ impl Engine {
             .then(|| self.log_path(&container.row.id))
     }
 
+    /// The runtime specification of a container: that of its last start since the machine booted, else the one that it would
+    /// be started with now.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; a damaged file; what would keep it from being started.
+    pub fn runtime_spec(&self, name: &str) -> Result<serde_json::Value, EngineError> {
+        let container = self.find(name)?;
+        let path = self.runtime_spec_path(&container.row.id);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let _lock = crate::store::lock_object(&self.paths().locks(), &container.row.id)?;
+                let volumes = self.ready_volumes(&container)?;
+                super::oci::build(self, &container, &self.cgroup_path(&container.row.id), &volumes)?.spec
+            }
+            Err(source) => return Err(EngineError::io("read", path, source)),
+        };
+        serde_json::from_slice(&text).map_err(|source| damaged(&container.row.name, source))
+    }
+
+    /// Where [`Self::runtime_spec`] is, once the container was started.
+    pub fn runtime_spec_path(&self, id: &str) -> std::path::PathBuf {
+        self.paths().run_container(id).join(crate::monitor::config::SPEC_FILE_NAME)
+    }
+
+    /// The bytes of disk that a container's own changes take. Walks them, and blocks the thread for it.
+    pub fn written_bytes(&self, id: &str) -> u64 {
+        super::images::blocks_below(&self.paths().container(id).join("upper"))
+    }
+
     /// The cgroup controllers of this host: those with a hierarchy of their own, and those of the unified one.
     pub fn cgroup_controllers() -> Vec<String> {
         let legacy = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -27,7 +27,7 @@ mod tree_tar;
 mod unpack;
 mod verified;
 
-pub use config::{Healthcheck, HistoryStep, ImageConfig, Process, RootFs};
+pub use config::{Empty, Healthcheck, HistoryStep, ImageConfig, Process, RootFs};
 pub use digest::{Digest, Hasher};
 pub use error::ImageError;
 pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};

@@ -47,6 +47,8 @@ pub struct Call {
     channels: Option<Channels>,
     progress: Progress,
     schema: Option<Arc<Schema>>,
+    /// The connection goes on even if an upgrade was asked for and did not come.
+    keeps_open: bool,
 }
 
 impl Call {
@@ -65,6 +67,7 @@ impl Call {
             channels: None,
             progress: Progress::Open { streamed: false },
             schema: None,
+            keeps_open: false,
         }
     }
 
@@ -78,6 +81,20 @@ impl Call {
 
     pub(super) fn raw_parameters(&self) -> Option<&Value> {
         self.request.parameters.as_ref()
+    }
+
+    /// Puts others in the place of the parameters.
+    pub(super) fn set_parameters(&mut self, parameters: Value) {
+        self.request.parameters = Some(parameters);
+    }
+
+    pub(super) fn keep_open(&mut self) {
+        self.keeps_open = true;
+    }
+
+    /// Whether the connection goes on after the reply.
+    pub(super) fn goes_on(&self) -> bool {
+        self.keeps_open || !self.wants_upgrade()
     }
 
     /// Lets replies be held against the IDL, in debug builds.
@@ -213,7 +230,7 @@ impl Call {
         let disconnected = |source| CallError::Disconnected { source };
         self.link.send(Outgoing::new(message, Vec::new())).await.map_err(disconnected)?;
         self.progress = Progress::Open { streamed: true };
-        self.link.set_upgraded();
+        self.link.set_upgraded(true);
         match &mut self.channels {
             Some(channels) => channels.begin(&self.link, finish).map_err(disconnected),
             None => Ok(()),
@@ -240,6 +257,15 @@ impl Call {
     /// [`CallError::Disconnected`]; [`CallError::Encode`] and [`CallError::TooLarge`] for what is no message.
     pub async fn reply(&mut self, parameters: impl Serialize) -> Result<(), CallError> {
         self.send(parameters, None, Vec::new()).await
+    }
+
+    /// Sends a final reply that has no parameters at all, not even an empty object: what the clients of some older
+    /// interfaces were used to.
+    ///
+    /// # Errors
+    /// As [`Call::reply`].
+    pub async fn reply_nothing(&mut self) -> Result<(), CallError> {
+        self.send_parts(None::<()>, None, Vec::new()).await
     }
 
     /// Sends the final reply with descriptors (at most 253), which are closed here once they are sent.
@@ -286,13 +312,36 @@ impl Call {
     /// # Errors
     /// As [`Call::reply`]; [`CallError::InvalidParameter`] for `upgrade` if the client did not ask for it.
     pub async fn upgrade(&mut self, parameters: impl Serialize) -> Result<UpgradedStream, CallError> {
+        self.upgrade_with(Some(parameters)).await
+    }
+
+    /// As [`Call::upgrade`], with a reply as that of [`Call::reply_nothing`].
+    ///
+    /// # Errors
+    /// As [`Call::upgrade`].
+    pub async fn upgrade_with_nothing(&mut self) -> Result<UpgradedStream, CallError> {
+        self.upgrade_with(None::<()>).await
+    }
+
+    async fn upgrade_with(
+        &mut self,
+        parameters: Option<impl Serialize>,
+    ) -> Result<UpgradedStream, CallError> {
         if !self.wants_upgrade() {
             return Err(CallError::invalid_parameter("upgrade"));
         }
-        self.send(parameters, None, Vec::new()).await?;
+        self.send_parts(parameters, None, Vec::new()).await?;
         self.progress = Progress::Upgraded;
-        self.link.set_upgraded();
+        self.link.set_upgraded(true);
         Ok(UpgradedStream::new(Arc::clone(&self.link)))
+    }
+
+    /// Makes the connection one of varlink again, for the clients of an older interface, which go on with calls after their
+    /// bytes. The stream must not be used any more.
+    pub fn end_upgrade(&mut self, stream: UpgradedStream) {
+        drop(stream);
+        self.progress = Progress::Replied;
+        self.link.set_upgraded(false);
     }
 
     async fn send(
@@ -301,11 +350,22 @@ impl Call {
         continues: Option<bool>,
         fds: Vec<OwnedFd>,
     ) -> Result<(), CallError> {
+        self.send_parts(Some(parameters), continues, fds).await
+    }
+
+    async fn send_parts(
+        &mut self,
+        parameters: Option<impl Serialize>,
+        continues: Option<bool>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), CallError> {
         let Progress::Open { .. } = self.progress else {
             unreachable!("{} sends a second final reply", self.full_method());
         };
-        self.begin_stream(&parameters, Finish::AtEnd).await?;
-        let message = encode(&parameters, continues)?;
+        if let Some(parameters) = &parameters {
+            self.begin_stream(parameters, Finish::AtEnd).await?;
+        }
+        let message = encode_reply(&Reply { continues, error: None, parameters: parameters.as_ref() })?;
         drop(parameters);
         if fds.len() > MESSAGE_FDS_MAX {
             return Err(CallError::TooManyDescriptors { count: fds.len() });
@@ -343,7 +403,7 @@ impl Call {
         if self.is_oneway() {
             return Ok(());
         }
-        let reply = Reply { continues: None, error: Some(name), parameters: &parameters };
+        let reply = Reply { continues: None, error: Some(name), parameters: Some(&parameters) };
         let message = encode_reply(&reply)?;
         if let Some(channels) = self.channels.as_mut().filter(|channels| channels.is_running()) {
             channels.take_what_is_there();
@@ -364,11 +424,12 @@ struct Reply<'a, P> {
     continues: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
-    parameters: &'a P,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<&'a P>,
 }
 
 fn encode(parameters: &impl Serialize, continues: Option<bool>) -> Result<Vec<u8>, CallError> {
-    encode_reply(&Reply { continues, error: None, parameters })
+    encode_reply(&Reply { continues, error: None, parameters: Some(parameters) })
 }
 
 fn encode_reply(reply: &impl Serialize) -> Result<Vec<u8>, CallError> {

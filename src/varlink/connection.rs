@@ -70,8 +70,8 @@ impl Link {
         &self.socket
     }
 
-    pub(super) fn set_upgraded(&self) {
-        self.upgraded.store(true, Ordering::Relaxed);
+    pub(super) fn set_upgraded(&self, upgraded: bool) {
+        self.upgraded.store(upgraded, Ordering::Relaxed);
     }
 
     /// Who hears the frames of a [`super::stream`] says that the client has left.
@@ -290,8 +290,8 @@ async fn carry_out(call: &mut Call, terms: &Terms, invalid: Option<&'static str>
         }
     };
     match result {
-        // A client that asked for an upgrade takes a reply for one, so nothing sensible can follow it.
-        Ok(()) => !call.wants_upgrade(),
+        // A client that asked for an upgrade takes a reply for one, so nothing sensible can follow it (but see `keep_open`).
+        Ok(()) => call.goes_on(),
         // It left without waiting for replies; what it ordered in advance is still read.
         Err(CallError::Disconnected { source }) => {
             matches!(source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)

@@ -18,7 +18,10 @@ pub enum ParameterCheck {
     /// `org.varlink.service.InvalidParameter` and the exact path.
     #[default]
     Strict,
-    /// Only the method's name is checked; for older interfaces whose clients omit fields and send extra ones.
+    /// For older interfaces whose clients omit fields and send extra ones: what is missing or null is empty, unknown
+    /// fields are dropped, and names match whatever their case, so that the interface sees parameters that fit. What is
+    /// wrong beyond that is `org.varlink.service.InvalidParameter` for `parameters`. A call for an upgrade that is refused
+    /// leaves the connection as it was.
     Lenient,
 }
 

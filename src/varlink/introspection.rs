@@ -110,12 +110,21 @@ fn admit(
     });
     let Some(schema) = schema else { return Err(CallError::MethodNotImplemented) };
     match check {
-        ParameterCheck::Strict => {
-            schema.check_call(call.method(), call.raw_parameters())?;
-            call.check_replies(schema);
-            Ok(())
+        ParameterCheck::Strict => schema.check_call(call.method(), call.raw_parameters())?,
+        ParameterCheck::Lenient => {
+            call.keep_open();
+            // The servers of such interfaces told the method's name alone.
+            let unknown = |method: &str| {
+                CallError::reply("org.varlink.service.MethodNotFound", serde_json::json!({"method": method}))
+            };
+            let made = schema.complete_call(call.method(), call.raw_parameters());
+            let made = made.map_err(|error| match error {
+                CallError::MethodNotFound => unknown(call.method()),
+                other => other,
+            })?;
+            call.set_parameters(made);
         }
-        ParameterCheck::Lenient if schema.has_method(call.method()) => Ok(()),
-        ParameterCheck::Lenient => Err(CallError::MethodNotFound),
     }
+    call.check_replies(schema);
+    Ok(())
 }

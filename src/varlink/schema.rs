@@ -102,10 +102,6 @@ impl Schema {
         &self.interface
     }
 
-    pub(super) fn has_method(&self, method: &str) -> bool {
-        self.methods.contains_key(method)
-    }
-
     /// Checks the parameters of a call of `method` (the member's name alone).
     ///
     /// # Errors
@@ -113,6 +109,70 @@ impl Schema {
     pub(super) fn check_call(&self, method: &str, parameters: Option<&Value>) -> Result<(), CallError> {
         let method = self.methods.get(method).ok_or(CallError::MethodNotFound)?;
         self.check(&method.input, parameters).map_err(CallError::invalid_parameter)
+    }
+
+    /// Completes the parameters of a call of a lenient interface: what is missing or null is empty, what is unknown is left
+    /// out, and names match whatever their case.
+    ///
+    /// # Errors
+    /// [`CallError::MethodNotFound`], and [`CallError::InvalidParameter`] for `parameters` if one has a wrong type, or there
+    /// are none for a method that has some.
+    pub(super) fn complete_call(&self, method: &str, given: Option<&Value>) -> Result<Value, CallError> {
+        let method = self.methods.get(method).ok_or(CallError::MethodNotFound)?;
+        let completed = match given {
+            _ if method.input.is_empty() => Some(Value::Object(Map::new())),
+            Some(Value::Object(given)) => self.complete_fields(&method.input, given, 0),
+            _ => None,
+        };
+        completed.ok_or_else(|| CallError::invalid_parameter("parameters"))
+    }
+
+    fn complete_fields(&self, fields: &[Field], given: &Map<String, Value>, depth: usize) -> Option<Value> {
+        let mut completed = Map::new();
+        for field in fields {
+            let value = given.get(&field.name).or_else(|| {
+                let same = |(name, _): &(&String, &Value)| name.eq_ignore_ascii_case(&field.name);
+                given.iter().find(same).map(|(_, value)| value)
+            });
+            let value = self.complete_value(&field.shape, value.unwrap_or(&Value::Null), depth + 1)?;
+            completed.insert(field.name.clone(), value);
+        }
+        Some(Value::Object(completed))
+    }
+
+    /// `None` for a wrong type.
+    fn complete_value(&self, shape: &Shape, value: &Value, depth: usize) -> Option<Value> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let value = match (shape, value) {
+            (Shape::Nullable(_), Value::Null) => Value::Null,
+            (Shape::Nullable(shape), value) => return self.complete_value(shape, value, depth),
+            (Shape::Named(index), value) => {
+                return self.complete_value(&self.types[*index], value, depth + 1);
+            }
+            (Shape::Struct(fields), Value::Object(given)) => {
+                return self.complete_fields(fields, given, depth);
+            }
+            (Shape::Struct(fields), Value::Null) => return self.complete_fields(fields, &Map::new(), depth),
+            (Shape::Array(shape), Value::Array(values)) => {
+                let completed = values.iter().map(|value| self.complete_value(shape, value, depth + 1));
+                Value::Array(completed.collect::<Option<_>>()?)
+            }
+            (Shape::Dict(shape), Value::Object(values)) => {
+                let completed = values
+                    .iter()
+                    .map(|(key, value)| Some((key.clone(), self.complete_value(shape, value, depth + 1)?)));
+                Value::Object(completed.collect::<Option<_>>()?)
+            }
+            (Shape::Bool, Value::Null) => Value::Bool(false),
+            (Shape::Int | Shape::Float, Value::Null) => Value::from(0),
+            (Shape::String, Value::Null) => Value::from(""),
+            (Shape::Array(_), Value::Null) => Value::Array(Vec::new()),
+            (Shape::Dict(_) | Shape::Object, Value::Null) => Value::Object(Map::new()),
+            (shape, value) => return self.check_value(shape, value, depth).ok().map(|()| value.clone()),
+        };
+        Some(value)
     }
 
     /// Checks our own reply to `method`, for debug builds: a mistake of ours, so it panics.
@@ -353,6 +413,24 @@ mod tests {
         ] {
             assert_eq!(check(parameters.clone()), Err(path.to_owned()), "{parameters}");
         }
+    }
+
+    #[test]
+    fn what_a_lenient_interface_is_given_is_made_to_fit() {
+        let schema = Schema::parse(TEXT).unwrap();
+        let complete = |given: Value| match schema.complete_call("Create", Some(&given)) {
+            Ok(made) => Ok(made),
+            Err(CallError::InvalidParameter { parameter }) => Err(parameter),
+            Err(other) => panic!("{other}"),
+        };
+        let empty = json!({"mounts": [], "labels": {}, "nested": null, "inline": null});
+        assert_eq!(complete(json!({})), Ok(json!({"spec": empty, "ratio": null, "raw": null})));
+        let given = json!({"SPEC": {"Labels": {"A": null}, "mounts": null, "extra": 1}, "Ratio": 1});
+        let spec = json!({"mounts": [], "labels": {"A": ""}, "nested": null, "inline": null});
+        assert_eq!(complete(given), Ok(json!({"spec": spec, "ratio": 1, "raw": null})));
+        assert_eq!(complete(json!({"spec": {"labels": []}})), Err("parameters".to_owned()));
+        assert!(schema.complete_call("Create", None).is_err());
+        assert_eq!(schema.complete_call("Ping", None).unwrap(), json!({}));
     }
 
     #[test]

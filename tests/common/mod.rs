@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use images::{SYSTEMD_IMAGES, systemd_archive, systemd_image};
+pub use images::{SYSTEMD_IMAGES, busybox_tar, systemd_archive, systemd_image};
 pub use leaks::Leaks;
 pub use user::TestUser;
 

@@ -7,19 +7,19 @@ use crate::program::{Result, run_quietly};
 use crate::workspace;
 
 /// Their versions are fixed: a test should fail for what we changed.
-const PYPI: &str = "varlink==31.0.0";
+const PYPI: &[&str] = &["varlink==31.0.0", "podman==1.6.0"];
 const CRATE: (&str, &str) = ("varlink-cli", "5.0.0");
 
 /// Below `target/clients`: a Python environment, and the `varlink` command beside it.
 pub fn make() -> Result<()> {
     let place = workspace::target().join("clients");
-    let done = place.join(format!("{PYPI} {} {}", CRATE.0, CRATE.1));
+    let done = place.join(format!("{} {} {}", PYPI.join(" "), CRATE.0, CRATE.1));
     if done.exists() {
         return Ok(());
     }
     println!("installing varlink clients");
     run_quietly(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    run_quietly(Command::new(place.join("bin/pip")).args(["install", "--quiet", PYPI]))?;
+    run_quietly(Command::new(place.join("bin/pip")).args(["install", "--quiet"]).args(PYPI))?;
     run_quietly(
         Command::new("cargo")
             .args(["install", "--quiet", "--locked", "--debug", CRATE.0, "--version", CRATE.1, "--root"])

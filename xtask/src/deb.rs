@@ -47,6 +47,7 @@ const FILES: &[(&str, &str)] = &[
     ("LICENSE", "usr/share/doc/dormouse/copyright"),
     ("CHANGELOG.md", "usr/share/doc/dormouse/CHANGELOG.md"),
     ("README.md", "usr/share/doc/dormouse/README.md"),
+    ("docs", "usr/share/doc/dormouse/docs"),
     ("interfaces", "usr/share/dormouse/interfaces"),
 ];
 

@@ -11,7 +11,21 @@ use crate::program::{Result, on_file};
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["varlink", "wire", "identity"]),
     ("varlink", &["readiness"]),
-    ("api", &["varlink", "wire", "engine", "store", "image", "runtime", "monitor", "network", "systemd"]),
+    (
+        "api",
+        &[
+            "varlink",
+            "wire",
+            "engine",
+            "store",
+            "image",
+            "runtime",
+            "monitor",
+            "network",
+            "systemd",
+            "readiness",
+        ],
+    ),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness", "identity"]),
     ("monitor", &["runtime"]),
     ("oci", &["runtime", "systemd"]),

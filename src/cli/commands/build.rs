@@ -317,7 +317,7 @@ impl Build {
 }
 
 /// A directory as a tar, packed while it is read.
-fn packed(directory: PathBuf) -> io::Result<OwnedFd> {
+pub(super) fn packed(directory: PathBuf) -> io::Result<OwnedFd> {
     let (reader, writer) = io::pipe()?;
     std::thread::Builder::new().name("context".to_owned()).spawn(move || {
         let mut tar = tar::Builder::new(io::BufWriter::new(writer));

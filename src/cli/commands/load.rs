@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::build::packed;
 use crate::cli::errors::CliError;
 use crate::cli::progress::LayerBars;
 use crate::cli::service::Service;
@@ -46,7 +48,13 @@ struct Progress {
 impl Load {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("load {:?}", self.file);
-        let archive = open(&self.file).map_err(|error| CliError::io(&attempted, &error))?;
+        let open = if service.is_remote() && Path::new(&self.file).is_dir() {
+            // No directory gets there, but its layout does as an archive.
+            packed(PathBuf::from(&self.file))
+        } else {
+            open(&self.file)
+        };
+        let archive = open.map_err(|error| CliError::io(&attempted, &error))?;
         if self.file == "-" && io::stdin().is_terminal() {
             return Err(CliError::usage(format!("cannot {attempted}: standard input is a terminal"))
                 .with_hint("name a file, or pipe an archive in, as in `podman save web | dormouse load`"));

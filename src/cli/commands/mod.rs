@@ -138,6 +138,11 @@ impl Command {
         }
     }
 
+    /// Whether it says something to the service: the others work also where none can be found.
+    pub fn needs_service(&self) -> bool {
+        !matches!(self, Self::Connection(_) | Self::Completions(_) | Self::Man(_))
+    }
+
     /// Runs the command; returns the exit code.
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
         match self {

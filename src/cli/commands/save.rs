@@ -63,6 +63,12 @@ impl Save {
             let Some(path) = &self.output else {
                 return Err(CliError::usage(format!("cannot {attempted}: a directory needs --output")));
             };
+            if service.is_remote() {
+                return Err(CliError::usage(format!(
+                    "cannot {attempted}: no directory gets here from another host"
+                ))
+                .with_hint("`--format oci-archive` is the same in one file; `tar -x` makes the directory"));
+            }
             let path = std::path::absolute(path).map_err(|error| CliError::io(&attempted, &error))?;
             parameters["path"] = json!(path);
         } else {

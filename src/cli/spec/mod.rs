@@ -282,6 +282,30 @@ impl SpecFlags {
     }
 }
 
+/// The flags alone, as a whole command.
+#[derive(Debug, clap::Parser)]
+#[command(name = "create", no_binary_name = true, disable_help_flag = true)]
+struct Alone {
+    #[command(flatten)]
+    flags: SpecFlags,
+}
+
+/// Reads the flags of `create` for somebody who is not at a shell; the error is one line for a person.
+///
+/// # Errors
+/// For a flag that there is none of, or whose form is wrong.
+pub fn of_flags(arguments: Vec<String>) -> Result<Map<String, Value>, String> {
+    let alone = <Alone as clap::Parser>::try_parse_from(arguments).map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        line.strip_prefix("error: ").unwrap_or(line).to_owned()
+    })?;
+    alone.flags.to_spec().map_err(|error| match error.hint {
+        Some(hint) => format!("{}; {hint}", error.message),
+        None => error.message,
+    })
+}
+
 /// Sets a field unless it has no value, for which the service takes the default.
 pub fn put(object: &mut Map<String, Value>, field: &str, value: Option<impl Serialize>) {
     // Only maps with keys that are no strings, and failing serializers, can fail here: there are none of either.
