@@ -124,7 +124,7 @@ impl Interface {
             } else if line.trim().is_empty() {
                 about.clear();
             } else if line.starts_with("interface ") {
-                interface.about = about.drain(..).collect::<Vec<_>>().join("\n");
+                interface.about = std::mem::take(&mut about).join("\n");
             } else {
                 let mut definition = line.to_owned();
                 let mut depth = depth_of(line);
@@ -139,7 +139,7 @@ impl Interface {
                 interface.members.push(Member {
                     kind: kind.to_owned(),
                     name: name.to_owned(),
-                    about: about.drain(..).collect::<Vec<_>>().join("\n"),
+                    about: std::mem::take(&mut about).join("\n"),
                     definition,
                 });
             }
