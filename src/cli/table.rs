@@ -216,7 +216,7 @@ mod tests {
         let narrow = Screen { columns: Some(40), colours: false };
         assert_eq!(
             table.render_for(narrow),
-            "ID            NAME  COMMAND\n0123456789ab  web   a very long command t…\n"
+            "ID            NAME  COMMAND\n0123456789ab  web   a very long command…\n"
         );
         let tiny = Screen { columns: Some(5), colours: false };
         assert!(

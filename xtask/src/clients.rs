@@ -19,7 +19,10 @@ pub fn make() -> Result<()> {
     }
     println!("installing varlink clients");
     run_quietly(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    run_quietly(Command::new(place.join("bin/pip")).args(["install", "--quiet"]).args(PYPI))?;
+    // Not by the script bin/pip, which names the place where it was made.
+    run_quietly(
+        Command::new(place.join("bin/python3")).args(["-m", "pip", "install", "--quiet"]).args(PYPI),
+    )?;
     run_quietly(
         Command::new("cargo")
             .args(["install", "--quiet", "--locked", "--debug", CRATE.0, "--version", CRATE.1, "--root"])

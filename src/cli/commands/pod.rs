@@ -368,9 +368,9 @@ mod tests {
         let form = FormatFlag { format: Format::Table };
         let list = List { quiet: false, no_trunc: false, filters: vec![], form };
         assert_eq!(
-            list.text(&[pod], 60_000_000).unwrap(),
-            "POD ID        NAME  STATUS    CREATED       CONTAINERS  PORTS\n\
-             0123456789ab  shop  degraded  1 minute ago  web, db     8080->80/tcp\n"
+            list.text(&[pod], 180_000_000).unwrap(),
+            "POD ID        NAME  STATUS    CREATED        CONTAINERS  PORTS\n\
+             0123456789ab  shop  degraded  3 minutes ago  web, db     8080->80/tcp\n"
         );
     }
 }

@@ -94,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_are_read_and_what_means_nothing_is_passed_over() {
-        let bytes = b"\x09\0\0\0\0\0\0\x02xx\x01\0\0\0\0\0\0\x06hello\n\x03\0\0\0\0\0\0\x18{\"Width\":99,\"Height\":33} \x05\0\0\0\0\0\0\x03EOF";
+        let bytes = b"\x09\0\0\0\0\0\0\x02xx\x01\0\0\0\0\0\0\x06hello\n\x03\0\0\0\0\0\0\x18{\"Width\":99,\"Height\":33}\x05\0\0\0\0\0\0\x03EOF";
         let mut from = &bytes[..];
         assert_eq!(read(&mut from).await.unwrap(), Some(FromClient::Input(b"hello\n".to_vec())));
         assert_eq!(read(&mut from).await.unwrap(), Some(FromClient::Resize(33, 99)));
