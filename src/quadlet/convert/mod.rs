@@ -196,7 +196,7 @@ pub(super) fn note(kind: Kind, key: &str) -> &'static str {
         (_, "NetworkDeleteOnStop") => "`ExecStopPost=`",
         (_, "IPAMDriver") => "only `host-local`, which is the case",
         (_, "Options") => "`mtu`, `mode`, `parent` and `isolate`",
-        (_, "StopTimeout") => "`ExecStop=`",
+        (_, "StopTimeout") => "nothing: its containers stop as their own keys say",
         (_, "TLSVerify") => "only `true`; registries.conf(5) says which registries go without",
         (_, "ForceRM") => "only `true`, which is the case: nothing is left of a step that failed",
         (_, "SetWorkingDirectory") => "the context",

@@ -12,18 +12,15 @@ impl Conversion<'_, '_, '_> {
             self.unit.add("Unit", "Before", service);
         }
         self.all_flags(Self::pod_key)?;
-        let mut create = self.command(&["pod", "create", "--replace"])?;
+        // One that a crash has left goes first; its containers are units of their own, and come anew.
+        let mut remove = self.command(&["pod", "rm", "--force"])?;
+        remove.push(name.clone());
+        self.add_command("ExecStartPre", "-", &remove);
+        let mut create = self.command(&["pod", "create", "--name", &name])?;
         create.append(&mut self.flags);
-        create.extend(["--name", &name].map(str::to_owned));
         create.extend(self.words("PodmanArgs", Escapes::Resolved)?);
-        self.add_command("ExecStartPre", "", &create);
-        for (key, prefix, verb) in
-            [("ExecStart", "", ["pod", "start"].as_slice()), ("ExecStopPost", "-", &["pod", "rm", "--force"])]
-        {
-            let mut words = self.command(verb)?;
-            words.push(name.clone());
-            self.add_command(key, prefix, &words);
-        }
+        self.add_command("ExecStart", "", &create);
+        self.add_command("ExecStopPost", "-", &remove);
         self.is_made_once(true);
         Ok(())
     }
