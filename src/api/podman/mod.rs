@@ -96,11 +96,6 @@ fn bare(id: &str) -> &str {
     id.strip_prefix("sha256:").unwrap_or(id)
 }
 
-/// What is impossible here, and why.
-fn impossible(attempted: &str, reason: &str) -> CallError {
-    occurred(format!("cannot {attempted}: {reason}"))
-}
-
 /// An error that only says where the program has not come to.
 fn unsupported(feature: &str, reason: &str) -> EngineError {
     EngineError::Unsupported { feature: feature.to_owned(), reason: reason.to_owned() }

@@ -3,15 +3,18 @@
 mod create;
 mod document;
 mod inspect;
-mod kube;
 mod life;
 mod list;
 mod logs;
+mod membership;
 mod processes;
 mod ps;
 mod stats;
 
+pub(super) use life::{signal_of, usec_of_seconds};
 pub(super) use list::{One, containers_count};
+pub(super) use processes::{Columns, table};
+pub(super) use stats::stats_of;
 
 use super::{Call, CallError, PodmanInterface};
 

@@ -79,7 +79,7 @@ fn row(engine: &Engine, one: &One, sized: bool, whole_ids: bool) -> wire::PsCont
         pidNum: pid.into(),
         rootFsSize: root,
         rwSize: written,
-        pod: one.pod(engine),
+        pod: one.pod(),
         createdAt: time(Some(one.listed.created_usec)),
         exitedAt: time(one.finished_usec()),
         startedAt: time(one.started_usec()),
