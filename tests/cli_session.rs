@@ -75,6 +75,10 @@ impl Toy {
                 kill(Pid::from_raw(process), signal).unwrap();
                 call.reply(json!({})).await
             }
+            "Inspect" => {
+                let error = json!({"reason": "the toy does not know more of it"});
+                Err(CallError::reply("io.dormouse.Container.Failed", error))
+            }
             _ => call.reply(json!({})).await,
         }
     }
