@@ -212,8 +212,8 @@ impl PodmanInterface {
             if !given.all && !given.latest {
                 return given.args.iter().map(|name| Ok(engine.inspect_pod(name)?.pod.row.id)).collect();
             }
-            let ids = engine.pods()?.into_iter().map(|pod| pod.pod.row.id);
-            Ok(if given.all { ids.collect() } else { ids.last().into_iter().collect() })
+            let mut ids = engine.pods()?.into_iter().map(|pod| pod.pod.row.id);
+            Ok(if given.all { ids.collect() } else { ids.next_back().into_iter().collect() })
         });
         call.reply(wire::GetPodsByContext_Reply { pods: pods.await.map_err(failed_anyhow)? }).await
     }
