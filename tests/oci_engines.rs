@@ -7,7 +7,7 @@ mod oci_support;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use oci_support::{Bundle, Said, output, wait_until};
+use oci_support::{Bundle, Said, output, processes_of, wait_until};
 
 fn is_missing(program: &str, package: &str) -> bool {
     let there =
@@ -70,8 +70,12 @@ impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.call(&["rm", "--all", "--force", "--time", "0"]);
         let storage = self.bundle.path().join("r");
-        // podman binds its storage onto itself, and a clean-up that conmon has started may do so once more.
-        for _ in 0..50 {
+        // podman binds its storage onto itself, and a clean-up that conmon has started does so once more.
+        for _ in 0..100 {
+            if !processes_of(self.bundle.path().to_str().unwrap()).is_empty() {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                continue;
+            }
             let _ = Command::new("umount").arg(storage.join("overlay")).stderr(Stdio::null()).status();
             if std::fs::remove_dir_all(&storage).is_ok() {
                 return;

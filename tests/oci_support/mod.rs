@@ -307,7 +307,8 @@ pub fn cgroup_file(id: &str, controller: &str, v1: &str, v2: &str) -> Option<Str
 }
 
 /// Processes of dormouse that name a place.
-fn processes_of(place: &str) -> Vec<String> {
+/// The processes whose command line names `place` and a runtime: runtimes, and engines with their monitors.
+pub fn processes_of(place: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let lines = pids.filter_map(|pid| {
