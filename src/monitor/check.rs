@@ -240,6 +240,7 @@ fn start(
         leader_start_time: leader.start_time,
         process,
         seccomp,
+        memory_policy: None,
         cgroup,
         stdio,
         preserved_fds: Vec::new(),

@@ -207,6 +207,7 @@ fn start(passed: Passed) -> Result<Session, Failure> {
         leader_start_time: request.leader_start_time,
         process: &request.process,
         seccomp: request.seccomp.as_ref(),
+        memory_policy: None,
         cgroup: &request.cgroup,
         stdio,
         preserved_fds: Vec::new(),

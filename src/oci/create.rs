@@ -15,7 +15,7 @@ use super::console::{self, ConsoleSocket};
 use super::error::{OciError, on_file};
 use super::process::ProcessRef;
 use super::state::{Container, GATE, Record, Status};
-use super::{Context, adjust, cgroups, clock, delete, foreground, notify, start};
+use super::{Context, adjust, cgroups, clock, delete, foreground, notify, scope, start};
 use crate::runtime::{self, CreateOptions, CreateRequest, Created, Rootfs, Stdio};
 
 /// Makes a container whose first process waits for `start`.
@@ -190,7 +190,17 @@ impl Plan {
         });
         drop(place);
         match made {
-            Ok(value) => Ok((container, value)),
+            Ok(value) => {
+                let resources =
+                    self.bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+                if let (Some(unit), Some(resources)) = (&container.record.scope, resources)
+                    && let Err(error) = scope::limit(unit, resources)
+                {
+                    // They are in force in the container's own cgroup.
+                    context.log.warn(&super::error::with_causes(&error));
+                }
+                Ok((container, value))
+            }
             Err(error) => {
                 if let Err(undone) = delete::destroy(context, &container) {
                     context.log.warn(&super::error::with_causes(&undone));

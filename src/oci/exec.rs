@@ -46,6 +46,7 @@ pub fn exec(context: &Context, arguments: ExecArguments) -> Result<ExitCode, Oci
         leader_start_time: init.start_time,
         process: &process,
         seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+        memory_policy: spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()),
         cgroup: cgroup_of(&container)?,
         stdio: create::stdio(terminal.then_some(&process))?,
         preserved_fds,

@@ -6,11 +6,11 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use super::Context;
 use super::arguments::UpdateArguments;
 use super::create::is_up;
 use super::error::{OciError, on_file};
 use super::kill::with_cgroup;
+use super::{Context, scope};
 
 /// Changes the limits that are told; the others stay.
 ///
@@ -23,7 +23,8 @@ pub fn update(context: &Context, arguments: &UpdateArguments) -> Result<(), OciE
         return Err(container.wrong("update", status, "running"));
     }
     let resources = resources(arguments)?;
-    Ok(with_cgroup(&container)?.update(&resources)?)
+    with_cgroup(&container)?.update(&resources)?;
+    container.record.scope.as_deref().map_or(Ok(()), |unit| scope::limit(unit, &resources))
 }
 
 fn resources(arguments: &UpdateArguments) -> Result<LinuxResources, OciError> {

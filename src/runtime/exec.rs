@@ -16,7 +16,7 @@ use super::launch::{Child, clone_successor, descriptors, host, pipes, start_time
 use super::process::{Failure, Prepared};
 use super::report::{Message, Report, to_error};
 use super::root::Root;
-use super::scheduling::run_on;
+use super::scheduling::{MemoryPolicy, run_on};
 use super::syscall::{self, Cloned};
 use super::{Cgroup, ExecRequest, Running, RuntimeError, Stdio, Step, devices, seccomp};
 
@@ -40,6 +40,7 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
         return Err(gone());
     }
     let prepared = Prepared::new(request.process, request.seccomp)?;
+    let memory_policy = request.memory_policy.map(MemoryPolicy::new).transpose()?;
     // Before it is in another mount namespace, where that path would mean something else.
     let agent = match request.seccomp {
         Some(filter) if prepared.notifies() => Some(connect_agent(filter)?),
@@ -55,6 +56,7 @@ pub(super) fn exec(request: ExecRequest<'_>) -> Result<Running, RuntimeError> {
     let mut entering = Entering {
         request: &request,
         prepared: &prepared,
+        memory_policy: memory_policy.as_ref(),
         tasks: &entrance.tasks,
         report: &theirs,
         leader: &leader,
@@ -146,6 +148,7 @@ fn foreign_namespaces(leader: i32) -> Result<libc::c_int, Errno> {
 struct Entering<'a> {
     request: &'a ExecRequest<'a>,
     prepared: &'a Prepared,
+    memory_policy: Option<&'a MemoryPolicy>,
     tasks: &'a [(std::path::PathBuf, OwnedFd)],
     report: &'a Report,
     leader: &'a OwnedFd,
@@ -229,6 +232,7 @@ impl Entering<'_> {
         };
         self.prepared.set_rlimits(&mut warn)?;
         self.prepared.set_scheduling(&mut warn)?;
+        self.memory_policy.map_or(Ok(()), MemoryPolicy::apply)?;
         self.prepared.open_labels()?;
         Ok(entered)
     }

@@ -62,7 +62,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxMemoryPolicy, LinuxSeccomp, Process, Spec};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -163,6 +163,8 @@ pub struct ExecRequest<'a> {
     pub process: &'a Process,
     /// The container's seccomp filter.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// From which memory nodes the container takes its memory.
+    pub memory_policy: Option<&'a LinuxMemoryPolicy>,
     /// The container's cgroup, as `linux.cgroupsPath` of its specification has it.
     pub cgroup: &'a str,
     /// The standard streams.

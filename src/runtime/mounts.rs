@@ -144,6 +144,8 @@ fn parse(options: &[String]) -> Options {
             "tmpcopyup" => parsed.copy_up = true,
             "idmap" => parsed.id_mapped = Some(false),
             "ridmap" => parsed.id_mapped = Some(true),
+            // Engines leave an empty one behind where they have nothing to say.
+            "" => {}
             other if WITHOUT_EFFECT.contains(&other) => {}
             other if other.starts_with("idmap=") || other.starts_with("ridmap=") => {
                 parsed.id_mapped = Some(other.starts_with('r'));
@@ -748,10 +750,20 @@ mod tests {
 
     #[test]
     fn options_are_sorted_by_whom_they_are_for() {
-        let options: Vec<String> =
-            ["ro", "nosuid", "mode=755", "size=1k", "newinstance", "tmpcopyup", "rslave", "noatime", "rw"]
-                .map(str::to_owned)
-                .to_vec();
+        let options: Vec<String> = [
+            "ro",
+            "nosuid",
+            "",
+            "mode=755",
+            "size=1k",
+            "newinstance",
+            "tmpcopyup",
+            "rslave",
+            "noatime",
+            "rw",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let parsed = parse(&options);
         assert_eq!(parsed.set, NOSUID | NOATIME, "the last word counts");
         assert_eq!(parsed.propagation, Some((libc::MS_SLAVE, true)));

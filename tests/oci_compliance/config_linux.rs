@@ -120,6 +120,10 @@ fn memory_policy() {
         let Some(text) = said(script, "/linux/memoryPolicy", policy) else { return };
         assert_eq!(text, expected);
     }
+    let bundle =
+        Bundle::sleeper().unwrap().at("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}));
+    bundle.up();
+    assert_eq!(bundle.exec(script).good(), "bind:0\n", "a process that enters has it too");
     for wrong in [
         json!({"mode": "MPOL_BIND", "nodes": "1000"}),
         json!({"mode": "MPOL_BIND", "nodes": "0-"}),
