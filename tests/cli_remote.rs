@@ -146,6 +146,41 @@ fn an_image_is_built_there_of_files_that_are_here() {
 }
 
 #[test]
+fn a_key_can_open_the_service_and_nothing_else() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let key = std::fs::read_to_string(there.directory.join("user_key.pub")).unwrap();
+    let line = format!("restrict,command=\"dormouse bridge --address {}\" {key}", host.address());
+    std::fs::write(there.directory.join("authorized_keys"), line).unwrap();
+    assert!(there.out(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+    // Whatever it is asked to execute, it is the service that answers, to any client of varlink.
+    let made = there.directory.join("made");
+    let mut ssh = Command::new("ssh")
+        .arg("-F")
+        .args([
+            there.directory.join("config").as_os_str(),
+            "there".as_ref(),
+            "touch".as_ref(),
+            made.as_os_str(),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = ssh.stdin.take().unwrap();
+    stdin.write_all(b"{\"method\": \"io.dormouse.Manager.Version\"}\0").unwrap();
+    let mut reply = Vec::new();
+    let mut stdout = std::io::BufReader::new(ssh.stdout.take().unwrap());
+    std::io::BufRead::read_until(&mut stdout, 0, &mut reply).unwrap();
+    assert_eq!(reply.pop(), Some(0));
+    let reply: Value = serde_json::from_slice(&reply).unwrap();
+    assert_eq!(reply["parameters"]["version"], env!("CARGO_PKG_VERSION"));
+    drop(stdin);
+    ssh.wait().unwrap();
+    assert!(!made.exists());
+}
+
+#[test]
 fn a_log_is_followed_until_the_client_leaves_and_nothing_stays_there() {
     let Some(host) = Host::new() else { return };
     let Some(there) = Remote::new(&host) else { return };

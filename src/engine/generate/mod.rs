@@ -61,7 +61,7 @@ impl Engine {
         let mut wanted = Vec::new();
         for name in &request.names {
             match self.find(name) {
-                Ok(container) => wanted.push(Wanted::Container(container)),
+                Ok(container) => wanted.push(Wanted::Container(Box::new(container))),
                 Err(EngineError::NotFound { .. }) => match self.find_pod(name) {
                     Ok(pod) => self.with_members(pod, &mut wanted)?,
                     Err(EngineError::PodNotFound { .. }) => {
@@ -99,8 +99,9 @@ impl Engine {
         if members.is_empty() {
             return Err(EngineError::PodEmpty { pod: pod.row.name });
         }
-        wanted.push(Wanted::Pod(pod, members.iter().map(|member| member.row.name.clone()).collect()));
-        wanted.extend(members.into_iter().map(Wanted::Container));
+        wanted
+            .push(Wanted::Pod(Box::new(pod), members.iter().map(|member| member.row.name.clone()).collect()));
+        wanted.extend(members.into_iter().map(|member| Wanted::Container(Box::new(member))));
         Ok(())
     }
 
@@ -141,9 +142,9 @@ impl Engine {
 
 /// What gets a unit.
 enum Wanted {
-    Container(Container),
+    Container(Box<Container>),
     /// With the names of its containers.
-    Pod(Pod, Vec<String>),
+    Pod(Box<Pod>, Vec<String>),
 }
 
 /// Where a specification names other containers.

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_screen_is_drawn_as_it_is() {
-        let mut parser = vt100::Parser::new(5, 20, 0);
+        let size = |cells: u16| cells.try_into().expect("it is not zero");
+        let mut parser = vt100::Parser::new(size(5), size(20), 0);
         parser.process(b"a \x1b[1;32mb<c\x1b[0m\r\n  \x1b[48;5;231mx\x1b[0m\r\n");
         let svg = svg(parser.screen());
         assert!(

@@ -27,7 +27,7 @@ EXPOSE 80
 CMD [\"/sbin/init\"]
 ";
 /// Of a terminal; what is empty at its end is not drawn.
-const ROWS: NonZeroU16 = NonZeroU16::new(72).expect("it is not zero");
+const ROWS: NonZeroU16 = NonZeroU16::new(84).expect("it is not zero");
 /// The service answers its first call.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -85,7 +85,7 @@ fn draw_all(place: &Place) -> Result<()> {
     save("units", &screen)?;
 
     machine.types(b"\x03")?;
-    console.to_the_end(machine)?;
+    console.finish(machine)?;
     let mut screen = Terminal::new(ROWS);
     screen.run(place, "dormouse ps --all")?;
     if !screen.text().contains("exited") {

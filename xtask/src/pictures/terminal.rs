@@ -49,7 +49,7 @@ impl Terminal {
     /// Runs a command line to its end, which must be good.
     pub fn run(&mut self, place: &Place, line: &str) -> Result<()> {
         let running = self.start(place, line)?;
-        self.to_the_end(running)
+        self.finish(running)
     }
 
     /// Starts a command line, behind a prompt, as if it had been typed.
@@ -77,7 +77,7 @@ impl Terminal {
         Ok(())
     }
 
-    pub fn to_the_end(&mut self, mut running: Running) -> Result<()> {
+    pub fn finish(&mut self, mut running: Running) -> Result<()> {
         while self.read(&mut running)? {}
         let Running { mut child, line, .. } = running;
         let status = child.wait().map_err(|source| Failure::NotRun { command: line.clone(), source })?;
