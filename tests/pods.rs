@@ -247,7 +247,10 @@ fn after_a_boot_the_pods_containers_are_started_as_their_policies_say() {
     let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     for line in mounted.lines().filter(|line| line.contains(run.to_str().unwrap())) {
         let target = line.split(' ').nth(4).unwrap();
-        assert!(Command::new("umount").arg(target).status().unwrap().success());
+        // Those who were killed just now may still be on their way out.
+        wait_until("it is unmounted", || {
+            Command::new("umount").arg(target).output().unwrap().status.success()
+        });
     }
     wait_until("the run directory is gone", || std::fs::remove_dir_all(&run).is_ok() || !run.exists());
     let boot = Command::new(env!("CARGO_BIN_EXE_dormouse"))
