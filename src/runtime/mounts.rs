@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
+use oci_spec::runtime::Mount;
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -16,7 +16,7 @@ use super::Rootfs;
 use super::cgroup::{Hierarchy, Version};
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
-use super::userns::UserNamespace;
+use super::userns::{UserNamespace, mappings_of_option};
 use super::{view, visible};
 
 const RDONLY: u64 = 0x1;
@@ -56,6 +56,8 @@ struct Options {
     copy_up: bool,
     /// Users are mapped; for the mounts below too if true.
     id_mapped: Option<bool>,
+    /// Of the source of a bind.
+    subpath: Option<PathBuf>,
     /// By these, as `uids=0-1000-10#10-2000-5;gids=…`; the place to begin with in the mount, what that is on the host, how many.
     id_mappings: Option<String>,
     /// For the file system itself.
@@ -86,6 +88,9 @@ const ATTRIBUTES: [(&str, u64, u64); 20] = [
     ("defaults", 0, 0),
     ("loud", 0, 0),
 ];
+
+/// Of a bind mount, an option of ours: only what is at this path below the source is mounted, and no link leads out of there.
+pub const SUBPATH_OPTION: &str = "x-dormouse.subpath";
 
 /// What the kernel does by itself, or does not know any more.
 const WITHOUT_EFFECT: [&str; 9] =
@@ -146,6 +151,9 @@ fn parse(options: &[String]) -> Options {
             "ridmap" => parsed.id_mapped = Some(true),
             // Engines leave an empty one behind where they have nothing to say.
             "" => {}
+            other if other.starts_with(SUBPATH_OPTION) => {
+                parsed.subpath = other[SUBPATH_OPTION.len()..].strip_prefix('=').map(PathBuf::from);
+            }
             other if WITHOUT_EFFECT.contains(&other) => {}
             other if other.starts_with("idmap=") || other.starts_with("ridmap=") => {
                 parsed.id_mapped = Some(other.starts_with('r'));
@@ -382,7 +390,12 @@ pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Resul
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     let what = format!("mount {source:?} on {:?} in the container", mount.destination());
-    let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
+    let tree = match &options.subpath {
+        None => copy_tree(CWD, source, options.recursive),
+        Some(subpath) => open_below(source, subpath)
+            .and_then(|part| copy_tree(part.as_fd(), Path::new(""), options.recursive)),
+    };
+    let tree = tree.map_err(failed(what.clone()))?;
     // Propagation first: it must not reach the host's own mounts.
     let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
     let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
@@ -390,6 +403,13 @@ pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Resul
     shift(mount, &options, tree.as_fd(), users)?;
     options.apply(tree.as_fd()).map_err(failed(what))?;
     Ok(tree)
+}
+
+/// Opens a part of a tree that others may change at the same time: nothing leads out of it.
+fn open_below(source: &Path, subpath: &Path) -> Result<OwnedFd, Errno> {
+    let root = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(&root, subpath, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Owners as the container has them, or as the mount says itself. Source: runtime-spec, config.md, "POSIX-platform Mounts".
@@ -432,30 +452,6 @@ fn shift(
         errno: Errno::INVAL,
     })?;
     users.shift(tree, recursive).map_err(failed(shift_text(source)))
-}
-
-/// Mappings of users and of groups.
-type IdMappings = (Option<Vec<LinuxIdMapping>>, Option<Vec<LinuxIdMapping>>);
-
-/// Those that an option tells, in the words that crun has for them; both are there, or it is no such thing.
-fn mappings_of_option(text: &str) -> Option<IdMappings> {
-    let mapping = |text: &str| {
-        let mut numbers = text.split('-').map(|number| number.parse::<u32>().ok());
-        let (inside, outside, size) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        let mapping = LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size);
-        mapping.build().ok().filter(|_| numbers.next().is_none())
-    };
-    let (mut users, mut groups) = (None, None);
-    for part in text.split(';') {
-        let (kind, ranges) = part.split_once('=')?;
-        let ranges = ranges.split('#').map(mapping).collect::<Option<Vec<_>>>()?;
-        match kind {
-            "uids" if users.is_none() => users = Some(ranges),
-            "gids" if groups.is_none() => groups = Some(ranges),
-            _ => return None,
-        }
-    }
-    (users.is_some() && groups.is_some()).then_some((users, groups))
 }
 
 /// What a container is to see of the host's cgroups.

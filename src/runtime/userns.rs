@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use oci_spec::runtime::LinuxIdMapping;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -97,6 +97,30 @@ impl UserNamespace {
         // Changing the user made it dumpable again.
         syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
     }
+}
+
+/// Mappings of users and of groups.
+pub(super) type IdMappings = (Option<Vec<LinuxIdMapping>>, Option<Vec<LinuxIdMapping>>);
+
+/// Those that an option tells, in the words that crun has for them; both are there, or it is no such thing.
+pub(super) fn mappings_of_option(text: &str) -> Option<IdMappings> {
+    let mapping = |text: &str| {
+        let mut numbers = text.split('-').map(|number| number.parse::<u32>().ok());
+        let (inside, outside, size) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let mapping = LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size);
+        mapping.build().ok().filter(|_| numbers.next().is_none())
+    };
+    let (mut users, mut groups) = (None, None);
+    for part in text.split(';') {
+        let (kind, ranges) = part.split_once('=')?;
+        let ranges = ranges.split('#').map(mapping).collect::<Option<Vec<_>>>()?;
+        match kind {
+            "uids" if users.is_none() => users = Some(ranges),
+            "gids" if groups.is_none() => groups = Some(ranges),
+            _ => return None,
+        }
+    }
+    (users.is_some() && groups.is_some()).then_some((users, groups))
 }
 
 /// Lines of `/proc/PID/uid_map`: the first id inside, the first outside, and how many. Source: user_namespaces(7).
