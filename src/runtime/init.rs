@@ -32,6 +32,8 @@ pub(super) struct Init<'a> {
     pub report: Report,
     /// What was made for it before it was in its user namespace, if it has one.
     pub staged: Option<Staged>,
+    /// The root file system, where a process serves it.
+    pub served: Option<OwnedFd>,
 }
 
 fn at(step: Step) -> impl Fn(MountFailure) -> Failure {
@@ -335,7 +337,7 @@ impl Init<'_> {
             }
             None => {
                 mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
-                let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+                let root = mounts::root(self.request.rootfs, self.served.take()).map_err(at(Step::Rootfs))?;
                 (root, VecDeque::new(), VecDeque::new())
             }
         };

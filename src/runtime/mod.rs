@@ -43,6 +43,7 @@ mod labels;
 mod launch;
 mod mounts;
 mod netdev;
+pub mod overlay;
 mod process;
 mod reaper;
 mod report;
@@ -94,6 +95,9 @@ pub enum Rootfs {
         upper: PathBuf,
         /// overlayfs's work directory, on the same file system as `upper`.
         work: PathBuf,
+        /// What puts them together; by fuse-overlayfs no owners can be shifted.
+        #[serde(default)]
+        driver: overlay::Driver,
     },
 }
 

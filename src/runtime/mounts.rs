@@ -14,6 +14,7 @@ use rustix::mount::{
 
 use super::Rootfs;
 use super::cgroup::{Hierarchy, Version};
+use super::overlay::Driver;
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
 use super::userns::UserNamespace;
@@ -225,21 +226,25 @@ pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
 }
 
 /// Mounts the root file system and attaches it over a directory of the host, in this mount namespace only.
-pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
+/// `served`: what a process serves that its maker has started.
+pub(super) fn root(rootfs: &Rootfs, served: Option<OwnedFd>) -> Result<Root, MountFailure> {
     let (mount, place) = match rootfs {
         Rootfs::Directory { path } => (directory(path)?, path),
         // Without a user namespace there is nothing to shift.
         Rootfs::ShiftedDirectory { path } => (directory(path)?, path),
-        Rootfs::Overlay { lower, upper, work } => match super::furnished::shared(&visible::place_of(upper)) {
-            // Two overlays with the same directory to write to would not see each other's changes.
-            Some(mount) => {
-                let attr = MountAttr { clear: NOSUID | NODEV, ..MountAttr::default() };
-                syscall::mount_setattr(mount.as_fd(), false, &attr)
-                    .map_err(failed("take the root that is mounted on the host"))?;
-                (mount, upper)
+        Rootfs::Overlay { lower, upper, work, .. } => {
+            match (served, super::furnished::shared(&visible::place_of(upper))) {
+                (Some(mount), _) => (mount, upper),
+                // Two overlays with the same directory to write to would not see each other's changes.
+                (None, Some(mount)) => {
+                    let attr = MountAttr { clear: NOSUID | NODEV, ..MountAttr::default() };
+                    syscall::mount_setattr(mount.as_fd(), false, &attr)
+                        .map_err(failed("take the root that is mounted on the host"))?;
+                    (mount, upper)
+                }
+                (None, None) => (overlay(lower, upper, work)?, upper),
             }
-            None => (overlay(lower, upper, work)?, upper),
-        },
+        }
     };
     make_private(mount.as_fd())?;
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -257,7 +262,10 @@ pub(super) fn shifted_root(rootfs: &Rootfs, users: &UserNamespace) -> Result<Own
             users.shift(tree.as_fd(), true).map_err(failed(shift_text(path)))?;
             tree
         }
-        Rootfs::Overlay { lower, upper, work } => {
+        Rootfs::Overlay { driver: Driver::Fuse, .. } => {
+            return Err(failed("shift the owners of what fuse-overlayfs shows")(Errno::NOTSUP));
+        }
+        Rootfs::Overlay { lower, upper, work, .. } => {
             // upper and work have to be on the same mount; names that stay right wherever a layer lies.
             let own = upper.parent().filter(|own| work.starts_with(own)).unwrap_or(upper);
             for path in lower.iter().map(PathBuf::as_path).chain([own]) {
