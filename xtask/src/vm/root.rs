@@ -10,7 +10,7 @@ use crate::{undo, workspace};
 
 /// What a host of containers has, and the programs that the checks compare with.
 const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,dbus,dbus-user-session,libpam-systemd,udev,kmod,\
-                        linux-image-cloud-amd64,netavark,aardvark-dns,nftables,podman,crun,uidmap,\
+                        linux-image-cloud-amd64,netavark,aardvark-dns,nftables,podman,crun,uidmap,passt,\
                         fuse-overlayfs,jq,iproute2,procps,curl";
 
 const SIZE: &str = "6G";
