@@ -19,7 +19,7 @@ use super::root::Root;
 use super::stage::{self, Staged};
 use super::syscall::Cloned;
 use super::userns::UserNamespace;
-use super::{CreateRequest, Stdio, Step, devices, gate, reaper, report, syscall};
+use super::{BOOT_ID, CreateRequest, Stdio, Step, devices, gate, reaper, report, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -403,6 +403,10 @@ impl Init<'_> {
         let Some(linux) = linux(self.request.spec) else { return Ok(()) };
         for path in linux.readonly_paths().iter().flatten() {
             mounts::read_only(root, Path::new(path)).map_err(at(Step::MaskedPaths))?;
+        }
+        let annotations = self.request.spec.annotations().as_ref();
+        if annotations.and_then(|all| all.get(BOOT_ID)).is_some_and(|value| value == "new") {
+            mounts::boot_id(root).map_err(at(Step::MaskedPaths))?;
         }
         let masked = linux.masked_paths().as_deref().unwrap_or_default();
         if masked.is_empty() {

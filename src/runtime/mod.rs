@@ -101,6 +101,9 @@ pub enum Rootfs {
     },
 }
 
+/// The annotation that asks, by `new`, for a boot id of the container's own.
+pub const BOOT_ID: &str = "io.dormouse.boot-id";
+
 /// What the payload's standard streams are.
 #[derive(Debug)]
 pub enum Stdio {

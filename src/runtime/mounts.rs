@@ -8,7 +8,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
@@ -651,7 +651,9 @@ pub(super) fn mask(root: &Root, path: &Path, null: BorrowedFd<'_>) -> Result<(),
         syscall::mount_setattr(cover.as_fd(), false, &attr).map_err(failed(what()))?;
         cover
     } else {
-        copy_tree(null, Path::new(""), false).map_err(failed(what()))?
+        let cover = copy_tree(null, Path::new(""), false).map_err(failed(what()))?;
+        freeze(cover.as_fd()).map_err(failed(what()))?;
+        cover
     };
     attach(cover.as_fd(), place.as_fd()).map_err(failed(what()))
 }
@@ -667,6 +669,35 @@ pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), MountFailure> {
     let copy = copy_tree(place.as_fd(), Path::new(""), true).map_err(failed(what()))?;
     let attr = MountAttr { set: RDONLY | NOSUID | NODEV | NOEXEC, ..MountAttr::default() };
     syscall::mount_setattr(copy.as_fd(), true, &attr).map_err(failed(what()))?;
+    attach(copy.as_fd(), place.as_fd()).map_err(failed(what()))
+}
+
+/// Gives the container a boot id of its own, as a machine has another one after each boot. The working directory is another
+/// one afterwards.
+pub(super) fn boot_id(root: &Root) -> Result<(), MountFailure> {
+    const NAME: &str = "boot-id";
+    let what = || "give the container a boot id".to_owned();
+    let place = match root.open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::PATH) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(errno) => return Err(MountFailure { what: what(), errno }),
+    };
+    let text = std::fs::read("/proc/sys/kernel/random/uuid")
+        .map_err(|error| failed(what())(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let memory = detached("tmpfs", "tmpfs", &[], NOSUID | NODEV | NOEXEC).map_err(failed(what()))?;
+    // Only what is attached can be copied (before Linux 6.15); nobody looks there yet.
+    let directory = root.open(Path::new("/"), OFlags::PATH).map_err(failed(what()))?;
+    attach(memory.as_fd(), directory.as_fd()).map_err(failed(what()))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::openat(&memory, NAME, flags, Mode::from_raw_mode(0o444)).map_err(failed(what()))?;
+    rustix::io::write(&file, &text).map_err(failed(what()))?;
+    let copy = copy_tree(memory.as_fd(), Path::new(NAME), false).map_err(failed(what()))?;
+    drop(file);
+    freeze(copy.as_fd()).map_err(failed(what()))?;
+    rustix::process::fchdir(&memory)
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
+        .map_err(failed(what()))?;
     attach(copy.as_fd(), place.as_fd()).map_err(failed(what()))
 }
 
