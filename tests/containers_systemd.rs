@@ -48,6 +48,37 @@ fn a_systemd_boots_to_ready_and_shuts_down_in_good_order() {
     });
 }
 
+/// What a systemd may do is its own; the host's settings are out of its reach, however they are reached for.
+#[test]
+fn the_hosts_kernel_is_out_of_reach_of_a_systemd() {
+    let watched = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/proc/sys/vm/overcommit_memory",
+        "/proc/sys/kernel/panic",
+        "/sys/kernel/uevent_helper",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ];
+    let all = || watched.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let before = all();
+    with_each_image(|host, release| {
+        let vm = boot(host, release);
+        // As they are, made writable, and by file systems of its own.
+        let script = "for path in PATHS /proc/sysrq-trigger /proc/acpi/call /proc/irq/default_smp_affinity               $(find /sys/fs/cgroup -name release_agent -o -name devices.allow -o -name notify_on_release 2>/dev/null | head -n 20); do               { echo 7 > $path; } 2>/dev/null && echo written $path; done;             for place in /proc/sys /sys /proc/sysrq-trigger; do               mount -o remount,rw $place 2>/dev/null && echo again $place;               mount -o remount,bind,rw $place 2>/dev/null && echo bound $place; umount $place 2>/dev/null && echo bare $place; done;             mkdir -p /tmp/own; for kind in proc sysfs cgroup2 debugfs tracefs securityfs bpf; do               mount -t $kind none /tmp/own 2>/dev/null && echo mounted $kind; done;             mknod /tmp/kmsg c 1 1 2>/dev/null && echo made;             cat /proc/kcore 2>/dev/null | head -c 1; dmesg -C 2>/dev/null && echo cleared;             cat /proc/1/root/sys/kernel/debug/x 2>/dev/null; true"
+            .replace("PATHS", &watched.join(" "));
+        let own = vm.exec_output(&script);
+        let foreign: Vec<_> = own
+            .lines()
+            // In its own part of the hierarchy that is systemd's it may do as it likes.
+            .filter(|line| {
+                !line.starts_with("written /sys/fs/cgroup/systemd/") || line.ends_with("release_agent")
+            })
+            .collect();
+        assert_eq!(foreign, Vec::<&str>::new(), "{release}");
+    });
+    assert_eq!(all(), before);
+}
+
 #[test]
 fn the_units_inside_are_told_without_a_shell() {
     with_each_image(|host, release| {

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use oci_support::{Bundle, output, wait_until};
 use serde_json::json;
 
@@ -229,6 +230,58 @@ fn a_process_that_enters_is_not_to_be_looked_into() {
     assert_eq!(bundle.written(), "");
 }
 
+/// CVE-2019-14271: what an image has in place of libraries, and of what their loader reads.
+#[test]
+fn nothing_of_an_image_is_loaded_into_the_process_that_enters() {
+    let Some(bundle) = Bundle::sleeper() else { return };
+    let root = bundle.rootfs();
+    let places = ["lib", "lib64", "usr/lib/x86_64-linux-gnu", "etc", "lib/x86_64-linux-gnu"];
+    for place in places {
+        fs::create_dir_all(root.join(place)).unwrap();
+    }
+    fs::write(root.join("etc/ld.so.preload"), "/lib/evil.so\n").unwrap();
+    fs::write(root.join("etc/nsswitch.conf"), "passwd: evil\ngroup: evil\n").unwrap();
+    let evil = [
+        "lib/evil.so",
+        "lib/libnss_evil.so.2",
+        "lib64/ld-linux-x86-64.so.2",
+        "lib/x86_64-linux-gnu/libc.so.6",
+        "usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
+        "etc/ld.so.cache",
+    ];
+    for file in evil {
+        fs::write(root.join(file), "\x7fELF of an attacker").unwrap();
+        fs::set_permissions(root.join(file), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let watched = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    for place in places {
+        watched.add_watch(&root.join(place), AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS).unwrap();
+    }
+    // busybox is linked statically, so whatever is opened is opened by the runtime.
+    let bundle = bundle
+        .and("/process/env", json!("LD_PRELOAD=/lib/evil.so"))
+        .at("/process/user", json!({"uid": 7, "gid": 7}));
+    bundle.create().good();
+    bundle.call(&["start"]).good();
+    let command = |user: &str| {
+        let env = ["LD_PRELOAD=/lib/evil.so", "LD_LIBRARY_PATH=/lib", "GCONV_PATH=/lib", "HOME=/etc"];
+        let mut words = vec!["exec", "--user", user];
+        env.iter().for_each(|variable| words.extend(["--env", variable]));
+        words.extend([bundle.id.as_str(), "true"]);
+        output(bundle.command(&words))
+    };
+    command("0:0").good();
+    command("1000:1000").good();
+    let opened: Vec<_> = match watched.read_events() {
+        Err(nix::errno::Errno::EAGAIN) => Vec::new(),
+        events => events.unwrap().into_iter().map(|event| (event.mask, event.name)).collect(),
+    };
+    assert!(opened.is_empty(), "{opened:?}");
+    // The watch sees what it should.
+    bundle.exec("cat /etc/ld.so.preload").good();
+    assert!(!watched.read_events().unwrap().is_empty());
+}
+
 /// CVE-2022-24769, CVE-2022-29162, and groups of the caller.
 #[test]
 fn neither_groups_nor_capabilities_of_the_caller_are_left() {
@@ -422,4 +475,37 @@ fn a_payload_that_ignores_signals_is_deleted_by_force() {
     });
     bundle.call(&["delete"]).good();
     bundle.assert_gone();
+}
+
+/// Neither a peer that takes no connections nor one that reads nothing holds anybody for ever.
+#[test]
+fn peers_that_do_nothing_do_not_hold_a_start() {
+    let Some(bundle) = Bundle::sleeper() else { return };
+    let bundle = bundle.at("/process/terminal", json!(true));
+    let path = bundle.path().join("deaf");
+    let listener = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    rustix::net::bind(&listener, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // The one connection that waits is ours, so that there is room for nobody else.
+    let first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let console = ["--console-socket", path.to_str().unwrap()];
+    assert!(bundle.create_with(&console).refused().contains("console socket"));
+    bundle.assert_gone();
+    let Some(other) = Bundle::sleeper() else { return };
+    let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path,
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]});
+    assert!(other.at("/linux/seccomp", seccomp).run().refused().contains("agent"));
+    // One that never reads has what it was sent in its queue.
+    drop((first, listener));
+    fs::remove_file(&path).unwrap();
+    let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    bundle.create_with(&console).good();
+    bundle.call(&["start"]).good();
+    assert_eq!(bundle.status(), "running");
 }

@@ -7,8 +7,8 @@ mod oci_support;
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Child, Command, Stdio};
 
 use oci_support::{Bundle, output, runtime, wait_until};
 use serde_json::{Value, json};
@@ -345,4 +345,89 @@ fn a_create_that_is_killed_leaves_no_process() {
     });
     bundle.call(&["delete", "--force"]).good();
     bundle.assert_gone();
+}
+
+/// A service manager's socket, and what it hears.
+struct Manager {
+    socket: UnixDatagram,
+    path: std::path::PathBuf,
+}
+
+impl Manager {
+    fn new(bundle: &Bundle) -> Self {
+        let path = bundle.path().join("manager");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(oci_support::PATIENCE)).unwrap();
+        Self { socket, path }
+    }
+
+    fn hears(&self) -> String {
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    fn call(&self, bundle: &Bundle, words: &[&str]) -> Child {
+        let mut command = bundle.command(words);
+        command.env("NOTIFY_SOCKET", &self.path).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+}
+
+/// Says something as a payload would, from inside its root.
+fn say(bundle: &Bundle, text: &str) {
+    let socket = format!("/proc/{}/root/run/notify/notify.sock", bundle.pid());
+    wait_until("the payload's socket is there", || fs::metadata(&socket).is_ok());
+    UnixDatagram::unbound().unwrap().send_to(text.as_bytes(), socket).unwrap();
+}
+
+#[test]
+fn readiness_is_passed_on_to_the_service_manager() {
+    let Some(bundle) =
+        Bundle::sh("echo $NOTIFY_SOCKET; trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
+    else {
+        return;
+    };
+    let manager = Manager::new(&bundle);
+    bundle.write();
+    let dir = bundle.dir();
+    let mut run = manager.call(&bundle, &["run", "--bundle", dir.to_str().unwrap(), &bundle.id]);
+    wait_until("it runs", || bundle.call(&["state"]).out.contains("\"running\""));
+    say(&bundle, "MAINPID=1\nFDSTORE=1");
+    say(&bundle, "STATUS=loading");
+    assert_eq!(manager.hears(), "STATUS=loading\n");
+    say(&bundle, "READY=1\nMAINPID=1");
+    assert_eq!(manager.hears(), format!("READY=1\nMAINPID={}\n", bundle.pid()));
+    say(&bundle, "WATCHDOG=1");
+    assert_eq!(manager.hears(), "WATCHDOG=1\n");
+    output(bundle.command(&["kill", &bundle.id, "TERM"])).good();
+    assert!(run.wait().unwrap().success());
+    bundle.assert_gone();
+    // Step by step: the start waits, and only the readiness ends it.
+    let mut create = manager.call(&bundle, &["create", "--bundle", dir.to_str().unwrap(), &bundle.id]);
+    assert!(create.wait().unwrap().success());
+    let mut start = manager.call(&bundle, &["start", &bundle.id]);
+    wait_until("it runs", || bundle.status() == "running");
+    say(&bundle, "STATUS=loading");
+    assert_eq!(manager.hears(), "STATUS=loading\n");
+    assert!(start.try_wait().unwrap().is_none(), "it waits");
+    say(&bundle, "READY=1");
+    assert!(start.wait().unwrap().success());
+    assert_eq!(manager.hears(), format!("READY=1\nMAINPID={}\n", bundle.pid()));
+    bundle.call(&["delete", "--force"]).good();
+    bundle.assert_gone();
+    // One that ends without a word does not hold its start.
+    let Some(short) = Bundle::sh("test $NOTIFY_SOCKET = /run/notify/notify.sock") else { return };
+    short.write();
+    let dir = short.dir();
+    let mut run = manager.call(&short, &["run", "--detach", "--bundle", dir.to_str().unwrap(), &short.id]);
+    assert!(run.wait().unwrap().success());
+    short.until("stopped");
+    // An engine that has given it a socket is not interfered with.
+    let Some(other) = Bundle::sh("test $NOTIFY_SOCKET = /engine && test ! -e /run/notify") else { return };
+    let other = other.and("/process/env", json!("NOTIFY_SOCKET=/engine"));
+    other.write();
+    let dir = other.dir();
+    let mut run = manager.call(&other, &["run", "--bundle", dir.to_str().unwrap(), &other.id]);
+    assert!(run.wait().unwrap().success());
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
 
 use super::error::OciError;
-use crate::runtime::{SpecError, defaults};
+use crate::runtime::cgroup::NONE;
+use crate::runtime::{self, SpecError, defaults};
 
 /// The root file system of a specification.
 ///
@@ -25,10 +26,35 @@ pub fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, OciError> {
     }
 }
 
+/// An ordinary user has the rights that it takes in a user namespace only, which is made for it around the container's own.
+///
+/// # Errors
+/// [`OciError::NoRights`] where the container is to have none; [`OciError::Runtime`] for ids that are not the user's.
+pub fn take_rights(spec: &Spec) -> Result<(), OciError> {
+    if runtime::may_mount() {
+        return Ok(());
+    }
+    let linux = spec.linux().as_ref().ok_or(SpecError::Missing { field: "linux" })?;
+    let is_new = |namespace: &oci_spec::runtime::LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::User
+            && namespace.path().as_deref().is_none_or(|path| path.as_os_str().is_empty())
+    };
+    if !linux.namespaces().iter().flatten().any(is_new) {
+        return Err(OciError::NoRights);
+    }
+    Ok(runtime::enter_own_namespace(linux.uid_mappings(), linux.gid_mappings())?)
+}
+
 /// Fills in what depends on where the bundle is, and on who calls. Sockets that the caller was given are the payload's too.
-pub fn complete(spec: &mut Spec, bundle: &Path, cgroup: Option<&str>, sockets: u32) {
+pub fn complete(spec: &mut Spec, bundle: &Path, cgroup: &str, sockets: u32) {
     if let Some(linux) = spec.linux_mut() {
-        linux.set_cgroups_path(cgroup.map(PathBuf::from));
+        linux.set_cgroups_path(Some(PathBuf::from(cgroup)));
+        if cgroup == NONE
+            && let Some(resources) = linux.resources_mut()
+        {
+            // Who may make no cgroup can make no devices either.
+            resources.set_devices(None);
+        }
         if let Some(rules) =
             linux.resources_mut().as_mut().and_then(|resources| resources.devices_mut().as_mut())
         {
@@ -111,7 +137,7 @@ mod tests {
             {"destination": "/b", "source": "/data", "type": "bind"},
             {"destination": "/c", "source": "tmpfs", "type": "tmpfs"}]}))
             .unwrap();
-        complete(&mut spec, Path::new("/bundle"), Some("/x"), 0);
+        complete(&mut spec, Path::new("/bundle"), "/x", 0);
         let sources: Vec<_> =
             spec.mounts().iter().flatten().map(|mount| mount.source().clone().unwrap()).collect();
         assert_eq!(sources, ["/bundle/data", "/data", "tmpfs"].map(PathBuf::from));

@@ -9,6 +9,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::termios::{OptionalActions, Termios};
 
 use super::error::OciError;
+use crate::runtime::peer;
 
 /// A connection to a console socket.
 #[derive(Debug)]
@@ -22,9 +23,9 @@ impl ConsoleSocket {
     /// # Errors
     /// [`OciError::Console`].
     pub fn connect(path: &Path) -> Result<Self, OciError> {
-        let stream = UnixStream::connect(path).map_err(|source| OciError::Console {
+        let stream = peer::connect(path).map_err(|errno| OciError::Console {
             what: format!("connect to the console socket {path:?}"),
-            source,
+            source: errno.into(),
         })?;
         Ok(Self { stream })
     }
@@ -42,7 +43,10 @@ impl ConsoleSocket {
         // Something has to be sent along; others send the master's name.
         let parts = [io::IoSlice::new(b"/dev/ptmx")];
         rustix::net::sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL).map(drop).map_err(
-            |errno| OciError::Console { what: "hand the terminal over".to_owned(), source: errno.into() },
+            |errno| OciError::Console {
+                what: "hand the terminal over".to_owned(),
+                source: peer::late(errno).into(),
+            },
         )
     }
 }

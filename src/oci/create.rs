@@ -15,7 +15,7 @@ use super::console::{self, ConsoleSocket};
 use super::error::{OciError, on_file};
 use super::process::ProcessRef;
 use super::state::{Container, GATE, Record, Status};
-use super::{Context, adjust, cgroups, clock, delete, foreground, start};
+use super::{Context, adjust, cgroups, clock, delete, foreground, notify, start};
 use crate::runtime::{self, CreateOptions, CreateRequest, Created, Rootfs, Stdio};
 
 /// Makes a container whose first process waits for `start`.
@@ -54,15 +54,17 @@ pub fn run(context: &Context, arguments: &RunArguments) -> Result<ExitCode, OciE
     let signals = if arguments.detach { None } else { Some(foreground::Signals::keep()?) };
     let mut stdio = Some(plan.stdio()?);
     let spec = plan.bundle.spec.clone();
-    let (container, running) = plan.make(context, of_create, false, &mut stdio, |container, created| {
-        let running = created.start().map_err(OciError::of_start)?;
-        for warning in &running.warnings {
-            context.log.warn(warning);
-        }
-        finish(container, of_create)?;
-        start::after(container, &spec)?;
-        Ok(running)
-    })?;
+    let (container, (running, proxy)) =
+        plan.make(context, of_create, false, &mut stdio, |container, created| {
+            let proxy = start::listen(container)?;
+            let running = created.start().map_err(OciError::of_start)?;
+            for warning in &running.warnings {
+                context.log.warn(warning);
+            }
+            finish(container, of_create)?;
+            start::after(container, &spec)?;
+            Ok((running, proxy))
+        })?;
     let mut master = running.console;
     if let (Some(socket), Some(master)) =
         (console_socket, master.take_if(|_| of_create.console_socket.is_some()))
@@ -71,11 +73,16 @@ pub fn run(context: &Context, arguments: &RunArguments) -> Result<ExitCode, OciE
         delete::destroy(context, &container)?;
         return Err(error);
     }
-    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+    let Some(signals) = signals else {
+        // Others may look at it, and change it, while it gets ready.
+        drop(container);
+        proxy.map_or(Ok(()), |proxy| proxy.until_ready(running.pid, running.pidfd.as_fd()))?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let id = container.record.id.clone();
     // Others may look at it, and change it, as long as it runs.
     drop(container);
-    let code = foreground::wait(&signals, running.pid, &running.pidfd, master)?;
+    let code = foreground::wait(&signals, running.pid, &running.pidfd, master, proxy.as_ref())?;
     if !arguments.keep {
         match context.root.container_to_change(&id) {
             Ok(container) => delete::destroy(context, &container)?,
@@ -108,6 +115,7 @@ impl Plan {
         for warning in &bundle.warnings {
             context.log.warn(warning);
         }
+        adjust::take_rights(&bundle.spec)?;
         let without_process = bundle.spec.process().is_none();
         if without_process {
             bundle.spec.set_process(Some(adjust::stand_in()));
@@ -138,7 +146,11 @@ impl Plan {
         let reservation = context.root.reserve(&arguments.id)?;
         reservation.keep_spec(&self.bundle.text)?;
         let place = cgroups::choose(context, &self.bundle.spec, &arguments.id)?;
-        adjust::complete(&mut self.bundle.spec, &self.bundle.dir, place.path.as_deref(), self.sockets);
+        adjust::complete(&mut self.bundle.spec, &self.bundle.dir, &place.path, self.sockets);
+        let notify = notify::wanted(&self.bundle.spec).filter(|_| !self.without_process);
+        if notify.is_some() {
+            notify::lead_in(&mut self.bundle.spec, reservation.dir())?;
+        }
         let gate = if waits { Some(listen(reservation.dir())?) } else { None };
         let mut container = reservation.fill(Record {
             oci_version: runtime::hooks::SPEC_VERSION.to_owned(),
@@ -148,9 +160,10 @@ impl Plan {
             init: None,
             created: clock::now(),
             owner: rustix::process::geteuid().as_raw(),
-            cgroup: place.path.clone(),
+            cgroup: Some(place.path.clone()),
             cgroup_was_there: place.was_there,
             scope: place.scope.as_ref().map(|scope| scope.unit.clone()),
+            notify,
             annotations: self.bundle.spec.annotations().clone(),
         })?;
         let bundle = self.bundle.dir.clone();

@@ -95,6 +95,11 @@ pub enum OciError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// An ordinary user, and a specification for root.
+    #[error(
+        "an ordinary user can make containers with a user namespace of their own only (linux.namespaces of type user, with uidMappings and gidMappings); `spec --rootless` writes such a specification"
+    )]
+    NoRights,
     /// The runtime.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

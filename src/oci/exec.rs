@@ -68,7 +68,9 @@ pub fn exec(context: &Context, arguments: ExecArguments) -> Result<ExitCode, Oci
         return Err(error);
     }
     match signals {
-        Some(signals) => foreground::wait(&signals, running.pid, &running.pidfd, master).map(ExitCode::from),
+        Some(signals) => {
+            foreground::wait(&signals, running.pid, &running.pidfd, master, None).map(ExitCode::from)
+        }
         None => Ok(ExitCode::SUCCESS),
     }
 }

@@ -1,5 +1,5 @@
 //! Waiting for a process that this one has made: signals go on to it, and so do keys and output, where it has a terminal
-//! of this process's own to show.
+//! of this process's own to show, and what it tells the service manager.
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,6 +11,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use super::console::{self, Raw};
 use super::error::OciError;
+use super::notify::Proxy;
 use crate::runtime;
 
 /// Signals that are kept for the process from a moment on at which it is not there yet.
@@ -50,7 +51,13 @@ impl Signals {
 ///
 /// # Errors
 /// [`OciError::Host`].
-pub fn wait(signals: &Signals, pid: i32, pidfd: &OwnedFd, terminal: Option<OwnedFd>) -> Result<u8, OciError> {
+pub fn wait(
+    signals: &Signals,
+    pid: i32,
+    pidfd: &OwnedFd,
+    terminal: Option<OwnedFd>,
+    proxy: Option<&Proxy>,
+) -> Result<u8, OciError> {
     let failed = |source: io::Error| OciError::Host { what: "wait for the process", source };
     let mut relay = terminal.map(Relay::new);
     loop {
@@ -67,6 +74,8 @@ pub fn wait(signals: &Signals, pid: i32, pidfd: &OwnedFd, terminal: Option<Owned
                 sources.push(PollFd::new(&stdin, PollFlags::IN));
             }
         }
+        // The last one, if it is there.
+        sources.extend(proxy.map(|proxy| PollFd::new(proxy, PollFlags::IN)));
         match rustix::event::poll(&mut sources, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.map_err(|errno| failed(errno.into()))?,
@@ -77,9 +86,12 @@ pub fn wait(signals: &Signals, pid: i32, pidfd: &OwnedFd, terminal: Option<Owned
             if output && ready.get(2) == Some(&true) {
                 relay.output_open = relay.output();
             }
-            if input && ready.last() == Some(&true) {
+            if input && ready.get(2 + usize::from(output)) == Some(&true) {
                 relay.input();
             }
+        }
+        if let Some(proxy) = proxy.filter(|_| ready.last() == Some(&true)) {
+            proxy.pass(pid);
         }
         if ready[1] {
             while let Ok(Some(signal)) = signals.source.read_signal() {

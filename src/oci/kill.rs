@@ -75,9 +75,12 @@ pub fn resume(context: &Context, id: &str) -> Result<(), OciError> {
 /// # Errors
 /// [`OciError::Argument`].
 pub fn with_cgroup(container: &Container) -> Result<Cgroup, OciError> {
-    container.cgroup()?.ok_or_else(|| OciError::Argument {
+    container.cgroup()?.filter(|cgroup| !cgroup.is_none()).ok_or_else(|| OciError::Argument {
         argument: "ID",
-        reason: format!("container {:?} has no cgroup", container.record.id),
+        reason: format!(
+            "container {:?} has no cgroup: its user may not make any, but where one is delegated to it",
+            container.record.id
+        ),
     })
 }
 

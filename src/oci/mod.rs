@@ -11,6 +11,7 @@
 //! ROOT/ID/config.json   the specification as it was at the creation
 //! ROOT/ID/state.json    what is true of the container, replaced by rename(2)
 //! ROOT/ID/start.sock    the gate, as long as the program has not been started
+//! ROOT/ID/notify/       where a program tells that it is ready, if a service manager wants to know
 //! ```
 //!
 //! Whoever changes a container holds a lock (flock(2)) on its directory. Nothing here knows of images, of the store, or of
@@ -32,6 +33,7 @@ mod foreground;
 mod kill;
 mod list;
 mod log;
+mod notify;
 mod process;
 mod ps;
 mod scope;

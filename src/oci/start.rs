@@ -1,17 +1,18 @@
 //! `start`: the order to an init that waits at its gate.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::error::{OciError, on_file};
+use super::notify::Proxy;
 use super::state::{Container, GATE, Status};
 use super::{Context, create, delete};
 use crate::runtime::{self, RuntimeError, SpecError, hooks};
 
-/// Starts the program of a container that was created.
+/// Starts the program of a container that was created, and waits until it is ready where a service manager wants to know.
 ///
 /// # Errors
 /// [`OciError`]. After one of the program the container has stopped; after one of a hook it is gone.
@@ -33,6 +34,7 @@ pub fn start(context: &Context, id: &str) -> Result<(), OciError> {
         }
         other => other.map_err(|errno| on_file("connect to", container.dir().join(GATE))(errno.into()))?,
     };
+    let proxy = listen(&container)?;
     let outcome = runtime::release(connection, &spec, &container.state(Status::Created));
     open_gate(&container)?;
     match outcome {
@@ -50,7 +52,21 @@ pub fn start(context: &Context, id: &str) -> Result<(), OciError> {
         delete::destroy(context, &container)?;
         return Err(error);
     }
-    Ok(())
+    let init = container.record.init;
+    // Others may look at it, and change it, while it gets ready.
+    drop(container);
+    match proxy.zip(init).and_then(|(proxy, init)| Some((proxy, init.pid, init.open()?))) {
+        Some((proxy, pid, pidfd)) => proxy.until_ready(pid, pidfd.as_fd()),
+        None => Ok(()),
+    }
+}
+
+/// The proxy between the program and the service manager, if that one waits for it.
+///
+/// # Errors
+/// [`OciError::File`].
+pub fn listen(container: &Container) -> Result<Option<Proxy>, OciError> {
+    container.record.notify.as_deref().map(|upstream| Proxy::listen(container.dir(), upstream)).transpose()
 }
 
 /// What is run when the program does.

@@ -61,6 +61,9 @@ pub struct Record {
     /// The scope that systemd made.
     #[serde(default)]
     pub scope: Option<String>,
+    /// The socket of a service manager that wants to know when the program is ready.
+    #[serde(default)]
+    pub notify: Option<String>,
     /// As the specification has them.
     #[serde(default)]
     pub annotations: Option<HashMap<String, String>>,

@@ -137,7 +137,7 @@ fn make(root: &Root, node: &Node) -> Result<(), Failure> {
 }
 
 /// The host's node of the same device, under the same name or under that of its number, which udev makes.
-fn open_of_host(node: &Node) -> Result<OwnedFd, Errno> {
+pub(super) fn open_of_host(node: &Node) -> Result<OwnedFd, Errno> {
     let kind = if node.kind == FileType::BlockDevice { "block" } else { "char" };
     let by_number = PathBuf::from(format!("/dev/{kind}/{}:{}", node.major, node.minor));
     for path in [&node.path, &by_number] {

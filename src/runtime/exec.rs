@@ -164,7 +164,7 @@ impl Entering<'_> {
     }
 
     fn run(&mut self) -> ! {
-        let (step, what, errno) = match self.enter_cgroup().and_then(|()| self.become_program()) {
+        let (step, what, errno) = match self.enter_cgroup(false).and_then(|_| self.become_program()) {
             Ok(never) => match never {},
             Err(failure) => failure,
         };
@@ -173,8 +173,8 @@ impl Entering<'_> {
 
     /// Into a user namespace: what can't be done there comes first, and what goes on is a new process, the caller's child.
     fn run_after_stage(&mut self) -> ! {
-        let result = self.enter_cgroup().and_then(|()| {
-            syscall::setns(self.leader.as_fd(), self.namespaces & !libc::CLONE_NEWCGROUP)
+        let result = self.enter_cgroup(true).and_then(|entered| {
+            syscall::setns(self.leader.as_fd(), self.namespaces & !entered)
                 .map_err(failed(Step::Namespaces, "enter the container"))?;
             syscall::change_user(0, 0, Some(&[]))
                 .map_err(failed(Step::Credentials, "become root of the user namespace"))?;
@@ -207,14 +207,19 @@ impl Entering<'_> {
         syscall::exit_now(1)
     }
 
-    fn enter_cgroup(&self) -> Result<(), Failure> {
+    /// Enters the cgroup, and its namespace; gives back which namespaces it has joined. `later`: what an ordinary user may not
+    /// join yet is joined with the user namespace.
+    fn enter_cgroup(&self, later: bool) -> Result<libc::c_int, Failure> {
         syscall::reset_signals().map_err(failed(Step::Process, "reset signals"))?;
         for (path, tasks) in self.tasks {
             rustix::io::write(tasks, b"0").map_err(failed(Step::Cgroup, &format!("enter {path:?}")))?;
         }
-        if self.namespaces & libc::CLONE_NEWCGROUP != 0 {
-            syscall::setns(self.leader.as_fd(), libc::CLONE_NEWCGROUP)
-                .map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?;
+        let mut entered = self.namespaces & libc::CLONE_NEWCGROUP;
+        if entered != 0 {
+            match syscall::setns(self.leader.as_fd(), libc::CLONE_NEWCGROUP) {
+                Err(Errno::PERM) if later => entered = 0,
+                other => other.map_err(failed(Step::Namespaces, "enter the cgroup namespace"))?,
+            }
         }
         // The cgroup has a say in this, so only now; where nothing is said, it alone decides.
         let (initially, finally) = &self.prepared.scheduling.affinity;
@@ -224,7 +229,8 @@ impl Entering<'_> {
         };
         self.prepared.set_rlimits(&mut warn)?;
         self.prepared.set_scheduling(&mut warn)?;
-        self.prepared.open_labels()
+        self.prepared.open_labels()?;
+        Ok(entered)
     }
 
     fn become_program(&self) -> Result<std::convert::Infallible, Failure> {

@@ -19,6 +19,8 @@ use serde_json::json;
 
 /// How much of what a hook says is told on.
 const REASON_BYTES_MAX: u64 = 2000;
+/// As good as for ever, and still a moment that a clock can tell.
+const TIMEOUT_SECONDS_MAX: u64 = 100 * 365 * 24 * 60 * 60;
 
 /// The version of the specification that states are told in.
 pub const SPEC_VERSION: &str = "1.2.0";
@@ -103,7 +105,8 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     let output = complaint.try_clone().map_err(told("take what it says"))?;
     command.stdin(input).stdout(Stdio::null()).stderr(output).process_group(0);
     let mut child = command.spawn().map_err(told("run it"))?;
-    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
+    let timeout = timeout.map(|seconds| Duration::from_secs(seconds.min(TIMEOUT_SECONDS_MAX)));
     if let Some(timeout) = timeout {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let ended = pid.is_some_and(|pid| ends_within(pid, timeout));

@@ -16,6 +16,7 @@ use super::mounts::{self, MountFailure};
 use super::process::{Descriptors, Failure, Prepared};
 use super::report::{Message, Report};
 use super::root::Root;
+use super::scheduling::MemoryPolicy;
 use super::stage::{self, Staged};
 use super::syscall::Cloned;
 use super::userns::UserNamespace;
@@ -25,6 +26,7 @@ use super::{BOOT_ID, CreateRequest, Stdio, Step, devices, gate, reaper, report, 
 pub(super) struct Init<'a> {
     pub request: CreateRequest<'a>,
     pub prepared: &'a Prepared,
+    pub memory_policy: Option<&'a MemoryPolicy>,
     pub namespaces: &'a Namespaces,
     pub entrance: &'a Entrance,
     /// As the host sees them: in its own cgroup namespace this process would not know them.
@@ -113,7 +115,8 @@ impl Init<'_> {
         self.prepared.set_rlimits(&mut warn(&self.report))?;
         self.adjust_oom_score()?;
         self.prepared.set_scheduling(&mut warn(&self.report))?;
-        Ok(())
+        // The cgroup has a say in which nodes there are.
+        self.memory_policy.map_or(Ok(()), MemoryPolicy::apply)
     }
 
     fn become_program(&mut self) -> Result<std::convert::Infallible, Failure> {

@@ -19,6 +19,7 @@ use super::hooks::{self, Identity};
 use super::overlay::{Driver, fuse};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
+use super::scheduling::MemoryPolicy;
 use super::syscall::{self, Cloned};
 use super::userns::UserNamespace;
 use super::{CreateRequest, Rootfs, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
@@ -88,6 +89,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
     super::spec::check(spec)?;
     let prepared = Prepared::new(process, linux.seccomp().as_ref())?;
+    let memory_policy = linux.memory_policy().as_ref().map(MemoryPolicy::new).transpose()?;
     let namespaces = namespaces(linux)?;
     if namespaces.new & libc::CLONE_NEWNS == 0 {
         return Err(missing("linux.namespaces with a new mount namespace"));
@@ -110,20 +112,24 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
     };
     let served = served.map(|served| served.mount);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
-    // Nobody looks into the new process before it is another program.
-    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"))?;
+    let hide =
+        || syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"));
     let users = match &namespaces.joined_users {
         Some(fd) => {
+            hide()?;
             let fd = fd
                 .try_clone()
                 .map_err(|_| host(Step::Namespaces, "join the user namespace")(Errno::MFILE))?;
             Some(UserNamespace::existing(fd)?)
         }
         None if namespaces.new & libc::CLONE_NEWUSER != 0 => {
+            // Nobody else is in it yet; and of a hidden process an ordinary user maps nobody.
             Some(UserNamespace::new(linux.uid_mappings(), linux.gid_mappings())?)
         }
         None => None,
     };
+    // Nobody looks into the new process before it is another program.
+    hide()?;
     if let Some(users) = &users {
         let uid = users.user(0).ok_or_else(|| missing("linux.uidMappings with the container's user 0"))?;
         let gid = users.group(0).ok_or_else(|| missing("linux.gidMappings with the container's group 0"))?;
@@ -162,6 +168,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
             let init = init::Init {
                 request,
                 prepared: &prepared,
+                memory_policy: memory_policy.as_ref(),
                 namespaces: &namespaces,
                 entrance: &entrance,
                 hierarchies: cgroup.cgroup().hierarchies(),

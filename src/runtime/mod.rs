@@ -44,6 +44,7 @@ mod launch;
 mod mounts;
 mod netdev;
 pub mod overlay;
+pub mod peer;
 mod process;
 mod reaper;
 mod report;
@@ -70,7 +71,7 @@ pub use self::cgroup::Cgroup;
 pub use self::error::{RuntimeError, Step};
 pub use self::spec::SpecError;
 pub use self::syscall::loopback_up;
-pub use self::userns::{Holder, hold_network_of_users};
+pub use self::userns::{Holder, enter_own_namespace, hold_network_of_users};
 
 /// Where the root file system of a container comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,6 +314,12 @@ pub fn read_only_program() -> Result<OwnedFd, Errno> {
     let program = mounts::copy_tree(rustix::fs::CWD, std::path::Path::new("/proc/self/exe"), false)?;
     mounts::freeze(program.as_fd())?;
     Ok(program)
+}
+
+/// Whether this process may make mounts and namespaces: it is root, of the host or of a user namespace.
+pub fn may_mount() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    syscall::permitted_capabilities().is_ok_and(|permitted| permitted & CAP_SYS_ADMIN != 0)
 }
 
 /// Runs `work` as another user for files alone, with all capabilities. Of this thread only.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -57,6 +57,8 @@ struct Options {
     copy_up: bool,
     /// Users are mapped; for the mounts below too if true.
     id_mapped: Option<bool>,
+    /// By these, as `uids=0-1000-10#10-2000-5;gids=…`; the place to begin with in the mount, what that is on the host, how many.
+    id_mappings: Option<String>,
     /// For the file system itself.
     data: Vec<(String, Option<String>)>,
 }
@@ -144,6 +146,10 @@ fn parse(options: &[String]) -> Options {
             "idmap" => parsed.id_mapped = Some(false),
             "ridmap" => parsed.id_mapped = Some(true),
             other if WITHOUT_EFFECT.contains(&other) => {}
+            other if other.starts_with("idmap=") || other.starts_with("ridmap=") => {
+                parsed.id_mapped = Some(other.starts_with('r'));
+                parsed.id_mappings = other.split_once('=').map(|(_, mappings)| mappings.to_owned());
+            }
             other => parsed.data.push(match other.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (other.to_owned(), None),
@@ -403,7 +409,17 @@ fn shift(
         return Ok(());
     };
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
-    let of_its_own = match (mount.uid_mappings(), mount.gid_mappings()) {
+    let of_option = options.id_mappings.as_deref().map(|text| {
+        mappings_of_option(text).ok_or_else(|| MountFailure {
+            what: format!("map the owners of {source:?} by {text:?}, which is not uids=FROM-TO-COUNT;gids=…"),
+            errno: Errno::INVAL,
+        })
+    });
+    let of_option = of_option.transpose()?;
+    let (users_wanted, groups_wanted) = of_option
+        .as_ref()
+        .map_or((mount.uid_mappings(), mount.gid_mappings()), |(users, groups)| (users, groups));
+    let of_its_own = match (users_wanted, groups_wanted) {
         (None, None) => None,
         (users, groups) => {
             // The one at /proc is of the host.
@@ -422,6 +438,30 @@ fn shift(
         errno: Errno::INVAL,
     })?;
     users.shift(tree, recursive).map_err(failed(shift_text(source)))
+}
+
+/// Mappings of users and of groups.
+type IdMappings = (Option<Vec<LinuxIdMapping>>, Option<Vec<LinuxIdMapping>>);
+
+/// Those that an option tells, in the words that crun has for them; both are there, or it is no such thing.
+fn mappings_of_option(text: &str) -> Option<IdMappings> {
+    let mapping = |text: &str| {
+        let mut numbers = text.split('-').map(|number| number.parse::<u32>().ok());
+        let (inside, outside, size) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let mapping = LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size);
+        mapping.build().ok().filter(|_| numbers.next().is_none())
+    };
+    let (mut users, mut groups) = (None, None);
+    for part in text.split(';') {
+        let (kind, ranges) = part.split_once('=')?;
+        let ranges = ranges.split('#').map(mapping).collect::<Option<Vec<_>>>()?;
+        match kind {
+            "uids" if users.is_none() => users = Some(ranges),
+            "gids" if groups.is_none() => groups = Some(ranges),
+            _ => return None,
+        }
+    }
+    (users.is_some() && groups.is_some()).then_some((users, groups))
 }
 
 /// Makes one mount of a specification. `bound`: the source of a bind mount, opened before.
@@ -468,6 +508,7 @@ pub(super) fn mount(
             let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
             syscall::mount_setattr(mounted.as_fd(), false, &attr).map_err(failed(what.clone()))?;
         }
+        shift(mount, &options, mounted.as_fd(), None)?;
         options.apply_below(mounted.as_fd()).map_err(failed(what.clone()))?;
         if let Some((propagation, recursive)) = options.propagation {
             let attr = MountAttr { propagation, ..MountAttr::default() };
@@ -733,5 +774,20 @@ mod tests {
         assert!(parsed.copy_up && !parsed.bind);
         let keys: Vec<_> = parsed.data.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["mode", "size", "newinstance"]);
+    }
+
+    #[test]
+    fn mappings_of_an_option_are_read() {
+        let options = parse(&["ridmap=uids=0-1000-10#10-2000-5;gids=0-0-1".to_owned()]);
+        assert_eq!(options.id_mapped, Some(true));
+        let (users, groups) = mappings_of_option(options.id_mappings.as_deref().unwrap()).unwrap();
+        let users: Vec<_> =
+            users.iter().flatten().map(|one| (one.container_id(), one.host_id(), one.size())).collect();
+        assert_eq!((users, groups.map(|groups| groups.len())), (vec![(0, 1000, 10), (10, 2000, 5)], Some(1)));
+        for wrong in
+            ["", "uids=0-1-1", "uids=0-1-1;gids=0-1", "uids=0-1-1;gids=@0-1-1", "uids=0-1-1;uids=0-1-1"]
+        {
+            assert!(mappings_of_option(wrong).is_none(), "{wrong}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! How the kernel shares processors, disks and memory nodes out to a process: what the specification says of it.
 
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
-    Scheduler,
+    ExecCPUAffinity, IOPriorityClass, LinuxIOPriority, LinuxMemoryPolicy, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler,
 };
 use rustix::io::Errno;
 use rustix::thread::CpuSet;
@@ -10,6 +10,9 @@ use rustix::thread::CpuSet;
 use super::process::Failure;
 use super::syscall::{self, SchedulerAttributes};
 use super::{RuntimeError, SpecError, Step};
+
+/// As many as the kernel can be built for.
+const NODES_MAX: usize = 1024;
 
 /// Ready to be put into force.
 #[derive(Debug, Default)]
@@ -52,6 +55,57 @@ pub(super) fn run_on(cpus: Option<&CpuSet>) -> Result<(), Failure> {
     let Some(cpus) = cpus else { return Ok(()) };
     rustix::thread::sched_setaffinity(None, cpus)
         .map_err(|errno| (Step::Process, "choose the processors".to_owned(), errno))
+}
+
+/// From which memory nodes a process takes its memory: mode with flags, and a bit for each node, as set_mempolicy(2) has them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MemoryPolicy {
+    mode: i32,
+    nodes: Vec<u64>,
+}
+
+impl MemoryPolicy {
+    pub fn new(policy: &LinuxMemoryPolicy) -> Result<Self, SpecError> {
+        // Source: linux/mempolicy.h.
+        let mode = match policy.mode() {
+            MemoryPolicyModeType::MpolDefault => 0,
+            MemoryPolicyModeType::MpolPreferred => 1,
+            MemoryPolicyModeType::MpolBind => 2,
+            MemoryPolicyModeType::MpolInterleave => 3,
+            MemoryPolicyModeType::MpolLocal => 4,
+            MemoryPolicyModeType::MpolPreferredMany => 5,
+            MemoryPolicyModeType::MpolWeightedInterleave => 6,
+        };
+        let flag = |flag: &MemoryPolicyFlagType| match flag {
+            MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+            MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+            MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+        };
+        let flags = policy.flags().iter().flatten().fold(0, |flags, one| flags | flag(one));
+        let list = policy.nodes().as_deref().unwrap_or_default();
+        let invalid = || SpecError::Invalid {
+            field: "linux.memoryPolicy.nodes",
+            value: list.to_owned(),
+            reason: "it is a list of memory nodes like 0-3,7",
+        };
+        let mut nodes = Vec::new();
+        for (first, last) in ranges(list, NODES_MAX).ok_or_else(invalid)? {
+            for node in first..=last {
+                if nodes.len() <= node / 64 {
+                    nodes.resize(node / 64 + 1, 0);
+                }
+                nodes[node / 64] |= 1 << (node % 64);
+            }
+        }
+        Ok(Self { mode: mode | flags, nodes })
+    }
+
+    /// Of this process, and of those that it makes.
+    pub fn apply(&self) -> Result<(), Failure> {
+        let what =
+            || "set the memory policy (linux.memoryPolicy), which wants nodes that this host has".to_owned();
+        syscall::set_memory_policy(self.mode, &self.nodes).map_err(|errno| (Step::Process, what(), errno))
+    }
 }
 
 fn attributes(scheduler: &Scheduler) -> SchedulerAttributes {
@@ -115,15 +169,22 @@ fn cpus(list: &str) -> Result<CpuSet, SpecError> {
         reason: "it is a list of processors like 0-3,7",
     };
     let mut set = CpuSet::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number =
-            |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number < CpuSet::MAX_CPU);
-        let (first, last) =
-            number(first).zip(number(last)).filter(|(first, last)| first <= last).ok_or_else(invalid)?;
+    for (first, last) in
+        ranges(list, CpuSet::MAX_CPU).filter(|ranges| !ranges.is_empty()).ok_or_else(invalid)?
+    {
         (first..=last).for_each(|cpu| set.set(cpu));
     }
     Ok(set)
+}
+
+/// `0-3,7`, of numbers below `end`.
+fn ranges(list: &str, end: usize) -> Option<Vec<(usize, usize)>> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number < end);
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        number(first).zip(number(last)).filter(|(first, last)| first <= last)
+    };
+    if list.is_empty() { Some(Vec::new()) } else { list.split(',').map(range).collect() }
 }
 
 #[cfg(test)]
@@ -134,8 +195,19 @@ mod tests {
     fn lists_of_processors_are_read() {
         let set = cpus("0-2,7").unwrap();
         assert_eq!((0..10).filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>(), [0, 1, 2, 7]);
-        for wrong in ["3-1", "x", "99999", "-1", "1,,2"] {
+        for wrong in ["", "3-1", "x", "99999", "-1", "1,,2"] {
             assert!(cpus(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_memory_policy_is_a_mode_and_a_mask() {
+        let policy = |json: serde_json::Value| MemoryPolicy::new(&serde_json::from_value(json).unwrap());
+        let json =
+            serde_json::json!({"mode": "MPOL_INTERLEAVE", "nodes": "0,65", "flags": ["MPOL_F_STATIC_NODES"]});
+        assert_eq!(policy(json).unwrap(), MemoryPolicy { mode: 3 | 1 << 15, nodes: vec![1, 2] });
+        let json = serde_json::json!({"mode": "MPOL_DEFAULT"});
+        assert_eq!(policy(json).unwrap(), MemoryPolicy { mode: 0, nodes: Vec::new() });
+        assert!(policy(serde_json::json!({"mode": "MPOL_BIND", "nodes": "0-"})).is_err());
     }
 }

@@ -83,7 +83,14 @@ fn nodes(
         let failed = |errno| (format!("make device {:?}", node.path), errno);
         let name = index.to_string();
         let (mode, number) = (Mode::from_raw_mode(node.mode), rustix::fs::makedev(node.major, node.minor));
-        rustix::fs::mknodat(&all, name.as_str(), node.kind, mode, number).map_err(failed)?;
+        match rustix::fs::mknodat(&all, name.as_str(), node.kind, mode, number) {
+            // The caller is in a user namespace itself.
+            Err(Errno::PERM) => {
+                nodes.push_back(devices::open_of_host(&node).map_err(failed)?);
+                continue;
+            }
+            other => other.map_err(failed)?,
+        }
         rustix::fs::chmodat(&all, name.as_str(), mode, rustix::fs::AtFlags::empty()).map_err(failed)?;
         // Whose owner is unknown outside belongs to nobody inside.
         let (uid, gid) = (users.user(node.owner.0), users.group(node.owner.1));

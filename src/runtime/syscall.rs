@@ -296,16 +296,35 @@ pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<
     Ok(result)
 }
 
-/// `setgroups(2)`, `setresgid(2)` and `setresuid(2)` of this (single-threaded) process, in that order.
+/// `setgroups(2)`, `setresgid(2)` and `setresuid(2)` of this (single-threaded) process, in that order. In a user namespace that
+/// an ordinary user has made with one group, nobody can leave groups; no others is what such a process has then.
 pub fn change_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), Errno> {
     if let Some(groups) = groups {
         // SAFETY: the pointer and the length describe one slice, which is only read.
-        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+        match check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }) {
+            // With the right to do it, it is the namespace that says no.
+            Err(Errno::PERM) if groups.is_empty() && may_set_groups() => {}
+            other => other.map(drop)?,
+        }
     }
     // SAFETY: no pointers.
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: no pointers.
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// `set_mempolicy(2)` of this thread; a bit for each node.
+pub fn set_memory_policy(mode: c_int, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    let mask = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: the mask is null without bits, else as many words as its bits need, which are only read.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
+}
+
+fn may_set_groups() -> bool {
+    const CAP_SETGID: u64 = 1 << 6;
+    permitted_capabilities().is_ok_and(|permitted| permitted & CAP_SETGID != 0)
 }
 
 /// A NULL-terminated array of strings, as `execve(2)` takes it.

@@ -108,6 +108,15 @@ impl Table {
         Self(mappings.map(|one| (one.container_id(), one.host_id(), one.size())).collect())
     }
 
+    /// Everybody whom it names is who it is outside; `own` is among them.
+    fn of_outside(&self, own: u32) -> Self {
+        let mut all: Vec<_> = self.0.iter().map(|(_, outside, count)| (*outside, *outside, *count)).collect();
+        if !all.iter().any(|(first, _, count)| own.checked_sub(*first).is_some_and(|step| step < *count)) {
+            all.push((own, own, 1));
+        }
+        Self(all)
+    }
+
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let mut fields = line.split_ascii_whitespace().map(str::parse);
@@ -144,6 +153,27 @@ pub fn hold_network_of_users(
     Ok(holder)
 }
 
+/// Gives an ordinary user the rights that it takes to make a container, in a user namespace around it: there the ids that the
+/// container is to have are who they are outside. What this process was before it is no more. It has one thread.
+///
+/// # Errors
+/// [`RuntimeError::Host`], for ids that are not this user's to give.
+pub fn enter_own_namespace(
+    users: &Option<Vec<LinuxIdMapping>>,
+    groups: &Option<Vec<LinuxIdMapping>>,
+) -> Result<(), RuntimeError> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let users = Table::of(users.iter().flatten()).of_outside(uid);
+    let groups = Table::of(groups.iter().flatten()).of_outside(gid);
+    let holder = Holder::new(None, 0).map_err(host(Step::UserMapping, "make a user namespace"))?;
+    holder.map_own(&users, &groups)?;
+    let path = holder.path("user");
+    let namespace = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(host(Step::UserMapping, format!("open {path:?}")))?;
+    syscall::setns(namespace.as_fd(), libc::CLONE_NEWUSER)
+        .map_err(host(Step::Namespaces, "join the own user namespace"))
+}
+
 /// A process in a user namespace, which stays until this is dropped.
 #[derive(Debug)]
 pub struct Holder {
@@ -165,6 +195,47 @@ impl Holder {
             rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .and_then(|map| rustix::io::write(&map, text.as_bytes()))
                 .map_err(host(Step::UserMapping, format!("map the users of the container by {file}")))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::map`], for an ordinary user: its own id by its own hand, others by the programs that know whose they are.
+    fn map_own(&self, users: &Table, groups: &Table) -> Result<(), RuntimeError> {
+        let pid = self.child.pid.to_string();
+        let put = |file: &str, text: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::write(&path, text).map_err(|source| RuntimeError::Host {
+                step: Step::UserMapping,
+                what: format!("map this user's own id by {path}"),
+                source,
+            })
+        };
+        for (file, program, table) in [("uid_map", "newuidmap", users), ("gid_map", "newgidmap", groups)] {
+            let refused = |source| RuntimeError::Host {
+                step: Step::UserMapping,
+                what: format!(
+                    "map users of this user by {program} (package uidmap), with ids of /etc/subuid and /etc/subgid"
+                ),
+                source,
+            };
+            if let [(_, _, 1)] = table.0[..] {
+                if file == "gid_map" {
+                    // Else one could leave a group that something is forbidden to: user_namespaces(7).
+                    put("setgroups", "deny")?;
+                }
+                put(file, &table.text())?;
+                continue;
+            }
+            let words = table.0.iter().flat_map(|(inside, outside, count)| [inside, outside, count]);
+            let output = std::process::Command::new(program)
+                .arg(&pid)
+                .args(words.map(u32::to_string))
+                .output()
+                .map_err(refused)?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(refused(std::io::Error::other(said)));
+            }
         }
         Ok(())
     }
@@ -216,5 +287,7 @@ mod tests {
         }
         assert_eq!(table.text(), "0 100000 10\n100 5 1\n");
         assert_eq!(Table::parse("0 4294967295 2").outside(1), None);
+        assert_eq!(table.of_outside(7).0, [(100_000, 100_000, 10), (5, 5, 1), (7, 7, 1)]);
+        assert_eq!(table.of_outside(5).0, [(100_000, 100_000, 10), (5, 5, 1)]);
     }
 }

@@ -156,6 +156,44 @@ fn posix_mounts_id_mappings_come_in_pairs() {
 }
 
 #[test]
+fn posix_mounts_are_id_mapped_without_a_user_namespace() {
+    let mapping =
+        json!([{"containerID": 0, "hostID": 1000, "size": 10}, {"containerID": 10, "hostID": 0, "size": 1}]);
+    // Who is 0 on the disk is 1000 inside, and what 0 writes inside belongs to 10 on the disk.
+    let script = "stat -c %u:%g /m/file; id -u; touch /m/new && stat -c %u /m/new";
+    for (options, mapped) in [
+        (json!(["bind"]), true),
+        (json!(["rbind", "ridmap"]), true),
+        (json!(["bind", "idmap=uids=0-1000-10#10-0-1;gids=0-1000-10#10-0-1"]), false),
+    ] {
+        let Some(bundle) = Bundle::sh(script) else { return };
+        let data = bundle.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("file"), "").unwrap();
+        std::os::unix::fs::chown(&data, Some(10), Some(10)).unwrap();
+        let mut mount = json!({"destination": "/m", "type": "bind", "source": data, "options": options});
+        if mapped {
+            mount["uidMappings"] = mapping.clone();
+            mount["gidMappings"] = mapping.clone();
+        }
+        let bundle = bundle.and("/mounts", mount);
+        assert_eq!(bundle.run().good(), "1000:1000\n0\n0\n", "{options}");
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(data.join("new")).unwrap());
+        assert_eq!(owner, 10, "{options}");
+    }
+    // A new file system can be mapped as well, where its kind can be.
+    let Some(bundle) = Bundle::sh("stat -c %u /m") else { return };
+    let mount = json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": ["uid=7", "gid=7"],
+        "uidMappings": mapping, "gidMappings": mapping});
+    assert_eq!(bundle.and("/mounts", mount).run().good(), "1007\n");
+    let wrong = json!([{"destination": "/m", "source": "/tmp", "options": ["bind", "idmap=uids=0-1"]}]);
+    assert!(refused("/mounts", wrong).is_none_or(|said| said.contains("uids=FROM-TO-COUNT")));
+    let proc = json!([{"destination": "/m", "type": "proc", "source": "proc", "options": [],
+        "uidMappings": mapping, "gidMappings": mapping}]);
+    assert!(refused("/mounts", proc).is_none_or(|said| said.contains("owners")));
+}
+
+#[test]
 fn process_terminal_and_console_size() {
     let Some(bundle) = Bundle::sh("stty size; test -t 0 && echo terminal") else { return };
     let bundle = bundle

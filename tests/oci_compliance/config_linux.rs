@@ -106,6 +106,45 @@ fn user_namespace_mappings() {
 }
 
 #[test]
+fn memory_policy() {
+    if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        eprintln!("SKIPPED: this kernel has no memory nodes");
+        return;
+    }
+    let script = "head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2";
+    for (policy, expected) in [
+        (json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}), "bind=static:0\n"),
+        (json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"}), "interleave:0\n"),
+        (json!({"mode": "MPOL_DEFAULT"}), "default\n"),
+    ] {
+        let Some(text) = said(script, "/linux/memoryPolicy", policy) else { return };
+        assert_eq!(text, expected);
+    }
+    for wrong in [
+        json!({"mode": "MPOL_BIND", "nodes": "1000"}),
+        json!({"mode": "MPOL_BIND", "nodes": "0-"}),
+        json!({"mode": "MPOL_BIND"}),
+        json!({"mode": "MPOL_NONSENSE"}),
+    ] {
+        let text = refused("/linux/memoryPolicy", wrong.clone()).unwrap();
+        assert!(text.contains("emoryPolicy"), "{wrong}: {text}");
+    }
+}
+
+#[test]
+fn seccomp_conditions_are_about_arguments_that_there_are() {
+    let rule = |index: u64| {
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"],
+        "action": "SCMP_ACT_ERRNO", "args": [{"index": index, "value": 7, "op": "SCMP_CMP_EQ"}]}]})
+    };
+    for index in [6, 1 << 29, u64::MAX] {
+        let Some(text) = refused("/linux/seccomp", rule(index)) else { return };
+        assert!(text.contains("argument"), "{text}");
+    }
+    assert_eq!(said("echo fine", "/linux/seccomp", rule(5)).unwrap(), "fine\n");
+}
+
+#[test]
 fn offset_for_time_namespace() {
     let script =
         "awk '{print ($1 > 1000000)}' /proc/uptime; cat /proc/self/timens_offsets | awk '{print $1, $2, $3}'";

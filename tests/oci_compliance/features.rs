@@ -84,4 +84,6 @@ fn linux() {
     assert!(features["linux"]["capabilities"].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN")));
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
     assert_eq!(features["linux"]["intelRdt"]["enabled"], false);
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+    assert!(features["linux"]["memoryPolicy"]["modes"].as_array().unwrap().contains(&json!("MPOL_BIND")));
 }

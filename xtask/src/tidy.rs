@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness", "identity"]),
     ("monitor", &["runtime"]),
-    ("oci", &["runtime", "systemd"]),
+    ("oci", &["runtime", "systemd", "identity"]),
     ("store", &[]),
     ("image", &["identity"]),
     ("runtime", &["identity"]),

@@ -25,6 +25,16 @@ impl Cgroup {
         Ok(all_ours.then(|| own.to_owned()))
     }
 
+    /// Whether this user may make it: in every hierarchy, what of its path is there can be written to.
+    pub fn can_be_made(&self) -> bool {
+        self.hierarchies().iter().all(|hierarchy| {
+            let directory = self.directory(hierarchy);
+            let there = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&hierarchy.mount);
+            let access = rustix::fs::Access::WRITE_OK;
+            rustix::fs::accessat(rustix::fs::CWD, there, access, rustix::fs::AtFlags::EACCESS).is_ok()
+        })
+    }
+
     /// Lets another user make cgroups below it, as the root of a container with a user namespace may: on v2 the files that the
     /// kernel says, and in the hierarchy that systemd uses on v1.
     ///

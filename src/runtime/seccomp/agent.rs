@@ -10,6 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 
 use crate::runtime::hooks::SPEC_VERSION;
+use crate::runtime::peer;
 
 /// A connection to the agent, for one state.
 #[derive(Debug)]
@@ -24,9 +25,7 @@ impl Agent {
     }
 
     pub fn connect(path: &Path) -> Result<Self, Errno> {
-        let stream = UnixStream::connect(path)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::CONNREFUSED))?;
-        Ok(Self { stream })
+        Ok(Self { stream: peer::connect(path)? })
     }
 
     /// Sends the container process state and the descriptor, and ends the connection.
@@ -44,9 +43,10 @@ impl Agent {
             return Err(Errno::INVAL);
         }
         let parts = [std::io::IoSlice::new(text.as_bytes())];
-        let sent = rustix::net::sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL)?;
+        let sent = rustix::net::sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL)
+            .map_err(peer::late)?;
         self.stream
             .write_all(text.as_bytes().get(sent..).unwrap_or_default())
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PIPE))
+            .map_err(|error| Errno::from_io_error(&error).map_or(Errno::PIPE, peer::late))
     }
 }

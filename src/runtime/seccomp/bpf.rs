@@ -18,6 +18,8 @@ use super::SeccompError;
 /// `struct seccomp_data`: the number, the architecture, the arguments.
 const DATA_NUMBER: u32 = 0;
 const DATA_ARCHITECTURE: u32 = 4;
+/// A system call has so many.
+const ARGUMENTS: u32 = 6;
 const DATA_ARGUMENTS: u32 = 16;
 /// The kernel's limit, BPF_MAXINSNS.
 const INSTRUCTIONS_MAX: usize = 4096;
@@ -202,7 +204,8 @@ fn spans(profile: &LinuxSeccomp, entry: &Entry) -> Result<Vec<Span>, SeccompErro
     let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
     for syscall in profile.syscalls().iter().flatten() {
         let action = action(syscall.action(), syscall.errno_ret())?;
-        let conditions: Vec<Condition> = syscall.args().iter().flatten().map(condition).collect();
+        let conditions: Vec<Condition> =
+            syscall.args().iter().flatten().map(condition).collect::<Result<_, _>>()?;
         // Names of other machines' calls are normal in a profile.
         for number in syscall.names().iter().filter_map(|name| (entry.number)(name)) {
             // Two conditions on one argument can't be told by libseccomp's callers; here they are joined as all others.
@@ -255,11 +258,12 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Seccomp
     })
 }
 
-fn condition(argument: &oci_spec::runtime::LinuxSeccompArg) -> Condition {
+fn condition(argument: &oci_spec::runtime::LinuxSeccompArg) -> Result<Condition, SeccompError> {
     let (value, second) = (argument.value(), argument.value_two().unwrap_or(0));
-    let index = u32::try_from(argument.index()).unwrap_or(u32::MAX);
+    let index = u32::try_from(argument.index()).ok().filter(|index| *index < ARGUMENTS);
+    let index = index.ok_or(SeccompError::NoArgument { index: argument.index() })?;
     let plain = |operator| Condition { index, mask: u64::MAX, operator, value };
-    match argument.op() {
+    Ok(match argument.op() {
         LinuxSeccompOperator::ScmpCmpNe => plain(Operator::NotEqual),
         LinuxSeccompOperator::ScmpCmpLt => plain(Operator::Less),
         LinuxSeccompOperator::ScmpCmpLe => plain(Operator::LessOrEqual),
@@ -270,7 +274,7 @@ fn condition(argument: &oci_spec::runtime::LinuxSeccompArg) -> Condition {
         LinuxSeccompOperator::ScmpCmpMaskedEq => {
             Condition { index, mask: value, operator: Operator::Equal, value: second }
         }
-    }
+    })
 }
 
 #[derive(Default)]

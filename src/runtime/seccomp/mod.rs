@@ -31,6 +31,12 @@ pub enum SeccompError {
         /// As the profile names it.
         action: String,
     },
+    /// A condition on an argument that no system call has.
+    #[error("a rule of the seccomp profile is about argument {index}, and system calls have 0 to 5")]
+    NoArgument {
+        /// As the profile counts it.
+        index: usize,
+    },
     /// A rule for no system call.
     #[error("a rule of the seccomp profile names no system call")]
     NoNames,
