@@ -8,7 +8,7 @@ use super::port::port_text;
 use super::stats::Stats;
 use super::top::Top;
 use super::{Nothing, for_each};
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::human::{format_ago, now_usec, parse_duration, parse_size};
 use crate::cli::output::{Format, FormatFlag, print_list, typed};
 use crate::cli::service::Service;
@@ -151,6 +151,9 @@ struct Remove {
     /// Kill what runs first
     #[arg(short, long)]
     force: bool,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
 }
 
 /// List the processes of a pod
@@ -198,9 +201,14 @@ impl Pod {
             }
             Command::Pause(given) => each(service, &given.names, "pause", "Pause", json!({})),
             Command::Resume(given) => each(service, &given.names, "resume", "Resume", json!({})),
-            Command::Rm(given) => {
-                each(service, &given.names, "remove", "Remove", json!({"force": given.force}))
-            }
+            Command::Rm(given) => for_each(&given.names, |name| {
+                let parameters = json!({"name": name, "force": given.force});
+                match call(service, &format!("remove the pod {name:?}"), "Remove", parameters) {
+                    Ok(Nothing {}) => print(&format!("{name}\n")),
+                    Err(error) if given.ignore && error.kind == FailureKind::NotFound => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }),
             Command::Prune => {
                 let reply: Value = call(service, "remove pods", "Prune", json!({}))?;
                 let removed = reply["removed"].as_array().into_iter().flatten().filter_map(Value::as_str);
