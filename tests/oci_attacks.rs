@@ -317,6 +317,24 @@ fn cgroups_are_no_way_out() {
     }
 }
 
+/// Without a namespace for it, what others have is still not to be seen.
+#[test]
+fn without_a_cgroup_namespace_only_the_own_cgroup_is_shown() {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("SKIPPED: with cgroup v2 alone, no cgroup namespace means the host's");
+        return;
+    }
+    let script = "for h in /sys/fs/cgroup/*; do test -e $h/cgroup.procs || echo none in $h; \
+                  test ! -e $h/release_agent || echo root in $h; done; find /sys/fs/cgroup -mindepth 2 -type d; \
+                  { mkdir /sys/fs/cgroup/memory/x || mkdir /sys/fs/cgroup/systemd/x; } 2>/dev/null && echo made; \
+                  grep -qx $$ /sys/fs/cgroup/memory/cgroup.procs && echo it is in its own";
+    let Some(bundle) = Bundle::sh(script) else { return };
+    let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]});
+    let bundle = bundle.without_namespace("cgroup").and("/mounts", cgroup);
+    assert_eq!(bundle.run().good(), "it is in its own\n");
+}
+
 #[test]
 fn proc_and_sys_are_not_for_writing() {
     let script = "for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /proc/sys/vm/drop_caches /sys/kernel/uevent_helper; do \

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
 
 mod oci_support;
+#[path = "common/user.rs"]
+#[allow(dead_code)]
+mod user;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -48,6 +51,10 @@ impl Podman {
     }
 
     fn call(&self, words: &[&str]) -> Said {
+        output(self.command(words))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("podman");
         command.args(["--log-level", "error", "--cgroup-manager", "cgroupfs", "--storage-driver", "overlay"]);
         // podman takes no run directory with a path of more than 50 characters.
@@ -57,7 +64,7 @@ impl Podman {
             .arg("--runroot")
             .arg(self.bundle.path().join("p"));
         command.arg("--runtime").arg(&self.runtime).args(words).stdin(Stdio::null());
-        output(command)
+        command
     }
 
     fn run(&self, options: &[&str], command: &[&str]) -> Said {
@@ -145,6 +152,94 @@ fn memory_limit(pid: &str) -> String {
         None => format!("/sys/fs/cgroup{}/memory.max", path("0::").unwrap()),
     };
     std::fs::read_to_string(file).unwrap().trim().to_owned()
+}
+
+#[test]
+fn podman_boots_a_systemd() {
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/target/images/bookworm-systemd.tar");
+    if !std::path::Path::new(image).exists() {
+        eprintln!("SKIPPED: {image} is missing (cargo xtask images)");
+        return;
+    }
+    let Some(podman) = Podman::new() else { return };
+    podman.call(&["import", "--quiet", image, "machine"]).good();
+    let limits = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+    let words = ["--detach", "--name", "vm", "--systemd", "always", "machine", "/sbin/init"];
+    podman.call(&[&["run"], &limits[..], &words[..]].concat()).good();
+    let state = || podman.call(&["exec", "vm", "systemctl", "is-system-running"]).out;
+    wait_until("the systemd runs", || state() == "running\n");
+    let script =
+        "systemctl is-active systemd-journald; { echo 7 > /proc/sys/kernel/panic; } 2>/dev/null || echo no";
+    assert_eq!(podman.call(&["exec", "vm", "sh", "-c", script]).good(), "active\nno\n");
+    podman.call(&["stop", "--time", "50", "vm"]).good();
+    assert_eq!(podman.call(&["inspect", "--format", "{{.State.ExitCode}}", "vm"]).good(), "0\n");
+}
+
+/// podman for an ordinary user, without any service: no cgroup is that user's here.
+#[test]
+fn podman_works_without_root() {
+    let Some(user) = user::TestUser::new() else { return };
+    if is_missing("podman", "podman") {
+        return;
+    }
+    let Some(bundle) = Bundle::new() else { return };
+    let home = bundle.path().join("home");
+    std::fs::create_dir_all(home.join("xdg")).unwrap();
+    let tar = home.join("image.tar");
+    let packed = Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&tar).arg(".").status();
+    assert!(packed.unwrap().success());
+    user.settle_in(&home);
+    std::os::unix::fs::chown(home.join("xdg"), Some(user.uid()), None).unwrap();
+    let runtime = home.join("dormouse-runtime");
+    std::os::unix::fs::symlink("dormouse", &runtime).unwrap();
+    let podman = |words: &[&str]| {
+        let mut command = user.program_named("podman", &home);
+        command.args(["--log-level", "error", "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs"]);
+        command.arg("--runtime").arg(&runtime).args(words).stdin(Stdio::null());
+        output(command)
+    };
+    let run = |options: &[&str], command: &[&str]| {
+        let limits = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+        podman(&[&["run"], &limits[..], options, &["box"], command].concat())
+    };
+    podman(&["import", "--quiet", tar.to_str().unwrap(), "box"]).good();
+    assert_eq!(run(&["--rm", "--user", "33"], &["sh", "-c", "id -u; echo x > /dev/null"]).good(), "33\n");
+    assert_eq!(run(&["--rm"], &["sh", "-c", "exit 7"]).code, 7);
+    run(
+        &["--detach", "--name", "mine"],
+        &["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 1000 & wait $!; done"],
+    )
+    .good();
+    assert_eq!(podman(&["exec", "mine", "sh", "-c", "id -u; exit 4"]).code, 4);
+    podman(&["stop", "mine"]).good();
+    assert_eq!(podman(&["inspect", "--format", "{{.State.ExitCode}}", "mine"]).good(), "3\n");
+    podman(&["rm", "mine"]).good();
+    // The process that keeps podman's namespace, and files that belong to users of it.
+    podman(&["system", "migrate"]).good();
+    podman(&["unshare", "rm", "-rf", home.join(".local").to_str().unwrap()]).good();
+}
+
+/// What a payload tells goes through conmon, and the runtime leaves it alone.
+#[test]
+fn podman_passes_readiness_on() {
+    let Some(podman) = Podman::new() else { return };
+    let path = podman.bundle.path().join("manager");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(oci_support::PATIENCE)).unwrap();
+    let limits = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+    let words = ["--detach", "--name", "told", "--sdnotify", "container", "box", "sh", "-c", UNTIL_STOPPED];
+    let mut command = podman.command(&[&["run"], &limits[..], &words[..]].concat());
+    command.env("NOTIFY_SOCKET", &path);
+    output(command).good();
+    let pid = podman.call(&["inspect", "--format", "{{.State.Pid}}", "told"]).good();
+    let inside = format!("/proc/{}/root/run/notify/notify.sock", pid.trim());
+    wait_until("the payload's socket is there", || std::path::Path::new(&inside).exists());
+    std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"READY=1", inside).unwrap();
+    let mut buffer = [0; 1000];
+    wait_until("it is ready", || {
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).contains("READY=1")
+    });
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn rich(config: &mut Value, kind: u64, id: &str) {
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
     match kind {
         0 => {
-            config["linux"]["cgroupsPath"] = json!(format!("/dormouse-runtime/{id}"));
+            config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
             more(
                 config,
                 "/mounts",

@@ -119,8 +119,8 @@ impl Root {
     /// At a place, or at this user's own.
     pub fn new(path: Option<PathBuf>) -> Self {
         let own = || {
-            let runtime =
-                std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+            // An engine without root calls from a namespace in which its user is root, and the host's directory is not its own.
+            let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !crate::identity::is_root());
             runtime.map_or_else(|| PathBuf::from("/run"), PathBuf::from).join("dormouse-runtime")
         };
         Self { path: path.unwrap_or_else(own) }

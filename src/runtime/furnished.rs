@@ -102,7 +102,7 @@ fn furnish(base: &Base, all: &[Mount]) -> Result<Furnished, MountFailure> {
         .map_err(failed("attach the root"))?;
     let root = Root::new(mount);
     for one in all {
-        mounts::mount(&root, one, &[], None)?;
+        mounts::mount(&root, one, &mounts::Cgroups { hierarchies: &[], own: None }, None)?;
     }
     let namespace =
         rustix::fs::open("/proc/thread-self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

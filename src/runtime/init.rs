@@ -346,9 +346,14 @@ impl Init<'_> {
         };
         // What is inside has the masks that it says, not ours.
         rustix::process::umask(Mode::empty());
+        let has_namespace = self.namespaces.new & libc::CLONE_NEWCGROUP != 0
+            || self.namespaces.joined.iter().any(|(flag, _)| *flag == libc::CLONE_NEWCGROUP);
+        let path = linux.cgroups_path().as_deref().filter(|_| !has_namespace);
+        let own = path.map(|path| path.strip_prefix("/").unwrap_or(path));
+        let of_host = mounts::Cgroups { hierarchies: self.hierarchies, own };
         for mount in spec.mounts().iter().flatten() {
             let bound = if mounts::is_bind(mount) { binds.pop_front() } else { None };
-            mounts::mount(&root, mount, self.hierarchies, bound).map_err(at(Step::Mount))?;
+            mounts::mount(&root, mount, &of_host, bound).map_err(at(Step::Mount))?;
         }
         let wanted = linux.devices().as_deref().unwrap_or_default();
         devices::populate(&root, wanted, nodes).map_err(|(what, errno)| (Step::Devices, what, errno))?;

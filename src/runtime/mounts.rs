@@ -464,11 +464,18 @@ fn mappings_of_option(text: &str) -> Option<IdMappings> {
     (users.is_some() && groups.is_some()).then_some((users, groups))
 }
 
+/// What a container is to see of the host's cgroups.
+pub(super) struct Cgroups<'a> {
+    pub hierarchies: &'a [Hierarchy],
+    /// The container's own, below each hierarchy, where it has no cgroup namespace that begins there.
+    pub own: Option<&'a Path>,
+}
+
 /// Makes one mount of a specification. `bound`: the source of a bind mount, opened before.
 pub(super) fn mount(
     root: &Root,
     mount: &Mount,
-    hierarchies: &[Hierarchy],
+    of_host: &Cgroups<'_>,
     bound: Option<OwnedFd>,
 ) -> Result<(), MountFailure> {
     let target = mount.destination();
@@ -485,7 +492,7 @@ pub(super) fn mount(
     } else if is_bind(mount) {
         bind_source(mount, None)?
     } else if kind == "cgroup" || kind == "cgroup2" {
-        return cgroups(root, target, &options, hierarchies);
+        return cgroups(root, target, &options, of_host);
     } else {
         let what = describe(&format!("a {kind}"));
         let source = mount.source().as_deref().and_then(Path::to_str).filter(|source| !source.is_empty());
@@ -556,13 +563,9 @@ fn refuse_proc(place: BorrowedFd<'_>, is_proc: bool, target: &Path) -> Result<()
 }
 
 /// The host's layout, seen from the container's own cgroup. With `rw`, only what it needs to make cgroups of its own
-/// below is writable: the unified hierarchy, and that named `systemd`.
-fn cgroups(
-    root: &Root,
-    target: &Path,
-    options: &Options,
-    hierarchies: &[Hierarchy],
-) -> Result<(), MountFailure> {
+/// below is writable: the unified hierarchy, and that named `systemd`. The unified one beside others is of use to nobody who
+/// can't, and a systemd that is given the other one would take it for its own.
+fn cgroups(root: &Root, target: &Path, options: &Options, of_host: &Cgroups<'_>) -> Result<(), MountFailure> {
     let what = |name: &str| format!("mount the cgroup hierarchy {name} in the container");
     let attributes = (options.set | NOSUID | NODEV | NOEXEC) & !RDONLY;
     let writable = options.set & RDONLY == 0;
@@ -573,7 +576,7 @@ fn cgroups(
     let place =
         root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
     refuse_proc(place.as_fd(), false, target)?;
-    if let [Hierarchy { version: Version::V2, .. }] = hierarchies {
+    if let [Hierarchy { version: Version::V2, .. }] = of_host.hierarchies {
         let mount = detached("cgroup2", "cgroup2", &[], attributes).map_err(failed(what("v2")))?;
         if !writable {
             freeze(&mount, what("v2"))?;
@@ -584,7 +587,10 @@ fn cgroups(
     let parent = detached("tmpfs", "tmpfs", &mode, attributes)
         .map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
     attach(parent.as_fd(), place.as_fd()).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
-    for hierarchy in hierarchies {
+    for hierarchy in of_host.hierarchies {
+        if hierarchy.version == Version::V2 && !writable {
+            continue;
+        }
         let name = hierarchy.directory_name();
         rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o755))
             .map_err(failed(what(&name)))?;
@@ -600,7 +606,11 @@ fn cgroups(
                 ("cgroup", data)
             }
         };
-        let mount = detached(kind, kind, &data, attributes).map_err(failed(what(&name)))?;
+        let mount = match of_host.own {
+            Some(own) => own_part(&hierarchy.mount.join(own), attributes),
+            None => detached(kind, kind, &data, attributes),
+        };
+        let mount = mount.map_err(failed(what(&name)))?;
         let own = hierarchy.version == Version::V2 || hierarchy.name.as_deref() == Some("systemd");
         if !(writable && own) {
             freeze(&mount, what(&name))?;
@@ -617,6 +627,19 @@ fn cgroups(
     }
     // The tmpfs itself needs no more directories.
     freeze(&parent, "make the cgroup hierarchies' parent read-only".to_owned())
+}
+
+/// A part of a hierarchy, in place of a namespace that begins there.
+fn own_part(path: &Path, attributes: u64) -> Result<OwnedFd, Errno> {
+    let part = copy_tree(CWD, path, false)?;
+    let attr = MountAttr {
+        set: attributes,
+        clear: ATIME_MASK,
+        propagation: libc::MS_PRIVATE,
+        ..MountAttr::default()
+    };
+    syscall::mount_setattr(part.as_fd(), false, &attr)?;
+    Ok(part)
 }
 
 /// How deep an image's content below a tmpfs may go.

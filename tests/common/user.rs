@@ -91,6 +91,11 @@ impl TestUser {
 
     /// The program, to be run by the user, in its cgroup.
     pub fn program(&self, dir: &Path) -> Command {
+        self.program_named(dir.join("dormouse"), dir)
+    }
+
+    /// The same of another program.
+    pub fn program_named(&self, program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
         let mut command = Command::new("sh");
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         let enter: String = self
@@ -99,9 +104,7 @@ impl TestUser {
             .map(|cgroup| format!("echo $$ > {}/cgroup.procs && ", cgroup.display()))
             .collect();
         command.args(["-c", &format!("{enter} exec \"$@\""), "sh"]);
-        command
-            .args(["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"])
-            .arg(dir.join("dormouse"));
+        command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"]).arg(program);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", dir).env("XDG_RUNTIME_DIR", dir.join("xdg")).current_dir("/");
         command
