@@ -62,7 +62,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 fn act(arguments: Arguments) -> Result<Vec<Handled>, EngineError> {
-    let paths = arguments.directories.settle();
+    let paths = arguments.directories.paths();
     // Nobody has had a container here, and nothing is made for nobody.
     if !paths.database().exists() {
         return Ok(Vec::new());

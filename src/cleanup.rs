@@ -44,7 +44,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let removed = Engine::new(arguments.directories.settle()).and_then(|engine| {
+    let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
         if arguments.network.is_some() || arguments.volumes || arguments.leave_pod.is_some() {
             // One that fails must not keep the other from being done.
             let released = if arguments.volumes { engine.release_volumes(&arguments.id) } else { Ok(()) };

@@ -30,7 +30,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         }
     };
     let registered =
-        Engine::new(arguments.directories.settle()).and_then(|engine| engine.register_machine(&arguments.id));
+        Engine::new(arguments.directories.paths()).and_then(|engine| engine.register_machine(&arguments.id));
     match registered {
         Ok(()) | Err(EngineError::NotFound { .. } | EngineError::WrongState { .. }) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::engine::Engine;
 use crate::identity;
 use crate::rootless;
-use crate::runtime::overlay;
 use crate::store::Paths;
 use crate::varlink::activation::{SERVE_NAMES, from_environment};
 use crate::varlink::listen::ListenAddress;
@@ -45,43 +44,16 @@ pub(crate) struct Directories {
     /// What does not is kept here [default: /run/dormouse, or below $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "DIR", env = "DORMOUSE_RUN_DIR")]
     run_dir: Option<PathBuf>,
-
-    /// What puts the layers of images together. A container stays with what it has run with first
-    #[arg(long, value_enum, value_name = "HOW", env = OVERLAY, default_value = "auto")]
-    overlay: Overlay,
-}
-
-const OVERLAY: &str = "DORMOUSE_OVERLAY";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Overlay {
-    /// The kernel, and fuse-overlayfs for an ordinary user whom it refuses
-    #[default]
-    Auto,
-    /// The kernel's overlayfs
-    Kernel,
-    /// The program fuse-overlayfs
-    Fuse,
 }
 
 impl Directories {
     /// As the service has them if it is told nothing.
-    ///
-    /// # Errors
-    /// A variable that says nothing sensible.
-    pub(crate) fn from_environment() -> Result<Self, String> {
+    pub(crate) fn from_environment() -> Self {
         let of = |name| std::env::var_os(name).map(PathBuf::from);
-        let overlay = match std::env::var(OVERLAY) {
-            Ok(text) => Overlay::from_str(&text, false).map_err(|_| {
-                format!("{OVERLAY} is {text:?}, and auto, kernel and fuse are what puts layers together")
-            })?,
-            Err(_) => Overlay::Auto,
-        };
-        Ok(Self { state_dir: of("DORMOUSE_STATE_DIR"), run_dir: of("DORMOUSE_RUN_DIR"), overlay })
+        Self { state_dir: of("DORMOUSE_STATE_DIR"), run_dir: of("DORMOUSE_RUN_DIR") }
     }
 
-    /// Where it is; and this process uses what puts layers together.
-    pub(crate) fn settle(self) -> Paths {
+    pub(crate) fn paths(self) -> Paths {
         let root = identity::is_root();
         let state_dir = self.state_dir.unwrap_or_else(|| {
             if root {
@@ -94,12 +66,6 @@ impl Directories {
         let run_dir = self.run_dir.unwrap_or_else(|| {
             if root { PathBuf::from("/run/dormouse") } else { identity::runtime_directory().join("dormouse") }
         });
-        let driver = match self.overlay {
-            Overlay::Auto => None,
-            Overlay::Kernel => Some(overlay::Driver::Kernel),
-            Overlay::Fuse => Some(overlay::Driver::Fuse),
-        };
-        overlay::prefer(driver, &state_dir);
         Paths { state_dir, run_dir }
     }
 }
@@ -157,7 +123,7 @@ fn passed_sockets() -> Result<Vec<Listener>, String> {
 
 fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), String> {
     let idle_timeout = (!arguments.idle_timeout.is_zero()).then_some(arguments.idle_timeout);
-    let paths = arguments.directories.settle();
+    let paths = arguments.directories.paths();
     // Before there are threads.
     rootless::enter(&paths.run_dir).map_err(|error| with_causes(&error))?;
     // Its directories first: the socket usually lies in one of them.

@@ -65,7 +65,7 @@ fn serve_and_run(run: ForegroundRun) -> Result<ExitCode, String> {
     }
     signals.thread_block().map_err(|errno| format!("cannot take signals: {errno}"))?;
 
-    let paths = Directories::from_environment()?.settle();
+    let paths = Directories::from_environment().paths();
     // Before there are threads.
     crate::rootless::enter(&paths.run_dir).map_err(|error| error.to_string())?;
     let socket = paths.run_dir.join(format!("{UNIT_SOCKET}{}", std::process::id()));
