@@ -13,6 +13,7 @@ pub mod health_check;
 pub(crate) mod identity;
 pub mod image;
 pub mod machine;
+pub(crate) mod memory;
 pub mod monitor;
 pub mod network;
 pub mod oci;

@@ -26,7 +26,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
     let ready = signals.thread_block().map_err(std::io::Error::from).and_then(|()| {
-        crate::monitor::shrink();
+        crate::memory::shrink();
         leave(Path::new(directory))
     });
     if let Err(error) = ready {

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::engine::Engine;
 use crate::identity;
@@ -144,7 +147,13 @@ fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), Strin
         // After the first answers: who woke us waits for those, and what lies about has time.
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
+            let sweep = move || {
+                let swept = sweeper.sweep();
+                // What the start has needed, and this.
+                crate::memory::give_back_program();
+                swept
+            };
+            let swept = tokio::task::spawn_blocking(sweep).await;
             if let Ok(Err(error)) = swept {
                 tracing::warn!(error = error.full_text(), "cannot look for what interrupted changes left");
             }
@@ -171,9 +180,11 @@ fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), Strin
 
 /// Warnings and worse, unless RUST_LOG says otherwise; the service manager keeps them.
 pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    // Levels by module. Filters by spans and fields would bring an engine for regular expressions into each process.
+    let filter = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse::<Targets>().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

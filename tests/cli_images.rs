@@ -68,7 +68,7 @@ fn an_image_goes_through_all_commands() {
     }
     let layout = host.path().join("layout");
     text(&host, &["save", "--format", "oci-dir", "--output", layout.to_str().unwrap(), "new"]);
-    assert_eq!(text(&other, &["load", layout.to_str().unwrap()]), "localhost/new:latest\n");
+    assert_eq!(text(&other, &["load", "-i", layout.to_str().unwrap()]), "localhost/new:latest\n");
 
     let mut export = command(&host, &["export", "changed"]).stdout(Stdio::piped()).spawn().unwrap();
     let import =

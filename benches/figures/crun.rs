@@ -13,12 +13,19 @@ use crate::host::run;
 #[derive(Debug)]
 pub struct Bundle {
     place: PathBuf,
+    state: PathBuf,
     runs: u32,
 }
 
 impl Bundle {
     /// From the OCI specification of a container of ours: the same namespaces, limits, mounts and filter.
-    pub fn from_ours(config: &Path, rootfs: &Path, place: &Path, command: &[&str]) -> Result<Self> {
+    pub fn from_ours(
+        config: &Path,
+        rootfs: &Path,
+        place: &Path,
+        state: &Path,
+        command: &[&str],
+    ) -> Result<Self> {
         let text = std::fs::read_to_string(config).map_err(failed(format!("read {}", config.display())))?;
         let mut spec: Value =
             serde_json::from_str(&text).map_err(failed(format!("understand {}", config.display())))?;
@@ -29,7 +36,7 @@ impl Bundle {
         spec["linux"]["cgroupsPath"] = json!("/dormouse-bench-crun");
         let path = place.join("config.json");
         std::fs::write(&path, spec.to_string()).map_err(failed(format!("write {}", path.display())))?;
-        Ok(Self { place: place.to_owned(), runs: 0 })
+        Ok(Self { place: place.to_owned(), state: state.to_owned(), runs: 0 })
     }
 
     /// The time of one `crun run`, from its start to its end, in milliseconds.
@@ -37,12 +44,7 @@ impl Bundle {
         self.runs += 1;
         let id = format!("dormouse-bench-{}-{}", std::process::id(), self.runs);
         let mut command = Command::new("crun");
-        command
-            .arg("--root")
-            .arg(self.place.join("state"))
-            .args(["run", "--bundle"])
-            .arg(&self.place)
-            .arg(id);
+        command.arg("--root").arg(&self.state).args(["run", "--bundle"]).arg(&self.place).arg(id);
         let since = Instant::now();
         run(&mut command)?;
         Ok(ms(since.elapsed()))

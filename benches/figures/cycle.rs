@@ -21,8 +21,8 @@ pub fn against_crun(bench: &Bench) -> Result<Vec<Figure>> {
     let model = call(&mut connection, "Container.Run", json!({ "spec": spec }))?;
     let id = model["id"].as_str().unwrap_or_default();
     let config = dormouse.run_directory().join("containers").join(id).join("config.json");
-    let mut bundle =
-        Bundle::from_ours(&config, &bench.tree("busybox")?, &bench.directory("crun")?, &["/bin/true"])?;
+    let (place, state) = (bench.directory("crun")?, bench.run_directory("crun")?);
+    let mut bundle = Bundle::from_ours(&config, &bench.tree("busybox")?, &place, &state, &["/bin/true"])?;
     let (ours, theirs) = bench.take_turns(100, || cycle(&mut connection), || bundle.run())?;
     Ok(vec![Figure {
         name: "cycle-crun",

@@ -20,6 +20,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_dormouse");
 #[derive(Debug)]
 pub struct Dormouse {
     place: PathBuf,
+    run_place: PathBuf,
     child: Option<Child>,
     environment: Vec<(String, PathBuf)>,
 }
@@ -37,9 +38,10 @@ impl Dormouse {
     /// Starts a service without images, with variables in its environment.
     pub fn start_with(bench: &Bench, name: &str, environment: &[(&str, &Path)]) -> Result<Self> {
         let place = bench.directory(&format!("dormouse-{name}"))?;
+        let run_place = bench.run_directory(&format!("dormouse-{name}"))?;
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut dormouse = Self { place, child: None, environment };
+        let mut dormouse = Self { place, run_place, child: None, environment };
         dormouse.wake()?;
         Ok(dormouse)
     }
@@ -84,7 +86,7 @@ impl Dormouse {
     }
 
     pub fn run_directory(&self) -> PathBuf {
-        self.place.join("run")
+        self.run_place.join("run")
     }
 
     pub fn import(&self, connection: &mut Connection, name: &str, archive: &Path) -> Result<()> {
@@ -99,8 +101,9 @@ impl Dormouse {
     }
 
     fn directories(&self) -> Vec<String> {
-        let directory = |name: &str| self.place.join(name).display().to_string();
-        vec!["--state-dir".to_owned(), directory("state"), "--run-dir".to_owned(), directory("run")]
+        let (state, run) = (self.place.join("state"), self.run_directory());
+        let text = |path: PathBuf| path.display().to_string();
+        vec!["--state-dir".to_owned(), text(state), "--run-dir".to_owned(), text(run)]
     }
 
     fn remove_containers(&self) -> Result<()> {
@@ -121,6 +124,7 @@ impl Drop for Dormouse {
         }
         self.end();
         let _ = std::fs::remove_dir_all(&self.place);
+        let _ = std::fs::remove_dir_all(&self.run_place);
     }
 }
 

@@ -17,17 +17,21 @@ pub struct Bench {
     images: PathBuf,
     hurry: u32,
     place: tempfile::TempDir,
+    run_place: tempfile::TempDir,
     mounted: Vec<PathBuf>,
 }
 
 impl Bench {
     pub fn prepare(images: &Path, hurry: u32) -> Result<Self> {
-        let on_disk = Path::new("/var/tmp");
-        let place = tempfile::Builder::new()
-            .prefix("dormouse-")
-            .tempdir_in(on_disk)
-            .map_err(failed("make a directory"))?;
-        let mut bench = Self { images: images.to_owned(), hurry, place, mounted: Vec::new() };
+        let temporary = |parent: &str| {
+            tempfile::Builder::new()
+                .prefix("dormouse-")
+                .tempdir_in(parent)
+                .map_err(failed(format!("make a directory in {parent}")))
+        };
+        // What is on the disk of a host is on the disk here, and what is in its /run, a tmpfs, is on a tmpfs.
+        let (place, run_place) = (temporary("/var/tmp")?, temporary("/dev/shm")?);
+        let mut bench = Self { images: images.to_owned(), hurry, place, run_place, mounted: Vec::new() };
         bench.mount_controllers()?;
         Ok(bench)
     }
@@ -39,6 +43,13 @@ impl Bench {
     /// A new directory of this run.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.place.path().join(name);
+        fs::create_dir_all(&path).map_err(failed(format!("make {}", path.display())))?;
+        Ok(path)
+    }
+
+    /// A new directory of this run, on a tmpfs as /run is.
+    pub fn run_directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.run_place.path().join(name);
         fs::create_dir_all(&path).map_err(failed(format!("make {}", path.display())))?;
         Ok(path)
     }

@@ -117,8 +117,11 @@ impl Sides<'_> {
         let mut samples = Samples::default();
         for turn in 0..=self.bench.times(TURNS) {
             crate::host::check_interrupt()?;
+            // What one has left unwritten must not be written in the other's time.
+            nix::unistd::sync();
             let our = ours(self)?;
             clean(self, Side::Ours)?;
+            nix::unistd::sync();
             let their = theirs(self)?;
             clean(self, Side::Theirs)?;
             if turn > 0 {

@@ -11,6 +11,7 @@ use crate::host::{Bench, run};
 #[derive(Debug)]
 pub struct Podman {
     place: PathBuf,
+    run_place: PathBuf,
 }
 
 /// What dormouse is asked for: a network namespace with nothing in it; and limits that this host can grant.
@@ -20,16 +21,19 @@ pub const RUN_OPTIONS: &[&str] =
 impl Podman {
     /// podman takes no run directory with a path of more than 50 characters.
     pub fn prepare(bench: &Bench, name: &str) -> Result<Self> {
-        Ok(Self { place: bench.directory(&format!("p-{name}"))? })
+        let name = format!("p-{name}");
+        Ok(Self { place: bench.directory(&name)?, run_place: bench.run_directory(&name)? })
     }
 
     /// The program and its global options.
     pub fn words(&self) -> Vec<String> {
-        let directory = |name: &str| self.place.join(name).display().to_string();
+        let root = self.place.join("root").display().to_string();
+        let run = |name: &str| self.run_place.join(name).display().to_string();
         let words =
             ["podman", "--log-level", "error", "--cgroup-manager", "cgroupfs", "--storage-driver", "overlay"];
         let mut words: Vec<String> = words.map(str::to_owned).into();
-        words.extend(["--root".to_owned(), directory("root"), "--runroot".to_owned(), directory("run")]);
+        words.extend(["--root".to_owned(), root, "--runroot".to_owned(), run("run")]);
+        words.extend(["--tmpdir".to_owned(), run("tmp")]);
         words
     }
 

@@ -6,7 +6,7 @@ use crate::image::ImageConfig;
 use crate::store::{ContainerRow, StoreError};
 
 use super::spec::{ContainerSpec, Log, Namespace};
-use super::{Definition, Engine, EngineError, EventKind, Image, names, now_usec, oci, users};
+use super::{Definition, Engine, EngineError, EventKind, Image, blocking, names, now_usec, oci, users};
 
 /// How often what a container uses is looked for again, if it changes all the time.
 const ATTEMPTS: u32 = 8;
@@ -43,7 +43,7 @@ impl Engine {
         let pod = self.join_pod(&mut spec)?;
         let (mut definition, image) = self.define(spec)?;
         definition.pod = pod;
-        self.create_defined(id, name, definition, image)
+        self.create_defined(id, name, definition, image).await
     }
 
     /// Makes a container on layers that no image has yet, under a name that no user can give.
@@ -56,11 +56,11 @@ impl Engine {
     ) -> Result<Created, EngineError> {
         let id = names::new_id()?;
         let _lock = self.lock(&id).await?;
-        self.create_defined(id, name, Definition::new(spec, Some(config), layers)?, None)
+        self.create_defined(id, name, Definition::new(spec, Some(config), layers)?, None).await
     }
 
     /// The caller holds the lock of the id.
-    fn create_defined(
+    async fn create_defined(
         &self,
         id: String,
         name: String,
@@ -79,10 +79,7 @@ impl Engine {
                 name: name.clone(),
                 image_id: image.as_ref().map(|image| image.row.id.clone()),
                 created_usec: now_usec(),
-                definition: serde_json::to_string(&definition).map_err(|source| EngineError::Failed {
-                    attempted: "record the container".to_owned(),
-                    reason: source.to_string(),
-                })?,
+                definition: definition.to_record()?,
             };
             let recorded = self.store()?.insert_container_using(&row, &resolved.uses);
             if let (Err(StoreError::Changed { .. }), Some(pod)) = (&recorded, &definition.pod)
@@ -103,6 +100,8 @@ impl Engine {
             break;
         }
         directories.keep();
+        let engine = self.clone();
+        blocking(move || Ok(engine.store()?.flush()?)).await?;
         self.record_event(EventKind::Container, "create", &id, &name);
         Ok(Created { id, name, warnings })
     }

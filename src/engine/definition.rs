@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::image::{ImageConfig, Process};
 use crate::systemd::mode;
@@ -43,10 +44,10 @@ pub struct Definition {
     /// The image's labels, overridden by the specification's.
     pub labels: BTreeMap<String, String>,
     /// The networks that it is on, those of Connect among them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkAttachment>,
     /// The ports to publish, those of the image among them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
     /// The id of the pod that it is in.
     #[serde(default)]
@@ -55,13 +56,13 @@ pub struct Definition {
     #[serde(default)]
     pub health: Option<HealthCheck>,
     /// What is mounted beside what was asked for: volumes that the image wants, and those of other containers.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added_mounts: Vec<Mount>,
     /// The id of each volume, by the target.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, String>,
     /// The image of each mount of one, by the target.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mounted_images: BTreeMap<String, MountedImage>,
 }
 
@@ -92,6 +93,23 @@ pub(super) struct SpecHead {
 }
 
 impl Definition {
+    /// As recorded: without what the specification left open, which is most of it. Lists read the records of all containers.
+    pub(super) fn to_record(&self) -> Result<String, EngineError> {
+        self.to_sparse_json().map_err(|error| EngineError::Failed {
+            attempted: "record the container".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn to_sparse_json(&self) -> serde_json::Result<String> {
+        let mut record = serde_json::to_value(self)?;
+        let left_open = serde_json::to_value(ContainerSpec::default())?;
+        if let Some(spec) = record.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.retain(|field, value| left_open.get(field) != Some(value));
+        }
+        serde_json::to_string(&record)
+    }
+
     /// All that is mounted because somebody wants it, what lies deeper after what it lies in.
     pub fn mounts(&self) -> Vec<&Mount> {
         let mut all: Vec<&Mount> = self.spec.mounts.iter().chain(&self.added_mounts).collect();
@@ -491,9 +509,13 @@ mod tests {
     #[test]
     fn a_definition_survives_its_record() {
         let definition = Definition::new(spec(&["/sbin/init"]), None, vec!["sha256:1".into()]).unwrap();
-        let json = serde_json::to_string(&definition).unwrap();
-        assert_eq!(serde_json::from_str::<Definition>(&json).unwrap(), definition);
-        let head: DefinitionHead = serde_json::from_str(&json).unwrap();
-        assert_eq!(head.command, definition.command);
+        let full = serde_json::to_string(&definition).unwrap();
+        let record = definition.to_record().unwrap();
+        assert!(record.len() < full.len() / 2, "{record}");
+        for json in [full, record] {
+            assert_eq!(serde_json::from_str::<Definition>(&json).unwrap(), definition);
+            let head: DefinitionHead = serde_json::from_str(&json).unwrap();
+            assert_eq!(head.command, definition.command);
+        }
     }
 }

@@ -38,6 +38,8 @@ impl Engine {
             };
             let (engine, id) = (self.clone(), row.id.clone());
             blocking(move || {
+                // Before what it had: after a loss of power it must not be back without that.
+                engine.store()?.flush()?;
                 engine.remove_volumes_of_container(&gone);
                 // Mounted still only if its monitor was killed.
                 if let Err(error) = engine.release_these_volumes(&id, &used) {

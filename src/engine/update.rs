@@ -51,8 +51,9 @@ impl Engine {
         } else {
             None
         };
-        let recorded = serde_json::to_string(&container.definition)
-            .map_err(|source| damaged(&container.row.name, source))
+        let recorded = container
+            .definition
+            .to_record()
             .and_then(|definition| Ok(self.store()?.update_definition(id, &definition)?));
         if let (Err(_), Some(old)) = (&recorded, old_spec) {
             let undone = limit(&container, &live, &in_force(&before, change), &changed)

@@ -228,7 +228,7 @@ fn start(passed: Passed) -> Result<Session, Failure> {
     }
     let detached = request.detached;
     drop(request);
-    sys::shrink();
+    crate::memory::shrink();
     Ok(Session { running, known, teller, detached })
 }
 

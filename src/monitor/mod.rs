@@ -68,7 +68,6 @@ pub use self::attach::AttachConnection;
 use self::config::MonitorConfig;
 use self::launch::Failure;
 use self::supervise::Supervisor;
-pub(crate) use self::sys::shrink;
 
 /// Runs the role; `args` are the words after its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {

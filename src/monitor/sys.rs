@@ -1,7 +1,7 @@
 //! The few system calls of the monitor that need `unsafe`, and small things around processes and memory.
 #![allow(unsafe_code)] // fork(2), close_range(2), sigaction(2), malloc_trim(3) and madvise(2) have no safe wrapper.
 
-use std::io::{self, BufRead as _};
+use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 /// Which side of a [`fork`] this is.
@@ -128,99 +128,4 @@ pub fn pidfd_exit_status(pidfd: &OwnedFd) -> Option<i32> {
     // SAFETY: the kernel reads and writes at most the 64 bytes that the request's number tells, which is the size of `info`.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
-}
-
-/// Gives memory back that the start of a payload needed and its supervision does not.
-///
-/// Free heap goes back to the kernel. So do the pages of the program and its libraries: they stay in the page cache
-/// and the few that are needed come back by themselves. And so does the part of the stack that deeper calls have used.
-pub fn shrink() {
-    // SAFETY: malloc_trim takes any number and only frees what malloc holds as free.
-    unsafe { libc::malloc_trim(0) };
-    let Ok(smaps) = std::fs::File::open("/proc/self/smaps") else { return };
-    let own_frame = (&raw const smaps).addr();
-    let mut clean_mapping: Option<(usize, usize)> = None;
-    let mut clean = Vec::with_capacity(32);
-    let mut unused_stack = None;
-    let mut line = String::with_capacity(160);
-    let mut smaps = io::BufReader::with_capacity(4096, smaps);
-    while matches!(smaps.read_line(&mut line), Ok(length) if length > 0) {
-        if let Some((start, end, kind)) = parse_mapping(&line) {
-            clean_mapping = (kind == Mapping::File).then_some((start, end - start));
-            if kind == Mapping::Other && (start..end).contains(&own_frame) {
-                let unused_end = (own_frame & !0xfff).saturating_sub(STACK_MARGIN_BYTES);
-                unused_stack = Some((start, unused_end)).filter(|(start, end)| start < end);
-            }
-        } else if let Some(anonymous) = line.strip_prefix("Anonymous:")
-            && anonymous.trim() == "0 kB"
-            && let Some(mapping) = clean_mapping.take()
-        {
-            clean.push(mapping);
-        }
-        line.clear();
-    }
-    drop(smaps);
-    for (start, length) in clean {
-        // SAFETY: the range is a private read-only mapping of a file without a page of its own (the kernel has just said
-        // so, and this process has one thread), so what is dropped is read from the file again when it is touched.
-        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
-    }
-    if let Some((start, end)) = unused_stack {
-        // SAFETY: the stack grows down, so nothing lives below this frame but the frame of madvise itself, for which the
-        // margin is more than enough.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-    }
-    // SAFETY: as above; the tables of mappings are free again.
-    unsafe { libc::malloc_trim(0) };
-}
-
-/// What is left alone below the current frame when unused stack is given back.
-const STACK_MARGIN_BYTES: usize = 8 * 1024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mapping {
-    /// Private and read-only, of a file.
-    File,
-    /// Anything else.
-    Other,
-}
-
-/// Parses the first line of a mapping in smaps into start, end and kind; `None` if the line is none.
-///
-/// Source: proc_pid_smaps(5).
-fn parse_mapping(line: &str) -> Option<(usize, usize, Mapping)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    let end = usize::from_str_radix(end, 16).ok().filter(|end| *end > start)?;
-    let read_only = matches!(fields.next()?, "r--p" | "r-xp");
-    let of_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
-    Some((start, end, if read_only && of_file { Mapping::File } else { Mapping::Other }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_read_only_mappings_of_files_are_given_back() {
-        for (line, expected) in [
-            ("1000-3000 r-xp 0000 08:01 5    /usr/bin/dormouse", Some(Mapping::File)),
-            ("1000-3000 r--p 0000 08:01 5    /usr/bin/dormouse", Some(Mapping::File)),
-            ("1000-3000 rw-p 0000 08:01 5    /usr/bin/dormouse", Some(Mapping::Other)),
-            ("1000-3000 r--p 0000 00:00 0    [vvar]", Some(Mapping::Other)),
-            ("1000-3000 r--p 0000 00:00 0", Some(Mapping::Other)),
-            ("Anonymous:             4 kB", None),
-            ("VmFlags: rd mr mw me", None),
-        ] {
-            assert_eq!(parse_mapping(line), expected.map(|kind| (0x1000, 0x3000, kind)), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_process_works_after_it_was_made_small() {
-        let kept: Vec<u64> = (0..100_000).collect();
-        shrink();
-        assert_eq!(kept.iter().sum::<u64>(), 4_999_950_000);
-    }
 }

@@ -1,4 +1,4 @@
-//! The SQLite database. Each public method is one transaction, durable when it returns.
+//! The SQLite database. Each public method is one transaction, durable when it returns where it does not say otherwise.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::group_commit::Log;
 use super::{Paths, StoreError, schema};
 
 /// A container as recorded. `definition` is the engine's own JSON.
@@ -51,6 +52,7 @@ pub struct ImageRow {
 pub struct Store {
     path: PathBuf,
     connection: Mutex<Connection>,
+    pub(super) log: Log,
 }
 
 impl Store {
@@ -78,7 +80,7 @@ impl Store {
         if version < schema::newest() {
             migrate(&mut connection).map_err(wrap)?;
         }
-        Ok(Self { path, connection: Mutex::new(connection) })
+        Ok(Self { log: Log::of(&path), path, connection: Mutex::new(connection) })
     }
 
     /// The number of the schema in use.
@@ -95,12 +97,13 @@ impl Store {
         move |source| database_error(&self.path, attempted, source)
     }
 
-    /// Records a new container.
+    /// Records a new container; durable after [`Store::flush`].
     ///
     /// # Errors
     /// [`StoreError::NameTaken`]; [`StoreError::InUse`] where its image has gone meanwhile.
     pub fn insert_container(&self, row: &ContainerRow) -> Result<(), StoreError> {
-        insert_container(&self.connection(), row)
+        self.unflushed()
+            .and_then(|connection| insert_container(&connection, row))
             .map_err(|error| name_taken(error, &row.name, self.wrap("record the container")))?;
         Ok(())
     }
@@ -129,16 +132,17 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// Forgets a container. False if there was none of this id.
+    /// Forgets a container; durable after [`Store::flush`]. False if there was none of this id.
     ///
     /// # Errors
     /// The database's refusal.
     pub fn delete_container(&self, id: &str) -> Result<bool, StoreError> {
-        let changed = self
-            .connection()
+        let wrap = self.wrap("forget the container");
+        let connection = self.unflushed().map_err(&wrap)?;
+        let changed = connection
             .prepare_cached("DELETE FROM containers WHERE id = ?1")
             .and_then(|mut statement| statement.execute([id]))
-            .map_err(self.wrap("forget the container"))?;
+            .map_err(&wrap)?;
         Ok(changed > 0)
     }
 

@@ -37,6 +37,17 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// It is recorded, but the disk may not have it.
+    #[error(
+        "cannot write {path:?} to the disk; what was recorded may be lost if the machine loses its power"
+    )]
+    Unflushed {
+        /// The log of the database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Another container or image has the name.
     #[error("the name {name:?} is taken")]
     NameTaken {

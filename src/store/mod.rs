@@ -25,6 +25,7 @@
 mod builds;
 mod database;
 mod error;
+mod group_commit;
 mod images;
 mod locks;
 mod networks;

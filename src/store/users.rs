@@ -39,7 +39,7 @@ impl Store {
             return self.insert_container(row);
         }
         let wrap = self.wrap("record the container");
-        let mut connection = self.connection();
+        let mut connection = self.unflushed().map_err(&wrap)?;
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
         transaction
@@ -67,7 +67,7 @@ impl Store {
         let wrap = self.wrap("forget the container");
         let mut volumes = self.volumes_of_container(id)?;
         volumes.retain(|volume| volume.anonymous);
-        let mut connection = self.connection();
+        let mut connection = self.unflushed().map_err(&wrap)?;
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
         if transaction.execute("DELETE FROM containers WHERE id = ?1", [id]).map_err(&wrap)? == 0 {

@@ -31,6 +31,9 @@ pub struct Load {
     /// Archive or directory; - or nothing is standard input
     #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
     file: String,
+    /// The same, as an option
+    #[arg(short, long, value_name = "FILE", conflicts_with = "file")]
+    input: Option<String>,
     /// One more name for the image, if there is only one
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -47,15 +50,16 @@ struct Progress {
 
 impl Load {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        let attempted = format!("load {:?}", self.file);
-        let open = if service.is_remote() && Path::new(&self.file).is_dir() {
+        let file = self.input.unwrap_or(self.file);
+        let attempted = format!("load {file:?}");
+        let open = if service.is_remote() && Path::new(&file).is_dir() {
             // No directory gets there, but its layout does as an archive.
-            packed(PathBuf::from(&self.file))
+            packed(PathBuf::from(&file))
         } else {
-            open(&self.file)
+            open(&file)
         };
         let archive = open.map_err(|error| CliError::io(&attempted, &error))?;
-        if self.file == "-" && io::stdin().is_terminal() {
+        if file == "-" && io::stdin().is_terminal() {
             return Err(CliError::usage(format!("cannot {attempted}: standard input is a terminal"))
                 .with_hint("name a file, or pipe an archive in, as in `podman save web | dormouse load`"));
         }

@@ -220,9 +220,7 @@ impl Engine {
     }
 
     fn record_definition(&self, container: &Container) -> Result<(), EngineError> {
-        let definition = serde_json::to_string(&container.definition).map_err(|error| {
-            EngineError::Failed { attempted: "record the container".to_owned(), reason: error.to_string() }
-        })?;
+        let definition = container.definition.to_record()?;
         if self.store()?.update_definition(&container.row.id, &definition)? {
             Ok(())
         } else {

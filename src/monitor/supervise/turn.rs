@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
+use super::super::adopt;
 use super::super::attach::{Control, Typed};
 use super::super::events::Action;
 use super::super::log::Stream;
 use super::super::payload::{Output, Payload};
 use super::super::restart::Outcome;
-use super::super::{adopt, sys};
 use super::{Supervisor, now_usec};
 
 /// So long after it had something to do, the monitor is made small again.
@@ -163,7 +163,7 @@ impl Supervisor {
             .map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|t| Timespec::try_from(t).unwrap_or_default());
         if shrink {
-            sys::shrink();
+            crate::memory::shrink();
         }
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
