@@ -418,6 +418,32 @@ fn a_context_is_a_directory_an_archive_or_nothing() {
 }
 
 #[test]
+fn a_volume_is_seen_by_every_run_and_stays() {
+    let Some(host) = Host::new() else { return };
+    let context =
+        Context::new("FROM busybox\nRUN echo one >> /kept/log\nRUN echo two >> /kept/log; ls / > /seen\n");
+    let build = |volume: &str| {
+        let mut command = client(&host);
+        command.args(["build", "-q", "--no-cache", "-t", "it", "--network", "none", "-v", volume]);
+        command.arg(context.path()).output().unwrap()
+    };
+    good(build("kept:/kept"));
+    good(build("kept:/kept"));
+    let reads = client(&host)
+        .args(["run", "--rm", "--network", "none", "-v", "kept:/kept", "busybox", "cat", "/kept/log"])
+        .output()
+        .unwrap();
+    assert_eq!(good(reads), "one\ntwo\none\ntwo");
+    assert_eq!(in_image(&host, "it", "ls /kept 2>&1 | grep -c log; cat /seen | grep kept"), "0\nkept\n");
+    let refused = build("kept:/kept:ro");
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && why.contains("RUN echo one >> /kept/log"), "{why}");
+    let refused = build("no/name:/kept");
+    assert!(!refused.status.success(), "{}", String::from_utf8(refused.stderr).unwrap());
+    good(client(&host).args(["volume", "rm", "kept"]).output().unwrap());
+}
+
+#[test]
 fn a_context_that_is_hostile_stays_inside() {
     let Some(host) = Host::new() else { return };
     let context = Context::new("FROM busybox\nCOPY out /copied\nCOPY up/hostname /up\n");

@@ -8,6 +8,7 @@
 mod build_support;
 mod common;
 mod network_support;
+mod remote_support;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -21,6 +22,7 @@ use build_support::{Context, client, config, good};
 use common::{Host, Leaks, systemd_image, wait_until};
 use network_support::network_host;
 use nix::pty::{Winsize, openpty};
+use remote_support::Remote;
 use serde_json::{Value, json};
 
 /// The oldest release, whose package lists are those of the host.
@@ -162,7 +164,7 @@ fn from_an_empty_directory_to_a_web_server_that_answers() {
     console.keyboard.write_all(b"\x03").unwrap();
     console.until("stopping");
     console.end();
-    assert_eq!(host.names(), Vec::<String>::new());
+    wait_until("it has removed itself", || host.names().is_empty());
 
     // And so is a stop from elsewhere.
     let console = Console::run(&host, port);
@@ -193,18 +195,43 @@ fn the_same_over_varlink_alone() {
     }
     let Some(host) = systemd_image(RELEASE) else { return };
     let port = free_port();
-    let built = host
-        .call("Image.Build", json!({"containerfileText": NGINX, "tags": ["web"], "network": "none"}))
-        .unwrap();
-    assert_eq!(built["names"], json!(["localhost/web:latest"]));
+    // The files of the client come with the call.
+    let context =
+        Context::new(&format!("{NGINX}COPY index.html /var/www/html/\n")).file("index.html", "over varlink");
+    let built = context.build(&host, json!({"tags": ["web"]}));
+    assert_eq!(built.names, ["localhost/web:latest"]);
     let spec = json!({"image": "web", "name": "web", "ports": [{"containerPort": 80, "hostPort": port}]});
     host.call("Container.Run", json!({"spec": spec, "wait": "ready"})).unwrap();
     answers(port, "nginx");
+    answers(port, "over varlink");
     let units: Value = host.call("Unit.List", json!({"name": "web", "activeStates": ["failed"]})).unwrap();
     assert_eq!(units["units"], json!([]), "nothing in it has failed");
     let stopped = host.call("Container.Stop", json!({"name": "web"})).unwrap();
     assert_eq!(stopped["killed"], false, "{stopped}");
     host.call("Container.Remove", json!({"name": "web"})).unwrap();
+    let network = host.call("Network.Inspect", json!({"name": "dormouse"})).unwrap()["network"].take();
+    network_support::assert_no_traces(&host, &[network]);
+}
+
+#[test]
+fn the_same_from_another_machine() {
+    if network_host().is_none() {
+        return;
+    }
+    let Some(host) = systemd_image(RELEASE) else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let port = free_port();
+    // The directory is here, and nothing but what goes through ssh gets there.
+    let context =
+        Context::new(&format!("{NGINX}COPY index.html /var/www/html/\n")).file("index.html", "over ssh");
+    there.out(&["build", "-t", "web", "--network", "none", context.path().to_str().unwrap()]);
+    there.out(&["run", "-d", "--name", "web", "-p", &format!("{port}:80"), "--wait", "ready", "web"]);
+    answers(port, "over ssh");
+    assert!(there.out(&["units", "list", "web", "--state", "active"]).contains("nginx.service"));
+    assert!(there.out(&["logs", "web", "--unit", "nginx"]).contains("Started"));
+    there.out(&["stop", "web"]);
+    assert!(there.out(&["ps", "--all"]).contains("exited"), "a clean shutdown");
+    there.out(&["rm", "web"]);
     let network = host.call("Network.Inspect", json!({"name": "dormouse"})).unwrap()["network"].take();
     network_support::assert_no_traces(&host, &[network]);
 }

@@ -4,144 +4,17 @@
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
 
 mod common;
+mod remote_support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+
 use std::process::{Child, Command, Output, Stdio};
 
 use common::{Host, Leaks, PATIENCE, wait_until};
 use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use remote_support::Remote;
 use serde_json::{Value, json};
-
-const SSHD: &str = "/usr/sbin/sshd";
-
-/// An sshd of this test's, and a client that knows nothing but how to get there.
-struct Remote<'a> {
-    host: &'a Host,
-    directory: PathBuf,
-    sshd: Child,
-    port: u16,
-}
-
-impl<'a> Remote<'a> {
-    fn new(host: &'a Host) -> Option<Self> {
-        if !Path::new(SSHD).exists() {
-            eprintln!("SKIPPED: {SSHD} is missing (apt install openssh-server)");
-            return None;
-        }
-        let directory = host.path().join("ssh");
-        std::fs::create_dir(&directory).unwrap();
-        // sshd insists on this one, which its package makes at boot.
-        std::fs::create_dir_all("/run/sshd").unwrap();
-        for key in ["host_key", "user_key"] {
-            let made = Command::new("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-                .arg(directory.join(key))
-                .status();
-            assert!(made.unwrap().success());
-        }
-        std::fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys")).unwrap();
-        let binary = Path::new(env!("CARGO_BIN_EXE_dormouse")).parent().unwrap();
-        // A port that is free now may be taken a moment later.
-        for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let at = |name: &str| directory.join(name).display().to_string();
-            let config = format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
-                 UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-                 SetEnv PATH={}:/usr/bin:/bin\nMaxStartups 100\nMaxSessions 100\n",
-                at("host_key"),
-                at("authorized_keys"),
-                binary.display()
-            );
-            std::fs::write(directory.join("sshd_config"), config).unwrap();
-            let log = std::fs::File::create(directory.join("sshd.log")).unwrap();
-            let mut sshd = Command::new(SSHD)
-                .args(["-D", "-e", "-f"])
-                .arg(directory.join("sshd_config"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut up = false;
-            wait_until("sshd listens, or has given up", || {
-                up = TcpStream::connect(("127.0.0.1", port)).is_ok();
-                up || sshd.try_wait().unwrap().is_some()
-            });
-            if !up {
-                continue;
-            }
-            let config = format!(
-                "Host there\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n\
-                 \x20 StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  LogLevel ERROR\n  BatchMode yes\n\
-                 Host 127.0.0.1 nowhere\n  IdentityFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n\
-                 \x20 UserKnownHostsFile {}\n  LogLevel ERROR\n  BatchMode yes\n",
-                at("user_key"),
-                at("known_hosts"),
-                at("user_key"),
-                at("known_hosts")
-            );
-            std::fs::write(directory.join("config"), config).unwrap();
-            return Some(Self { host, directory, sshd, port });
-        }
-        panic!("sshd does not start: {}", std::fs::read_to_string(directory.join("sshd.log")).unwrap());
-    }
-
-    fn address(&self) -> String {
-        format!("ssh://there{}/sock", self.host.path().display())
-    }
-
-    fn client(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dormouse"));
-        command
-            .env("DORMOUSE_CONNECTION", self.address())
-            .env("DORMOUSE_SSH", format!("ssh -F {}", self.directory.join("config").display()))
-            .env("XDG_CONFIG_HOME", self.directory.join("xdg"))
-            .env_remove("DORMOUSE_ADDRESS")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.client().args(arguments).output().unwrap()
-    }
-
-    /// What a command writes, which must end well.
-    fn out(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn fed(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = self
-            .client()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_vec();
-        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        output
-    }
-}
-
-impl Drop for Remote<'_> {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(i32::try_from(self.sshd.id()).unwrap()), Signal::SIGTERM);
-        let _ = self.sshd.wait();
-    }
-}
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -227,6 +100,84 @@ fn every_kind_of_command_works_on_another_host() {
     there.out(&["stop", "web"]);
     there.out(&["rm", "--force", "web"]);
     leaks.assert_none_after();
+}
+
+#[test]
+fn an_image_is_built_there_of_files_that_are_here() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let context = there.directory.join("context");
+    std::fs::create_dir_all(context.join("sub")).unwrap();
+    let file = "FROM busybox\nCOPY . /all\nRUN --mount=type=secret,id=t cp /run/secrets/t /token && chmod 4755 /all/sub/tool\n";
+    for (name, text) in [
+        ("Containerfile", file),
+        (".containerignore", "left\n"),
+        ("left", "out"),
+        ("sub/tool", "run me"),
+        ("t", "hush"),
+    ] {
+        std::fs::write(context.join(name), text).unwrap();
+    }
+    std::os::unix::fs::symlink("sub/tool", context.join("link")).unwrap();
+    let path = context.to_str().unwrap();
+    let secret = format!("id=t,src={path}/t");
+    let build = ["build", "-t", "there", "--network", "none", "--secret", &secret, path];
+    let built = there.run(&build);
+    let steps = stderr(&built);
+    assert!(built.status.success() && steps.contains("COPY . /all"), "{steps}");
+    let again = there.run(&build);
+    assert_eq!(again.stdout, built.stdout, "the tar of the same directory is the same");
+    let run = ["run", "--rm", "--network", "none", "there", "sh", "-c"];
+    let script = "cat /all/link /token; ls /all; stat -c %a /all/sub/tool";
+    assert_eq!(
+        there.out(&[&run[..], &[script]].concat()),
+        "run mehushContainerfile\nlink\nsub\nt\n4755\n",
+        "what the ignore file names has not been taken"
+    );
+
+    // By standard input, and what goes wrong there is told here.
+    let text = b"FROM busybox\nRUN echo alone > /alone\n";
+    let alone = there.fed(&["build", "-q", "-t", "alone", "--network", "none", "-"], text);
+    assert!(alone.status.success(), "{}", stderr(&alone));
+    let failed = there.fed(&["build", "--network", "none", "-"], b"FROM busybox\nRUN exit 3\n");
+    assert!(!failed.status.success() && stderr(&failed).contains("RUN exit 3"), "{}", stderr(&failed));
+    there.out(&["rmi", "there", "alone"]);
+    assert_eq!(there.out(&["ps", "--all", "--quiet"]), "", "no step is left");
+}
+
+#[test]
+fn a_key_can_open_the_service_and_nothing_else() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let key = std::fs::read_to_string(there.directory.join("user_key.pub")).unwrap();
+    let line = format!("restrict,command=\"dormouse bridge --address {}\" {key}", host.address());
+    std::fs::write(there.directory.join("authorized_keys"), line).unwrap();
+    assert!(there.out(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+    // Whatever it is asked to execute, it is the service that answers, to any client of varlink.
+    let made = there.directory.join("made");
+    let mut ssh = Command::new("ssh")
+        .arg("-F")
+        .args([
+            there.directory.join("config").as_os_str(),
+            "there".as_ref(),
+            "touch".as_ref(),
+            made.as_os_str(),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = ssh.stdin.take().unwrap();
+    stdin.write_all(b"{\"method\": \"io.dormouse.Manager.Version\"}\0").unwrap();
+    let mut reply = Vec::new();
+    let mut stdout = std::io::BufReader::new(ssh.stdout.take().unwrap());
+    std::io::BufRead::read_until(&mut stdout, 0, &mut reply).unwrap();
+    assert_eq!(reply.pop(), Some(0));
+    let reply: Value = serde_json::from_slice(&reply).unwrap();
+    assert_eq!(reply["parameters"]["version"], env!("CARGO_PKG_VERSION"));
+    drop(stdin);
+    ssh.wait().unwrap();
+    assert!(!made.exists());
 }
 
 #[test]

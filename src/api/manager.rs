@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::{
-    ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, PrunedVolumes, Since, UnitRequest,
+    ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, KubeKind, KubeRequest, PrunedVolumes,
+    Since, UnitRequest,
 };
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
@@ -47,6 +48,7 @@ impl Interface for ManagerInterface {
                 "DiskUsage" => self.disk_usage(call).await,
                 "Prune" => self.prune(call).await,
                 "GenerateUnits" => self.generate_units(call).await,
+                "GenerateKube" => self.generate_kube(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -118,6 +120,18 @@ impl ManagerInterface {
             warnings: generated.warnings,
         })
         .await
+    }
+
+    async fn generate_kube(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::GenerateKube_Args = call.parameters()?;
+        let request = kube_request(given).map_err(failed)?;
+        let engine = self.engine.clone();
+        let generated = looked_up(move || {
+            let generated = engine.generate_kube(&request)?;
+            Ok(wire::GenerateKube_Reply { yaml: generated.text()?, warnings: generated.warnings })
+        });
+        let reply = generated.await.map_err(failed)?;
+        call.reply(reply).await
     }
 
     async fn events(&self, call: &mut Call) -> Result<(), CallError> {
@@ -229,7 +243,28 @@ fn unit_request(given: wire::GenerateUnits_Args) -> Result<UnitRequest, EngineEr
         after: given.after.unwrap_or_default(),
         requires: given.requires.unwrap_or_default(),
         prefix: given.prefix,
+        pod_prefix: given.podPrefix,
         separator: given.separator,
+    })
+}
+
+fn kube_request(given: wire::GenerateKube_Args) -> Result<KubeRequest, EngineError> {
+    use wire::GenerateKube_Args_kind as Kind;
+    let replicas = given.replicas.map(|replicas| {
+        u32::try_from(replicas).map_err(|_| EngineError::InvalidSpec {
+            field: "replicas".to_owned(),
+            reason: format!("{replicas} is no number of pods"),
+        })
+    });
+    Ok(KubeRequest {
+        names: given.names,
+        kind: match given.kind {
+            None | Some(Kind::pod) => KubeKind::Pod,
+            Some(Kind::deployment) => KubeKind::Deployment,
+            Some(Kind::daemonSet) => KubeKind::DaemonSet,
+        },
+        replicas: replicas.transpose()?,
+        service: given.service.unwrap_or(false),
     })
 }
 

@@ -71,7 +71,7 @@ pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
 };
-pub use kube::Kube;
+pub use kube::{GeneratedKube, KubeKind, KubeRequest};
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use mounts::MountPoint;

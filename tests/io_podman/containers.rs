@@ -259,9 +259,9 @@ fn a_container_is_described_for_kubernetes() {
     let reply =
         podman(&host, "GenerateKube", json!({"name": "kube", "service": true})).unwrap()["pod"].take();
     let (pod, service) = (document(&reply, "pod"), document(&reply, "service"));
-    assert_eq!((&pod["kind"], &pod["metadata"]["name"]), (&json!("Pod"), &json!("kube")));
+    assert_eq!((&pod["kind"], &pod["metadata"]["name"]), (&json!("Pod"), &json!("kube-pod")));
     let container = &pod["spec"]["containers"][0];
-    assert_eq!(container["command"], json!(SLEEPER));
+    assert_eq!(container["args"], json!(SLEEPER));
     assert_eq!(container["ports"], json!([{"containerPort": 80, "hostPort": 8080, "protocol": "TCP"}]));
     assert_eq!(container["resources"]["limits"], json!({"cpu": "1500m", "memory": "104857600"}));
     assert_eq!(container["volumeMounts"][0]["mountPath"], "/there");

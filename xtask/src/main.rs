@@ -12,6 +12,7 @@ mod docs;
 mod images;
 mod man;
 mod measure;
+mod pictures;
 mod program;
 mod runner;
 mod tidy;
@@ -53,6 +54,8 @@ enum Chore {
     Deb(deb::Arguments),
     /// Write the reference of the varlink interfaces, docs/api, anew
     Docs,
+    /// Draw the pictures of the terminal, docs/pictures, anew: of real commands, on a real terminal
+    Pictures(pictures::Arguments),
     /// A shell in a virtual host: Debian 13, systemd as PID 1, cgroup v2
     Vm(vm::ShellArguments),
     /// Run the checks of tests/vm in a virtual host with dormouse's package installed
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Chore::Man => man::main(),
         Chore::Deb(arguments) => deb::main(&arguments),
         Chore::Docs => docs::main(),
+        Chore::Pictures(arguments) => pictures::main(&arguments),
         Chore::Vm(arguments) => vm::shell(&arguments),
         Chore::VmTest(arguments) => vm::test(&arguments),
         Chore::InstallDependencies(arguments) => dependencies::main(&arguments),

@@ -84,16 +84,15 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
     };
     let mut mounts = Vec::new();
     for (index, volume) in given.volumes.into_iter().flatten().enumerate() {
-        for (name, path) in [("source", &volume.source), ("target", &volume.target)] {
-            if !path.starts_with('/') {
-                return Err(invalid(
-                    &format!("volumes[{index}].{name}"),
-                    &format!("{path:?} is not absolute"),
-                ));
-            }
+        if !volume.target.starts_with('/') {
+            let reason = format!("{:?} is not absolute", volume.target);
+            return Err(invalid(&format!("volumes[{index}].target"), &reason));
         }
-        let kind =
-            MountKind::Bind { source: volume.source, propagation: "rprivate".to_owned(), recursive: true };
+        let kind = if volume.source.starts_with('/') {
+            MountKind::Bind { source: volume.source, propagation: "rprivate".to_owned(), recursive: true }
+        } else {
+            MountKind::Volume { name: Some(volume.source), copy: false }
+        };
         mounts.push(Mount {
             kind,
             target: volume.target,

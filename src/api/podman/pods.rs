@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::api::{looked_up, ordered};
-use crate::engine::{Engine, EngineError, Phase, PodMember, PodPhase, PodSpec, PodSummary, Share};
+use crate::engine::{
+    Engine, EngineError, KubeRequest, Phase, PodMember, PodPhase, PodSpec, PodSummary, Share,
+};
 
 use super::containers::{Columns, signal_of, stats_of, table, usec_of_seconds};
 use super::errors::{failed, failed_if_idle, occurred};
@@ -303,18 +305,17 @@ impl PodmanInterface {
 
     async fn generate_kube(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::GenerateKube_Args = call.parameters()?;
-        let (name, containers) = match self.pod(given.name.clone()).await {
-            Ok(pod) => (pod.pod.row.name, pod.members.into_iter().map(|member| member.id).collect()),
-            Err(_) => {
-                let one = self.one(given.name).await.map_err(failed_anyhow)?;
-                (one.listed.name.clone(), vec![one.listed.id])
-            }
+        let id = match self.pod(given.name.clone()).await {
+            Ok(pod) => pod.pod.row.id,
+            Err(_) => self.one(given.name).await.map_err(failed_anyhow)?.listed.id,
         };
+        let request = KubeRequest { names: vec![id], service: given.service, ..KubeRequest::default() };
         let engine = self.engine.clone();
-        let kube = looked_up(move || engine.kube(&name, &containers)).await.map_err(failed_anyhow)?;
+        let generated = looked_up(move || engine.generate_kube(&request)).await.map_err(failed_anyhow)?;
         // Never nothing: clients read it as a document.
-        let service = kube.service.filter(|_| given.service).unwrap_or_else(|| json!({}));
-        let pod = wire::KubePodService { pod: kube.pod.to_string(), service: service.to_string() };
+        let document =
+            |index: usize| generated.documents.get(index).map_or("{}".to_owned(), ToString::to_string);
+        let pod = wire::KubePodService { pod: document(0), service: document(1) };
         call.reply(wire::GenerateKube_Reply { pod }).await
     }
 }

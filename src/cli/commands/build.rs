@@ -66,7 +66,7 @@ pub struct Build {
     /// Network of RUN: default, none, host, or a name
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     network: Option<String>,
-    /// Directory or file of the host for every RUN: HOST:CONTAINER[:ro]
+    /// Directory or file of the host, or a volume, for every RUN: HOST|VOLUME:CONTAINER[:ro]
     #[arg(short, long = "volume", value_name = "VOLUME")]
     volumes: Vec<String>,
     /// Line for /etc/hosts while RUN is at work: NAME:ADDRESS
@@ -380,13 +380,13 @@ fn secret_of(text: &str) -> Result<(String, OwnedFd), CliError> {
     Ok((id, descriptor))
 }
 
-/// `HOST:CONTAINER[:ro]`
+/// `HOST|VOLUME:CONTAINER[:ro]`
 fn volume(text: &str) -> Result<Value, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
         [source, target] => (*source, *target, ""),
         [source, target, options] => (*source, *target, *options),
-        _ => return Err(CliError::usage(format!("--volume: {text:?} is not HOST:CONTAINER[:ro]"))),
+        _ => return Err(CliError::usage(format!("--volume: {text:?} is not HOST|VOLUME:CONTAINER[:ro]"))),
     };
     let mut read_only = false;
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -396,7 +396,10 @@ fn volume(text: &str) -> Result<Value, CliError> {
             other => return Err(CliError::usage(format!("--volume: there is no option {other:?}"))),
         }
     }
-    Ok(json!({"source": crate::cli::spec::absolute(source)?, "target": target, "readOnly": read_only}))
+    // As `run` tells the two apart.
+    let is_path = source.starts_with(['/', '.']);
+    let source = if is_path { crate::cli::spec::absolute(source)? } else { source.to_owned() };
+    Ok(json!({"source": source, "target": target, "readOnly": read_only}))
 }
 
 #[cfg(test)]
@@ -419,8 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_directories_of_the_host() {
+    fn volumes_are_directories_of_the_host_or_have_names() {
         assert_eq!(volume("/a:/b:ro").unwrap(), json!({"source": "/a", "target": "/b", "readOnly": true}));
+        assert_eq!(volume("a:/b").unwrap()["source"], "a");
+        assert!(volume("./a:/b").unwrap()["source"].as_str().unwrap().ends_with("/a"));
         assert!(volume("/a").is_err() && volume("/a:/b:red").is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! `dormouse generate`
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
 use crate::cli::service::Service;
 use crate::cli::streams::print;
-use crate::wire::manager::GenerateUnits_Reply;
+use crate::wire::manager::{GenerateKube_Reply, GenerateUnits_Reply};
 
 /// Make files for other programs of what is there
 #[derive(Debug, Args)]
@@ -25,23 +25,25 @@ pub struct Generate {
 enum Command {
     #[command(visible_alias = "units")]
     Systemd(Box<Systemd>),
+    Kube(Kube),
 }
 
-/// Make unit files for containers
+/// Make unit files for containers and pods
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   dormouse generate systemd --new web > /etc/systemd/system/web.service
+  dormouse generate systemd --new --files shop      of a pod: its unit, and one for each of its containers
   cd /etc/systemd/system && dormouse generate systemd --new --files --restart-policy always web db
   systemctl daemon-reload && systemctl enable --now container-web.service
 
 The unit is ready when the container is, its stop is the container's, and so is its exit code. Quadlet files, which need \
 no command, are described in docs/units.md.")]
 struct Systemd {
-    /// Containers, by name, id or a prefix of the id
-    #[arg(required = true, value_name = "CONTAINER")]
+    /// Containers and pods, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "CONTAINER|POD")]
     names: Vec<String>,
-    /// The unit makes the container anew at each start, and removes it at its end
+    /// The unit makes the container, or the pod, anew at each start, and removes it at its end
     #[arg(long)]
     new: bool,
     /// Write files to this directory instead of printing them
@@ -71,12 +73,49 @@ struct Systemd {
     /// Unit without which it does not run
     #[arg(long, value_name = "UNIT", value_delimiter = ',')]
     requires: Vec<String>,
-    /// How the units' names begin [default: container]
+    /// How the names of containers' units begin [default: container]
     #[arg(long, value_name = "TEXT")]
     container_prefix: Option<String>,
-    /// What is between that and the container's name [default: -]
+    /// How the names of pods' units begin [default: pod]
+    #[arg(long, value_name = "TEXT")]
+    pod_prefix: Option<String>,
+    /// What is between that and the name [default: -]
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
+}
+
+/// Describe containers, pods and volumes for Kubernetes, in YAML
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dormouse generate kube --service web > web.yaml && kubectl create -f web.yaml
+  dormouse generate kube --type deployment --replicas 3 -f shop.yaml shop
+
+Containers that are named together come into one pod. What Kubernetes has no word for is left out, and told.")]
+struct Kube {
+    /// Containers, pods and volumes, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// Write a file, where none may be, instead of printing
+    #[arg(short, long, value_name = "FILE")]
+    filename: Option<PathBuf>,
+    /// Also a service for each pod that publishes ports
+    #[arg(short, long)]
+    service: bool,
+    /// What holds the containers
+    #[arg(short = 't', long = "type", value_enum, value_name = "KIND", default_value = "pod")]
+    kind: Kind,
+    /// How many pods a deployment has [default: 1]
+    #[arg(short, long, value_name = "NUMBER")]
+    replicas: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    // No texts here: they would spread the flag over many lines of the help.
+    Pod,
+    Deployment,
+    Daemonset,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -109,7 +148,27 @@ impl Generate {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         match self.command {
             Command::Systemd(systemd) => systemd.run(service),
+            Command::Kube(kube) => kube.run(service),
         }
+    }
+}
+
+impl Kube {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let kind = match self.kind {
+            Kind::Pod => "pod",
+            Kind::Deployment => "deployment",
+            Kind::Daemonset => "daemonSet",
+        };
+        let given =
+            json!({"names": self.names, "service": self.service, "kind": kind, "replicas": self.replicas});
+        let generated: GenerateKube_Reply =
+            service.call("describe for Kubernetes", "io.dormouse.Manager.GenerateKube", given)?;
+        tell_warnings(&generated.warnings);
+        let Some(path) = self.filename else { return print(&generated.yaml) };
+        let failed = |error: io::Error| CliError::io(format!("write {path:?}"), &error);
+        let mut file = File::create_new(&path).map_err(failed)?;
+        file.write_all(generated.yaml.as_bytes()).map_err(failed)
     }
 }
 
@@ -119,7 +178,8 @@ impl Systemd {
             "names": self.names, "new": self.new, "restartPolicy": self.restart_policy.map(Policy::as_wire),
             "restartUSec": self.restart_sec, "startTimeoutUSec": self.start_timeout,
             "stopTimeoutUSec": self.stop_timeout, "wants": self.wants, "after": self.after,
-            "requires": self.requires, "prefix": self.container_prefix, "separator": self.separator,
+            "requires": self.requires, "prefix": self.container_prefix, "podPrefix": self.pod_prefix,
+            "separator": self.separator,
         });
         let generated: GenerateUnits_Reply =
             service.call("make unit files", "io.dormouse.Manager.GenerateUnits", given)?;

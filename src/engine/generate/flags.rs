@@ -6,12 +6,12 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::super::EngineError;
 use super::super::spec::{
     ContainerSpec, Device, HealthSpec, HealthTest, IdMapping, IoLimit, Log, Namespace, NetworkAttachment,
     PortMapping, ResourceLimit, Resources, Restart, SdNotify, Seccomp, SecretKind, SecretUse, SystemdMode,
     UserNamespace, VolumesFrom,
 };
+use super::super::{EngineError, PodSpec, Share};
 
 /// Fields whose flag is the field's text.
 const TEXTS: &[(&str, &str)] = &[
@@ -20,6 +20,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("user", "--user"),
     ("workdir", "--workdir"),
     ("stop_signal", "--stop-signal"),
+    ("pod", "--pod"),
 ];
 /// Fields whose flag comes once for each of several texts.
 const LISTS: &[(&str, &str)] = &[
@@ -74,6 +75,32 @@ pub(super) fn flags(spec: &ContainerSpec) -> Result<Vec<String>, EngineError> {
     given.limits()?;
     given.life()?;
     given.process()
+}
+
+/// The arguments after `pod create` that ask for this, but the name.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for what no flag can ask for.
+pub(super) fn pod_flags(spec: &PodSpec) -> Result<Vec<String>, EngineError> {
+    let default = object(&PodSpec::default())?;
+    let mut fields = object(spec)?;
+    fields.retain(|field, value| default.get(field) != Some(value));
+    fields.remove("name");
+    let mut given = Given { fields, flags: Vec::new() };
+    given.simple()?;
+    given.networks()?;
+    if let Some(Share { net, ipc, uts, pid }) = given.take::<Option<Share>>("share")?.flatten() {
+        let kinds = [(net, "net"), (ipc, "ipc"), (uts, "uts"), (pid, "pid")];
+        let kinds: Vec<&str> = kinds.iter().filter(|(shared, _)| *shared).map(|(_, kind)| *kind).collect();
+        if kinds.is_empty() {
+            return Err(unsupported("a pod that shares nothing"));
+        }
+        given.flag("--share", kinds.join(","));
+    }
+    match given.fields.keys().next() {
+        Some(field) => Err(unsupported(&format!("the field {field:?} of a pod's specification"))),
+        None => Ok(given.flags),
+    }
 }
 
 fn object(value: &impl serde::Serialize) -> Result<Map<String, Value>, EngineError> {
@@ -171,15 +198,19 @@ impl Given {
     }
 
     fn networks(&mut self) -> Result<(), EngineError> {
-        match self.take::<Option<Namespace>>("network_namespace")?.flatten() {
-            None => {}
-            Some(Namespace::Private) => self.flag("--network", "none"),
+        let namespace = self.take::<Option<Namespace>>("network_namespace")?.flatten();
+        let networks = self.take::<Option<Vec<NetworkAttachment>>>("networks")?.flatten();
+        match namespace {
+            // None at all is asked for by name.
+            Some(Namespace::Private) if networks.is_none() => self.flag("--network", "none"),
+            None | Some(Namespace::Private) if networks.as_deref() == Some(&[]) => {
+                self.flag("--network", "none")
+            }
+            None | Some(Namespace::Private | Namespace::Pod(_)) => {}
             Some(Namespace::Host) => self.flag("--network", "host"),
             Some(Namespace::Container(name)) => self.flag("--network", format!("container:{name}")),
-            Some(Namespace::Pod(_)) => return Err(unsupported("a container of a pod")),
         }
-        for network in self.take::<Option<Vec<NetworkAttachment>>>("networks")?.flatten().unwrap_or_default()
-        {
+        for network in networks.unwrap_or_default() {
             let NetworkAttachment { network, addresses, mac, aliases, interface } = network;
             let mut options: Vec<String> = addresses.iter().map(|address| format!("ip={address}")).collect();
             options.extend(mac.map(|mac| format!("mac={mac}")));
@@ -214,10 +245,9 @@ impl Given {
         let namespaces = [("pid_namespace", "--pid"), ("ipc_namespace", "--ipc"), ("uts_namespace", "--uts")];
         for (field, flag) in namespaces {
             match self.take(field)? {
-                None | Some(Namespace::Private) => {}
+                None | Some(Namespace::Private | Namespace::Pod(_)) => {}
                 Some(Namespace::Host) => self.flag(flag, "host"),
                 Some(Namespace::Container(name)) => self.flag(flag, format!("container:{name}")),
-                Some(Namespace::Pod(_)) => return Err(unsupported("a container of a pod")),
             }
         }
         match self.take("user_namespace")? {

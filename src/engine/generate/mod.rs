@@ -1,9 +1,11 @@
-//! Unit files for containers that are there: units that start the container, or units that make it anew each time.
+//! Unit files for containers and pods that are there: units that start them, or units that make them anew each time.
 
 mod flags;
+mod pod;
 
 use super::definition::Definition;
-use super::{Container, Engine, EngineError};
+use super::spec::{ContainerSpec, Namespace};
+use super::{Container, Engine, EngineError, Pod};
 use crate::systemd::unit_file::UnitFile;
 use crate::systemd::unit_file::words::{command_line, literal};
 
@@ -26,6 +28,7 @@ pub struct UnitRequest {
     pub after: Vec<String>,
     pub requires: Vec<String>,
     pub prefix: Option<String>,
+    pub pod_prefix: Option<String>,
     pub separator: Option<String>,
 }
 
@@ -51,23 +54,113 @@ impl Engine {
     /// Makes unit files. Nothing is written, and nothing is changed.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`], [`EngineError::InvalidSpec`] for what can't stand in a unit, and
+    /// [`EngineError::NotFound`], [`EngineError::PodEmpty`], [`EngineError::InvalidSpec`] for what can't stand in a unit, and
     /// [`EngineError::Unsupported`] for a container that no command line can make.
     pub fn generate_units(&self, request: &UnitRequest) -> Result<GeneratedUnits, EngineError> {
         request.check()?;
-        let mut generated = GeneratedUnits::default();
+        let mut wanted = Vec::new();
         for name in &request.names {
-            let container = self.find(name)?;
-            if flags::restarts_itself(&container.definition.spec) && !request.new {
-                generated.warnings.push(format!(
-                    "{:?} has a restart policy of its own, beside that of the unit: `dormouse update --restart no {}` takes it away",
-                    container.row.name, container.row.name
-                ));
+            match self.find(name) {
+                Ok(container) => wanted.push(Wanted::Container(Box::new(container))),
+                Err(EngineError::NotFound { .. }) => match self.find_pod(name) {
+                    Ok(pod) => self.with_members(pod, &mut wanted)?,
+                    Err(EngineError::PodNotFound { .. }) => {
+                        return Err(EngineError::NotFound { name: name.clone() });
+                    }
+                    Err(error) => return Err(error),
+                },
+                Err(error) => return Err(error),
             }
-            generated.units.push(request.unit(&container)?);
+        }
+        let mut generated = GeneratedUnits::default();
+        for one in &wanted {
+            let unit = match one {
+                Wanted::Container(container) => {
+                    let row = &container.row;
+                    if flags::restarts_itself(&container.definition.spec) && !request.new {
+                        generated.warnings.push(format!(
+                            "{:?} has a restart policy of its own, beside that of the unit: `dormouse update --restart no {}` takes it away",
+                            row.name, row.name
+                        ));
+                    }
+                    self.unit_of(request, container, &wanted)?
+                }
+                Wanted::Pod(pod, members) => request.unit_of_pod(pod, members)?,
+            };
+            generated.units.push(unit);
         }
         Ok(generated)
     }
+
+    /// A pod, and behind it its containers.
+    fn with_members(&self, pod: Pod, wanted: &mut Vec<Wanted>) -> Result<(), EngineError> {
+        let members = self.pod_members(&pod.row.id)?;
+        let members = members.iter().map(|member| self.find(&member.id)).collect::<Result<Vec<_>, _>>()?;
+        if members.is_empty() {
+            return Err(EngineError::PodEmpty { pod: pod.row.name });
+        }
+        wanted
+            .push(Wanted::Pod(Box::new(pod), members.iter().map(|member| member.row.name.clone()).collect()));
+        wanted.extend(members.into_iter().map(|member| Wanted::Container(Box::new(member))));
+        Ok(())
+    }
+
+    fn unit_of(
+        &self,
+        request: &UnitRequest,
+        container: &Container,
+        wanted: &[Wanted],
+    ) -> Result<GeneratedUnit, EngineError> {
+        let mut bound = None;
+        for one in wanted {
+            if let Wanted::Pod(pod, _) = one
+                && container.definition.pod.as_ref() == Some(&pod.row.id)
+            {
+                bound = Some(request.name_of_pod(&pod.row.name));
+            }
+        }
+        if request.new && bound.is_none() && container.definition.pod.is_some() {
+            return Err(EngineError::Unsupported {
+                feature: format!("a unit that makes {:?} alone", container.row.name),
+                reason: "it is in a pod; name the pod, for units of all that is in it".to_owned(),
+            });
+        }
+        let mut spec = container.definition.spec.clone();
+        let mut needed = Vec::new();
+        for other in others(&mut spec) {
+            let found = self.find(other)?.row.name;
+            let has_unit = |one: &Wanted| matches!(one, Wanted::Container(one) if one.row.name == found);
+            if wanted.iter().any(has_unit) {
+                needed.push(request.name_of(&found));
+            }
+            // An id is that of the container that is there; the next one under the name has another.
+            *other = found;
+        }
+        request.unit(container, spec, bound, &needed)
+    }
+}
+
+/// What gets a unit.
+enum Wanted {
+    Container(Box<Container>),
+    /// With the names of its containers.
+    Pod(Box<Pod>, Vec<String>),
+}
+
+/// Where a specification names other containers.
+fn others(spec: &mut ContainerSpec) -> Vec<&mut String> {
+    let network = spec.network_namespace.as_mut();
+    let namespaces = [
+        Some(&mut spec.pid_namespace),
+        Some(&mut spec.ipc_namespace),
+        Some(&mut spec.uts_namespace),
+        network,
+    ];
+    let named = namespaces.into_iter().flatten().filter_map(|namespace| match namespace {
+        Namespace::Container(name) => Some(name),
+        _ => None,
+    });
+    named.chain(spec.volumes_from.iter_mut().map(|from| &mut from.container)).collect()
 }
 
 impl UnitRequest {
@@ -78,7 +171,9 @@ impl UnitRequest {
                 return Err(invalid(field, format!("{unit:?} is no name of a unit, as in network.target")));
             }
         }
-        for (field, part) in [("prefix", &self.prefix), ("separator", &self.separator)] {
+        for (field, part) in
+            [("prefix", &self.prefix), ("podPrefix", &self.pod_prefix), ("separator", &self.separator)]
+        {
             if let Some(part) = part.as_ref().filter(|part| !is_of_a_unit_name(part)) {
                 return Err(invalid(field, format!("{part:?} can't be in the name of a unit")));
             }
@@ -86,11 +181,23 @@ impl UnitRequest {
         Ok(())
     }
 
-    fn unit(&self, container: &Container) -> Result<GeneratedUnit, EngineError> {
-        let Definition { spec, .. } = &container.definition;
-        let stop_usec = self.stop_timeout_usec.unwrap_or(container.definition.stop_timeout_usec);
+    fn name_of(&self, container: &str) -> String {
+        self.unit_name(self.prefix.as_deref().unwrap_or("container"), container)
+    }
+
+    fn name_of_pod(&self, pod: &str) -> String {
+        self.unit_name(self.pod_prefix.as_deref().unwrap_or("pod"), pod)
+    }
+
+    fn unit_name(&self, prefix: &str, name: &str) -> String {
+        let separator = if prefix.is_empty() { "" } else { self.separator.as_deref().unwrap_or("-") };
+        format!("{prefix}{separator}{name}.service")
+    }
+
+    /// A unit with what all have: it comes after the network and the service, and what the caller wants.
+    fn begin(&self, description: String) -> UnitFile {
         let mut unit = UnitFile::default();
-        unit.add("Unit", "Description", format!("Container {}", literal(&container.row.name)));
+        unit.add("Unit", "Description", description);
         for (key, given) in [("Wants", &self.wants), ("Requires", &self.requires), ("After", &self.after)] {
             if key != "Requires" {
                 unit.add("Unit", key, "network-online.target dormouse.socket");
@@ -100,6 +207,28 @@ impl UnitRequest {
             }
         }
         unit.add("Unit", "RequiresMountsFor", "%S/dormouse");
+        unit
+    }
+
+    /// `bound` is the pod's unit, `needed` are those of other containers.
+    fn unit(
+        &self,
+        container: &Container,
+        mut spec: ContainerSpec,
+        bound: Option<String>,
+        needed: &[String],
+    ) -> Result<GeneratedUnit, EngineError> {
+        let Definition { stop_timeout_usec, .. } = &container.definition;
+        let stop_usec = self.stop_timeout_usec.unwrap_or(*stop_timeout_usec);
+        let mut unit = self.begin(format!("Container {}", literal(&container.row.name)));
+        if let Some(pod) = &bound {
+            unit.add("Unit", "BindsTo", pod);
+            unit.add("Unit", "After", pod);
+        }
+        if !needed.is_empty() {
+            unit.add("Unit", "Requires", needed.join(" "));
+            unit.add("Unit", "After", needed.join(" "));
+        }
 
         unit.add("Service", "Type", "notify");
         unit.add("Service", "Delegate", "yes");
@@ -113,7 +242,6 @@ impl UnitRequest {
         }
         unit.add("Service", "TimeoutStopSec", span(stop_usec.saturating_add(STOP_GRACE_USEC)));
         if self.new {
-            let mut spec = spec.clone();
             spec.stop_timeout_usec = self.stop_timeout_usec.or(spec.stop_timeout_usec);
             let mut run = [PROGRAM, "run", "--rm", "--replace", "--name", &container.row.name]
                 .map(str::to_owned)
@@ -129,13 +257,14 @@ impl UnitRequest {
         }
         unit.add("Install", "WantedBy", "default.target");
 
-        let prefix = self.prefix.as_deref().unwrap_or("container");
-        let separator = if prefix.is_empty() { "" } else { self.separator.as_deref().unwrap_or("-") };
-        let name = format!("{prefix}{separator}{}.service", container.row.name);
-        let version = env!("CARGO_PKG_VERSION");
-        let text = format!("# {name}\n# Made by dormouse {version}.\n\n{unit}");
-        Ok(GeneratedUnit { name, text })
+        Ok(finished(self.name_of(&container.row.name), &unit))
     }
+}
+
+fn finished(name: String, unit: &UnitFile) -> GeneratedUnit {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("# {name}\n# Made by dormouse {version}.\n\n{unit}");
+    GeneratedUnit { name, text }
 }
 
 fn invalid(field: &str, reason: String) -> EngineError {

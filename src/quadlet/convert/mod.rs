@@ -133,15 +133,17 @@ fn unquoted(text: &str) -> String {
 fn check(source: &Source, report: &mut Report) -> bool {
     let kind = source.kind;
     let path = source.path.display();
+    let at = |origin: Option<&Origin>| origin.map_or_else(|| path.to_string(), ToString::to_string);
     if !crate::cli::has_verb(kind.verb()) {
+        let own = source.file.sections().iter().find(|section| section.name == kind.section());
         report.error(&format!(
-            "{path}: .{} files are not supported: there is no `dormouse {}`",
+            "{}: .{} files are not supported: there is no `dormouse {}`",
+            at(own.and_then(|section| section.origin.as_ref())),
             kind.extension(),
             kind.verb().join(" ")
         ));
         return false;
     }
-    let at = |origin: Option<&Origin>| origin.map_or_else(|| path.to_string(), ToString::to_string);
     let mut complaints = Vec::new();
     for section in source.file.sections() {
         let is_known = section.name == kind.section() || SECTIONS.contains(&section.name.as_str());
