@@ -7,7 +7,7 @@ mod common;
 
 use build_support::{Context, client, config, good, in_image};
 use common::{Host, Leaks, assert_refused};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn an_image_is_what_its_containerfile_says() {
@@ -466,4 +466,42 @@ fn a_build_without_more_tells_the_result_alone() {
     host.call("Image.Remove", json!({"name": "it"})).unwrap();
     host.call("Image.Prune", json!({})).unwrap();
     leaks.assert_none_after();
+}
+
+#[test]
+fn what_a_step_may_do_is_for_the_caller_to_say() {
+    let Some(host) = Host::new() else { return };
+    let context =
+        Context::new("FROM busybox\nRUN grep CapEff /proc/self/status > /made; df -k /dev/shm >> /made\n");
+    let made = |options: Value| {
+        let told = context.build(&host, options);
+        (in_image(&host, &told.id, "cat /made"), told.cached.len())
+    };
+    let (usual, cached) = made(json!({}));
+    assert_eq!(cached, 0);
+    let (bare, cached) =
+        made(json!({"dropCapabilities": ["ALL"], "addCapabilities": ["NET_RAW"], "shmSizeBytes": 1 << 20}));
+    assert!(bare.contains("CapEff:\t0000000000002000") && bare.contains(" 1024 "), "{bare}");
+    assert!(!usual.contains("CapEff:\t0000000000002000") && cached == 0, "{usual}");
+    let output = client(&host)
+        .args([
+            "build",
+            "--network",
+            "none",
+            "--memory",
+            "64m",
+            "--shm-size",
+            "1m",
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "NET_RAW",
+        ])
+        .arg(context.path())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cached"), "{output:?}");
+    let refused =
+        context.try_build(&host, json!({"addCapabilities": ["FLYING"], "noCache": true})).unwrap_err();
+    assert!(refused.parameters.to_string().contains("FLYING"), "{refused:?}");
 }

@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::Host;
 use nix::pty::{Winsize, openpty};
+use serde_json::json;
 
 const DORMOUSE: &str = env!("CARGO_BIN_EXE_dormouse");
 
@@ -25,9 +26,8 @@ fn completed(host: &Host, words: &[&str]) -> Vec<String> {
         COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9\n\
         _clap_complete_dormouse dormouse \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"\n\
         printf '%s\\n' \"${COMPREPLY[@]}\"";
-    let directory = Path::new(DORMOUSE).parent().unwrap().display();
     let output = client(host)
-        .env("PATH", format!("{directory}:{}", std::env::var("PATH").unwrap()))
+        .env("PATH", path())
         .args(words)
         .get_envs()
         .fold(Command::new("bash"), |mut bash, (name, value)| {
@@ -58,6 +58,104 @@ fn bash_completes_commands_flags_and_names_that_exist_now() {
     assert_eq!(completed(&host, &["dormouse", "logs", "db", "web-o"]), ["web-one"]);
     assert_eq!(completed(&host, &["dormouse", "run", "busy"]), ["busybox"]);
     assert_eq!(completed(&host, &["dormouse", "exec", "-it", "d"]), ["db"]);
+}
+
+/// PATH with the client in front.
+fn path() -> String {
+    let directory = Path::new(DORMOUSE).parent().unwrap().display();
+    format!("{directory}:{}", std::env::var("PATH").unwrap())
+}
+
+fn is_installed(shell: &str) -> bool {
+    let there = Path::new("/usr/bin").join(shell).exists() || Path::new("/bin").join(shell).exists();
+    if !there {
+        eprintln!("SKIPPED: {shell} is not installed (cargo xtask install-dependencies)");
+    }
+    there
+}
+
+#[test]
+fn fish_completes_names_that_exist_now_and_tells_what_they_are() {
+    if !is_installed("fish") {
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    host.sh("exit").named("web-one").create();
+    host.sh("exit").named("web-two").create();
+    host.sh("exit").named("db").create();
+    let completed = |line: &str| -> Vec<String> {
+        let script = format!("dormouse completions fish | source; complete --do-complete '{line}'");
+        let output = Command::new("fish")
+            .args(["--no-config", "-c", &script])
+            .env("DORMOUSE_ADDRESS", host.address())
+            .env_remove("DORMOUSE_CONNECTION")
+            .env("HOME", host.path())
+            .env("PATH", path())
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    };
+    assert_eq!(completed("dormouse logs web-"), ["web-one\tcreated, busybox", "web-two\tcreated, busybox"]);
+    assert_eq!(completed("dormouse run busy"), ["busybox"]);
+    assert!(completed("dormouse sto").iter().any(|line| line.starts_with("stop\t")));
+    host.call("Container.Remove", json!({"name": "web-two"})).unwrap();
+    assert_eq!(completed("dormouse logs web-"), ["web-one\tcreated, busybox"]);
+}
+
+#[test]
+fn zsh_completes_names_that_exist_now_when_tab_is_pressed() {
+    if !is_installed("zsh") {
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    host.sh("echo said by the one").named("web-one").run_until("exited");
+    host.sh("exit").named("db").create();
+    let size = Winsize { ws_row: 24, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(&size, None).unwrap();
+    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+    let mut command = Command::new("zsh");
+    command
+        .args(["-f", "-i"])
+        .env("DORMOUSE_ADDRESS", host.address())
+        .env_remove("DORMOUSE_CONNECTION")
+        .env("HOME", host.path())
+        .env("PATH", path())
+        .env("TERM", "dumb");
+    let mut shell = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+    drop(command);
+    drop(pty.slave);
+    let mut screen = std::fs::File::from(pty.master.try_clone().unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = screen.read(&mut buffer) {
+            if length == 0 || sender.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut keyboard = std::fs::File::from(pty.master);
+    let mut shown = String::new();
+    let mut until = |text: &str| {
+        let deadline = std::time::Instant::now() + common::PATIENCE;
+        while !shown.contains(text) {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let bytes = receiver.recv_timeout(left).unwrap_or_else(|_| panic!("no {text:?} in {shown:?}"));
+            shown.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        shown.clear();
+    };
+    let mut type_in = |keys: &str| keyboard.write_all(keys.as_bytes()).unwrap();
+    type_in(
+        "autoload -Uz compinit && compinit -u -D && source <(dormouse completions zsh); echo ready-$((1 + 1))\n",
+    );
+    until("ready-2");
+    // The line that was completed is what is executed.
+    type_in("dormouse logs web-\t\n");
+    until("said by the one");
+    type_in("exit\n");
+    shell.wait().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod remote_support;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use common::{Host, Leaks, PATIENCE, wait_until};
@@ -94,12 +95,76 @@ fn every_kind_of_command_works_on_another_host() {
     assert!(here.unwrap().success());
     assert!(there.out(&["load", layout.to_str().unwrap(), "laid-out"]).contains("busybox"));
     there.out(&["untag", "laid-out"]);
-    let refused = there.run(&["save", "--format", "oci-dir", "-o", "nowhere", "busybox"]);
-    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    // A directory comes from there as an archive, and is the same as one that was made there.
+    let carried = there.directory.join("carried");
+    there.out(&["save", "--format", "oci-dir", "-o", carried.to_str().unwrap(), "busybox"]);
+    let index = |directory: &Path| std::fs::read_to_string(directory.join("index.json")).unwrap();
+    assert_eq!(index(&carried), index(&layout));
+    assert!(there.out(&["load", carried.to_str().unwrap(), "carried"]).contains("busybox"));
+    there.out(&["untag", "carried"]);
+    for (image, to) in [("nothing", "nowhere"), ("busybox", "file/below"), ("busybox", "carried")] {
+        let to = there.directory.join(to);
+        let refused = there.run(&["save", "--format", "oci-dir", "-o", to.to_str().unwrap(), image]);
+        assert_eq!(refused.status.code(), Some(1), "{to:?}: {}", stderr(&refused));
+    }
+    let mut names = std::fs::read_dir(&there.directory).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.any(|name| name.to_string_lossy().contains("unfinished")), "nothing half-made is left");
 
     there.out(&["stop", "web"]);
     there.out(&["rm", "--force", "web"]);
     leaks.assert_none_after();
+}
+
+#[test]
+fn a_service_that_sleeps_on_another_host_is_woken_through_the_bridge() {
+    let Some(host) = Host::new() else { return };
+    let Some(there) = Remote::new(&host) else { return };
+    let socket = there.directory.join("held");
+    let own = |name: &str| there.directory.join(name);
+    // As systemd does: it listens, and becomes the service at the first connection.
+    let hold = || {
+        let _ = std::fs::remove_file(&socket);
+        let binary = env!("CARGO_BIN_EXE_dormouse");
+        let mut command = Command::new("systemd-socket-activate");
+        command.arg(format!("--listen={}", socket.display())).args(["--fdname=varlink", binary, "serve"]);
+        command
+            .args(["--idle-timeout", "200ms", "--state-dir"])
+            .arg(own("state"))
+            .arg("--run-dir")
+            .arg(own("run"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("it listens", || socket.exists());
+        child
+    };
+    if !Path::new("/usr/bin/systemd-socket-activate").exists() {
+        eprintln!("SKIPPED: systemd-socket-activate is missing (apt install systemd)");
+        return;
+    }
+    let address = format!("ssh://there{}", socket.display());
+    for round in 0..2 {
+        let mut held = hold();
+        let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        assert_eq!(name(held.id()).trim(), "systemd-socket-", "it sleeps");
+        let output = there
+            .client()
+            .env("DORMOUSE_CONNECTION", &address)
+            .args(["volume", "create", &format!("made-{round}")])
+            .output()
+            .unwrap();
+        assert_eq!(output.stdout, format!("made-{round}\n").as_bytes(), "{}", stderr(&output));
+        // The bridge has left, so it goes to sleep.
+        let mut ended = None;
+        wait_until("the service has ended", || {
+            ended = held.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(ended.unwrap().success(), "{ended:?}");
+    }
+    let mut held = hold();
+    let output =
+        there.client().env("DORMOUSE_CONNECTION", &address).args(["volume", "ls", "-q"]).output().unwrap();
+    assert_eq!(output.stdout, b"made-0\nmade-1\n", "{}", stderr(&output));
+    wait_until("the service has ended", || held.try_wait().unwrap().is_some());
 }
 
 #[test]

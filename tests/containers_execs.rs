@@ -83,8 +83,37 @@ fn a_detached_command_survives_the_service_and_is_known_to_the_next_one() {
     container.call("KillExec", json!({"exec": exec, "signal": "USR1"})).unwrap();
     wait_until("it is gone", || execs(&host, json!({})).is_empty());
     assert_eq!(container.exec_output("cat /tmp/told"), "told\n");
-    assert_eq!(records(&host, &container), [] as [&str; 0]);
+    assert_eq!(records(&host, &container), [exec]);
     Leaks::since(&host, leaks).assert_none_after();
+}
+
+#[test]
+fn the_exit_code_of_a_detached_command_is_kept_with_its_container() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    let container = host.sleeper().named("web").run();
+    let exec = detached(&container, &["sh", "-c", "exit 42"]);
+    let inspect = || container.call("InspectExec", json!({"exec": &exec[..12]})).unwrap()["exec"].clone();
+    wait_until("it has ended", || inspect()["exitCode"] == 42);
+    assert!(inspect()["endedUSec"].as_i64() >= inspect()["startedUSec"].as_i64());
+    assert_eq!(execs(&host, json!({})), [] as [Value; 0], "it runs no more");
+    assert_eq!(execs(&host, json!({"name": "web", "all": true}))[0]["exec"], exec);
+    assert_refused(container.call("KillExec", json!({"exec": exec})), "ExecNotFound");
+    assert_refused(container.call("InspectExec", json!({"exec": "f00"})), "ExecNotFound");
+    // Who has a client hears of it there.
+    container.exec("exit 7");
+    assert_eq!(execs(&host, json!({"all": true})).len(), 1);
+    let events = host.call("Manager.Events", json!({"names": ["web"]})).unwrap()["events"].clone();
+    let told =
+        events.as_array().unwrap().iter().any(|event| event["exec"] == exec && event["exitCode"] == 42);
+    assert!(told, "{events}");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(["--address", &host.address(), "execs", "--all", "web"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("exited (42)"), "{output:?}");
+    container.remove_by_force().unwrap();
+    leaks.assert_none_after();
 }
 
 #[test]
@@ -125,7 +154,18 @@ fn records_go_with_the_container_and_with_a_session_that_was_killed() {
     detached(&container, &["sleep", "1000"]);
     container.kill("KILL").unwrap();
     container.exit_code();
-    wait_until("the session is gone", || records(&host, &container).is_empty());
+    wait_until("its end is kept", || execs(&host, json!({})).is_empty());
+    let ended = execs(&host, json!({"name": container.name, "all": true}));
+    assert_eq!((ended.len(), &ended[0]["exitCode"]), (1, &json!(137)), "{ended:?}");
+    assert_eq!(records(&host, &container), [ended[0]["exec"].as_str().unwrap()], "its socket is gone");
+    std::fs::remove_file(
+        host.run_dir()
+            .join("containers")
+            .join(container.id())
+            .join("execs")
+            .join(&records(&host, &container)[0]),
+    )
+    .unwrap();
 
     container.start().unwrap();
     let exec = detached(&container, &["sleep", "1000"]);

@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach helpers
 
+mod build_support;
 mod common;
+mod image_tools;
 
 use std::path::PathBuf;
 use std::process::Command;
 
+use build_support::Context;
 use common::{Container, Host, Leaks, Plan, SYSTEMD_IMAGES, assert_refused, systemd_image, wait_until};
+use image_tools::Tools;
 use serde_json::{Value, json};
 
 /// A container whose check passes as long as the file `well` lies in a directory of the host.
@@ -251,6 +255,83 @@ fn a_check_runs_as_the_containers_user_and_with_its_environment() {
     let words: Vec<&str> = output.split_whitespace().collect();
     assert_eq!((words[0], words[1], words[2], words[4]), ("1234:5678", "red", "/etc", "0"), "{output}");
     assert_ne!(words[3], "1");
+}
+
+#[test]
+fn an_image_says_how_its_containers_are_checked_whoever_built_it() {
+    let Some(host) = Host::new() else { return };
+    let patient = Patient::new(&host);
+    let volume = json!({"mounts": [{"kind": "bind", "source": patient.shared, "target": "/signs"}], "stopSignal": "KILL"});
+    patient.recover();
+    let check = "--interval=1h --start-interval=50ms --start-period=1h --timeout=30s --retries=2 CMD echo $WORD; test -e /signs/well";
+    let context = Context::new(&format!(
+        "FROM busybox\nENV WORD=seen\nHEALTHCHECK {check}\nCMD [\"sleep\", \"1000\"]\n"
+    ));
+    context.make(&host);
+    let ours = |container: &Container<'_>| {
+        let config = container.inspect()["healthCheck"].clone();
+        assert_eq!(
+            (&config["retries"], &config["intervalUSec"]),
+            (&json!(2), &json!(3_600_000_000_i64)),
+            "{config}"
+        );
+        assert_eq!(config["timeoutUSec"], 30_000_000);
+        until_health(container, "starting");
+        patient.recover();
+        until_health(container, "healthy");
+        assert_eq!(container.inspect()["healthResults"][0]["output"], "seen\n");
+        container.remove_by_force().unwrap();
+    };
+    patient.fall_ill();
+    ours(&host.image("it").with(volume.clone()).run());
+    context.write("Containerfile", "FROM it\nHEALTHCHECK NONE\n");
+    context.make(&host);
+    let unchecked = host.image("it").run();
+    assert_eq!(unchecked.summary()["health"], Value::Null);
+    unchecked.remove_by_force().unwrap();
+
+    // What another engine has built, in the form that knows such checks.
+    let Some(tools) = Tools::new() else { return };
+    let root = context.path().join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    let links = "RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]";
+    let file = format!(
+        "FROM scratch\nCOPY root /\n{links}\nENV WORD=seen PATH=/bin\nHEALTHCHECK {}\nCMD [\"sleep\", \"1000\"]\n",
+        check.replace("--start-interval=50ms ", "")
+    );
+    context.write("Containerfile", &file);
+    let directory = context.path().display().to_string();
+    tools.buildah(&[
+        "build",
+        "--quiet",
+        "--isolation",
+        "chroot",
+        "--format",
+        "docker",
+        "--tag",
+        "localhost/theirs",
+        &directory,
+    ]);
+    let archive = tools.path("theirs.tar").display().to_string();
+    tools.podman(&[
+        "save",
+        "--quiet",
+        "--format",
+        "docker-archive",
+        "--output",
+        &archive,
+        "localhost/theirs",
+    ]);
+    host.call("Image.Load", json!({"path": archive})).unwrap();
+    patient.fall_ill();
+    ours(
+        &host
+            .image("localhost/theirs")
+            .with(volume)
+            .with(json!({"healthCheck": {"startIntervalUSec": 50_000}}))
+            .run(),
+    );
 }
 
 #[test]

@@ -313,3 +313,32 @@ fn followed_events_come_as_they_happen() {
     }
     assert_eq!(actions, ["create", "start", "exit", "remove"]);
 }
+
+#[test]
+fn whoever_waits_for_the_end_of_one_that_removes_itself_hears_its_exit_code() {
+    let Some(host) = Host::new() else { return };
+    let round = |code: usize| {
+        let script = format!("sleep 0.0{code}; exit {code}");
+        let plan = host.sh(&script).with(json!({"autoRemove": true}));
+        let run = host.call("Container.Run", json!({"spec": plan.spec})).unwrap();
+        std::thread::scope(|scope| {
+            let wait = || host.call("Container.Wait", json!({"name": run["id"], "condition": "exited"}));
+            let waiters: Vec<_> = (0..3).map(|_| scope.spawn(wait)).collect();
+            for waiter in waiters {
+                match waiter.join().unwrap() {
+                    Ok(reply) => assert_eq!(reply["exitCode"], code, "{reply}"),
+                    // It came when all was over.
+                    Err(refusal) => assert_eq!(refusal.name(), "NotFound", "{refusal:?}"),
+                }
+            }
+        });
+        let reply = host.call("Container.Run", json!({"spec": plan.spec, "wait": "exited"})).unwrap();
+        assert_eq!(reply["exitCode"], code, "{reply}");
+    };
+    std::thread::scope(|scope| {
+        for code in 1..=4 {
+            let round = &round;
+            scope.spawn(move || (0..15).for_each(|_| round(code)));
+        }
+    });
+}

@@ -25,7 +25,10 @@ fn memory_processes_and_cpu_time_are_counted() {
         .sh("head -c 20971520 /dev/zero > /dev/shm/held; sleep 1000 & while :; do :; done")
         .with(json!({"resources": {"cpuQuotaUSec": 20_000, "memoryBytes": 64 * MIB, "pidsMax": 50}}))
         .run();
-    wait_until("the memory is held", || number(&stats(&container), "memoryBytes") >= 20 * MIB);
+    wait_until("the memory is held, and the other process is there", || {
+        let now = stats(&container);
+        number(&now, "memoryBytes") >= 20 * MIB && number(&now, "pids") == 2
+    });
     let mut connection = host.connect();
     let wanted = json!({"names": [container.name], "intervalUSec": 500_000});
     let replies = connection.call_more("io.dormouse.Container.Stats", wanted, &[]).unwrap();

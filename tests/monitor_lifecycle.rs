@@ -25,7 +25,8 @@ fn the_answer_comes_when_the_program_runs_and_the_state_says_so() {
     assert_eq!(state.exit_code, None);
     assert_eq!(state.restarts, 0);
     let command = fs::read_to_string(format!("/proc/{}/cmdline", state.init.unwrap().pid)).unwrap();
-    assert!(command.contains("sleep\x001000"), "{command:?}");
+    // The shell may still be on its way to become the other program.
+    assert!(command.contains("sleep\x001000") || command.contains("sleep 1000"), "{command:?}");
 }
 
 #[test]

@@ -247,7 +247,10 @@ fn after_a_boot_the_pods_containers_are_started_as_their_policies_say() {
     let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     for line in mounted.lines().filter(|line| line.contains(run.to_str().unwrap())) {
         let target = line.split(' ').nth(4).unwrap();
-        assert!(Command::new("umount").arg(target).status().unwrap().success());
+        // Those who were killed just now may still be on their way out.
+        wait_until("it is unmounted", || {
+            Command::new("umount").arg(target).output().unwrap().status.success()
+        });
     }
     wait_until("the run directory is gone", || std::fs::remove_dir_all(&run).is_ok() || !run.exists());
     let boot = Command::new(env!("CARGO_BIN_EXE_dormouse"))
@@ -393,10 +396,16 @@ fn ports_and_networks_belong_to_the_pod() {
         table.contains("shop") && table.contains("web, db") && table.contains(&format!("{port}->80/tcp")),
         "{table}"
     );
-    assert!(cli(&["pod", "top", "shop"]).contains("sleep 1000"));
+    let top = cli(&["pod", "top", "shop", "pid,args"]);
+    assert!(
+        top.starts_with("CONTAINER")
+            && top.lines().any(|line| line.starts_with("db") && line.ends_with("sleep 1000")),
+        "{top}"
+    );
     assert_eq!(cli(&["pod", "stats", "--no-stream", "--format", "jsonlines", "shop"]).lines().count(), 2);
-    // The address stays while one of them runs.
+    // The address stays while one of them runs, and so does the port, though another had it first.
     host.call("Container.Remove", json!({"name": "web", "force": true})).unwrap();
+    assert!(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err(), "the port is held");
     let again =
         pod(&host, "Inspect", json!({"name": "shop"})).unwrap()["pod"]["summary"]["addresses"][0].clone();
     assert_eq!(again, json!(address));
@@ -405,6 +414,64 @@ fn ports_and_networks_belong_to_the_pod() {
     assert_eq!((&stopped["addresses"], &stopped["ports"]), (&json!([]), &json!([])));
     assert!(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok(), "the port is free again");
     cli(&["pod", "rm", "shop"]);
+    leaks.assert_none_after();
+}
+
+#[test]
+fn what_its_containers_do_and_use_is_told_of_a_pod() {
+    let Some(host) = Host::new() else { return };
+    make(&host, "shop", json!({}));
+    let name = json!({"name": "shop"});
+    assert_refused(pod(&host, "Top", name.clone()), "NotRunning");
+    assert_refused(pod(&host, "Stats", name.clone()), "NotRunning");
+    assert_refused(pod(&host, "Top", json!({"name": "nobody"})), "NotFound");
+    assert_refused(pod(&host, "Stats", json!({"name": "nobody"})), "NotFound");
+    let web = within(host.sleeper(), "shop").named("web").run();
+    within(host.sh("exit"), "shop").named("job").create();
+    let top = pod(&host, "Top", name.clone()).unwrap()["containers"].clone();
+    assert_eq!((top.as_array().unwrap().len(), &top[0]["name"]), (1, &json!("web")), "{top}");
+    assert_eq!((&top[0]["id"], &top[0]["processes"][0]["pid"]), (&json!(web.id()), &json!(1)));
+    let short = json!({"name": "shop", "intervalUSec": 5});
+    assert_eq!(assert_refused(pod(&host, "Stats", short), "InvalidSpec").parameters["field"], "intervalUSec");
+
+    let mut connection = host.connect();
+    let often = json!({"name": "shop", "intervalUSec": 100_000});
+    let mut replies = connection.call_more("io.dormouse.Pod.Stats", often, &[]).unwrap();
+    let mut names = || -> Vec<String> {
+        let reply = replies.next().unwrap().unwrap().parameters;
+        let stats = reply["stats"].as_array().unwrap().iter();
+        stats.map(|usage| usage["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(), ["web"]);
+    // One that comes later is told of too, and with the last one the stream ends.
+    within(host.sleeper(), "shop").named("db").run();
+    wait_until("it is told of", || names() == ["web", "db"]);
+    pod(&host, "Kill", name).unwrap();
+    assert!(replies.count() < 100, "it ends");
+}
+
+#[test]
+fn volumes_without_a_name_go_with_the_pod_and_others_stay() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    make(&host, "shop", json!({}));
+    let volume = |source: Value, target: &str| json!({"kind": "volume", "source": source, "target": target});
+    let mounts = json!([volume(Value::Null, "/own"), volume(json!("named"), "/named")]);
+    let web = within(host.sleeper(), "shop").named("web").with(json!({"mounts": mounts})).run();
+    let mounted = web.inspect()["mounts"].clone();
+    let own = mounted.as_array().unwrap().iter().find(|mount| mount["target"] == "/own").unwrap();
+    let own = own["name"].as_str().unwrap().to_owned();
+    // A container outside of the pod uses another one of it.
+    within(host.sleeper(), "shop").named("db").with(json!({"mounts": [volume(Value::Null, "/lent")]})).run();
+    let outside =
+        host.sleeper().named("outside").with(json!({"volumesFrom": [{"container": "db"}]})).create();
+    pod(&host, "Remove", json!({"name": "shop", "force": true})).unwrap();
+    let volumes = host.call("Volume.List", json!({})).unwrap()["volumes"].clone();
+    let names: Vec<&str> =
+        volumes.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"named") && names.len() == 2 && !names.contains(&own.as_str()), "{names:?}");
+    outside.call("Remove", json!({"volumes": true})).unwrap();
+    host.call("Volume.Remove", json!({"name": "named"})).unwrap();
     leaks.assert_none_after();
 }
 

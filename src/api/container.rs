@@ -58,6 +58,7 @@ impl Interface for ContainerInterface {
                 "Inspect" => self.inspect(call).await,
                 "Logs" => self.logs(call).await,
                 "Exec" => self.exec(call).await,
+                "InspectExec" => self.inspect_exec(call).await,
                 "ListExecs" => self.list_execs(call).await,
                 "KillExec" => self.kill_exec(call).await,
                 "DetachExec" => self.detach_exec(call).await,

@@ -23,6 +23,9 @@ fn refuse_others(index: usize, mount: &wire::MountSpec) -> Result<(), EngineErro
         ("mode", mount.mode.is_some(), [false, true, false, false]),
         ("noCopy", mount.noCopy.is_some(), [false, true, true, false]),
         ("chown", mount.chown.is_some(), [true, false, true, false]),
+        ("overlay", mount.overlay.is_some(), [true, false, true, false]),
+        ("subpath", mount.subpath.is_some(), [false, false, true, false]),
+        ("volumeOptions", mount.volumeOptions.is_some(), [false, false, true, false]),
         ("idMap", mount.idMap.is_some(), [true, false, true, false]),
     ] {
         if given && !kinds[kind] {
@@ -72,7 +75,10 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::MountSpec) -> Result<en
             }
         }
         wire::MountSpec_kind::volume => {
-            engine::MountKind::Volume { name: mount.source, copy: !mount.noCopy.unwrap_or_default() }
+            // What the image has at the target belongs at the root of a volume.
+            let copy = !mount.noCopy.unwrap_or(mount.subpath.is_some());
+            let options = mount.volumeOptions.unwrap_or_default().into_iter().collect();
+            engine::MountKind::Volume { name: mount.source, copy, options }
         }
         wire::MountSpec_kind::image => {
             engine::MountKind::Image { image: mount.source.ok_or_else(|| missing("the image"))? }
@@ -92,6 +98,8 @@ pub(super) fn mount_from_wire(index: usize, mount: wire::MountSpec) -> Result<en
         flags: mount.flags.unwrap_or_default(),
         chown: mount.chown.unwrap_or_default(),
         id_map,
+        overlay: mount.overlay.unwrap_or_default(),
+        subpath: mount.subpath,
     })
 }
 
@@ -121,6 +129,9 @@ pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::MountSpec {
         mode: None,
         flags: if mount.flags.is_empty() { None } else { Some(mount.flags) },
         noCopy: None,
+        overlay: mount.overlay.then_some(true),
+        subpath: mount.subpath.clone(),
+        volumeOptions: None,
         chown: mount.chown.then_some(true),
         idMap: mount.id_map.map(|map| wire::IdMap {
             uids: map.uids.iter().map(range_to_wire).collect(),
@@ -146,10 +157,11 @@ pub(super) fn mount_to_wire(mount: engine::Mount) -> wire::MountSpec {
             wire.sizeBytes = size_bytes.and_then(|size| i64::try_from(size).ok());
             wire.mode = mode.map(Into::into);
         }
-        engine::MountKind::Volume { name, copy } => {
+        engine::MountKind::Volume { name, copy, options } => {
             wire.kind = wire::MountSpec_kind::volume;
             wire.source = name;
-            wire.noCopy = (!copy).then_some(true);
+            wire.noCopy = (!copy && mount.subpath.is_none()).then_some(true);
+            wire.volumeOptions = (!options.is_empty()).then(|| options.into_iter().collect());
         }
         engine::MountKind::Image { image } => {
             wire.kind = wire::MountSpec_kind::image;

@@ -1,6 +1,9 @@
 //! io.dormouse.Pod.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::engine::{
     Engine, EngineError, Phase, PodMember, PodPhase, PodSpec, PodSummary, Share, Since, signals,
@@ -9,8 +12,8 @@ use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::container::{signed, unsigned};
 use super::errors::to_reply;
-use super::{looked_up, network_types, ordered};
-use crate::wire::container as network;
+use super::{looked_up, network_types, ordered, usage};
+use crate::wire::container::{self, self as network};
 use crate::wire::pod as wire;
 
 const NAME: &str = "io.dormouse.Pod";
@@ -43,6 +46,8 @@ impl Interface for PodInterface {
                 "Resume" => self.resume(call).await,
                 "Remove" => self.remove(call).await,
                 "Prune" => self.prune(call).await,
+                "Top" => self.top(call).await,
+                "Stats" => self.stats(call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
@@ -187,6 +192,51 @@ impl PodInterface {
         let engine = self.engine.clone();
         let removed = ordered(call, async move { engine.prune_pods().await }).await.map_err(failed)?;
         call.reply(wire::Prune_Reply { removed }).await
+    }
+}
+
+/// The reply of Top, whose processes are those of io.dormouse.Container.
+#[derive(Serialize)]
+struct Processes {
+    containers: Vec<MemberProcesses>,
+}
+
+#[derive(Serialize)]
+struct MemberProcesses {
+    id: String,
+    name: String,
+    processes: Vec<container::Process>,
+}
+
+impl PodInterface {
+    async fn top(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Top_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let found = looked_up(move || engine.top_pod(&given.name)).await.map_err(failed)?;
+        let containers = found.into_iter().map(|(member, processes)| MemberProcesses {
+            id: member.id,
+            name: member.name,
+            processes: processes.into_iter().map(usage::process).collect(),
+        });
+        call.reply(Processes { containers: containers.collect() }).await
+    }
+
+    async fn stats(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::Stats_Args = call.parameters()?;
+        let interval = given.intervalUSec.map(|usec| unsigned("intervalUSec", usec)).transpose()?;
+        let mut follower =
+            self.engine.pod_stats(&given.name, interval.map(Duration::from_micros)).map_err(failed)?;
+        loop {
+            let stats = follower.next().await.map_err(failed)?;
+            let last = stats.is_none() || !call.wants_more();
+            // Field by field the same as in this interface.
+            let reply =
+                container::Stats_Reply { stats: stats.into_iter().flatten().map(usage::one).collect() };
+            if last {
+                return call.reply(reply).await;
+            }
+            call.reply_continues(reply).await?;
+        }
     }
 }
 

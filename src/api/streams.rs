@@ -123,8 +123,18 @@ impl ContainerInterface {
     pub(super) async fn list_execs(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::ListExecs_Args = call.parameters()?;
         let engine = self.engine.clone();
-        let execs = looked_up(move || engine.list_execs(given.name.as_deref())).await.map_err(failed)?;
+        let execs =
+            looked_up(move || engine.list_execs(given.name.as_deref(), given.all.unwrap_or_default()))
+                .await
+                .map_err(failed)?;
         call.reply(wire::ListExecs_Reply { execs: execs.into_iter().map(exec_to_wire).collect() }).await
+    }
+
+    pub(super) async fn inspect_exec(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::InspectExec_Args = call.parameters()?;
+        let engine = self.engine.clone();
+        let exec = looked_up(move || engine.inspect_exec(&given.name, &given.exec)).await.map_err(failed)?;
+        call.reply(wire::InspectExec_Reply { exec: exec_to_wire(exec) }).await
     }
 
     pub(super) async fn kill_exec(&self, call: &mut Call) -> Result<(), CallError> {
@@ -224,5 +234,7 @@ fn exec_to_wire(exec: ExecStatus) -> wire::ExecStatus {
         terminal: state.terminal,
         detached: state.detached,
         startedUSec: signed(state.started_usec),
+        exitCode: state.exit_code.map(Into::into),
+        endedUSec: state.ended_usec.map(signed),
     }
 }

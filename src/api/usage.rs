@@ -43,7 +43,7 @@ impl ContainerInterface {
     }
 }
 
-fn one(stats: ContainerStats) -> wire::Usage {
+pub(super) fn one(stats: ContainerStats) -> wire::Usage {
     let number = |value: Option<u64>| value.map(signed);
     let usage = stats.usage;
     wire::Usage {
@@ -86,7 +86,7 @@ fn interface(stats: InterfaceStats) -> wire::InterfaceStats {
     }
 }
 
-fn process(process: Process) -> wire::Process {
+pub(super) fn process(process: Process) -> wire::Process {
     wire::Process {
         pid: process.pid.into(),
         hostPid: process.host_pid.into(),

@@ -14,6 +14,7 @@ mod color;
 mod commands;
 mod completion;
 mod connections;
+mod done;
 mod errors;
 mod grammar;
 mod human;
@@ -52,6 +53,10 @@ Examples:
   dormouse run --rm -it debian bash                a shell in a container of its own
 
 `dormouse serve --help` tells of the service itself.
+
+--format json makes one JSON document of what a command lists, tells or did; jsonlines one in each line, as it comes. Commands
+that do something write an object for each thing: `name`; `id` if it was made now; `error` if nothing was done to it; and what
+else they know. The exit code is the same in any form.
 
 Exit codes: 0 for success, 1 for a failure, 2 for arguments that make no sense. Commands that run a program in the foreground
 (run, exec, attach, start --attach, wait on one) pass its exit code on: then 125 is a failure of dormouse itself, 126 a
@@ -184,6 +189,25 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_tells_programs_what_it_did() {
+        // Their output is somebody else's, or a script or page; the --format of build and save is that of an image, as podman's.
+        const OTHERS: [&str; 7] =
+            ["attach", "build", "save", "completions", "man", "pod exists", "generate kube"];
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                check(sub, format!("{path} {}", sub.get_name()).trim());
+            }
+            if command.has_subcommands() || OTHERS.contains(&path) {
+                return;
+            }
+            let format = command.get_arguments().find(|argument| argument.get_long() == Some("format"));
+            let known = format.expect(path).get_possible_values();
+            assert!(known.iter().any(|value| value.get_name() == "json"), "{path}");
+        }
+        check(&Cli::command(), "");
     }
 
     #[test]

@@ -147,14 +147,27 @@ impl Engine {
     /// As [`Self::live`], for one of many: the hierarchies are read once, when the first one runs.
     pub(super) fn live_on(&self, id: &str, mounted: &LazyCell<Option<Mounted>>) -> Result<Live, EngineError> {
         let run_dir = self.paths().run_container(id);
-        let told = RunState::load(&run_dir).map_err(|error| EngineError::Failed {
-            attempted: "read the state of the container".to_owned(),
-            reason: error.to_string(),
-        })?;
-        let Some(told) = told else {
-            return Ok(Live { phase: Phase::Created, told: None, supervised: false });
+        let load = || {
+            RunState::load(&run_dir).map_err(|error| EngineError::Failed {
+                attempted: "read the state of the container".to_owned(),
+                reason: error.to_string(),
+            })
         };
-        let supervised = told.monitor.is_alive();
+        let mut told = load()?;
+        let (told, supervised) = loop {
+            let Some(state) = told else {
+                return Ok(Live { phase: Phase::Created, told: None, supervised: false });
+            };
+            let supervised = state.monitor.is_alive();
+            if supervised || matches!(state.phase, Told::Exited | Told::Failed) {
+                break (state, supervised);
+            }
+            // It may have told of the end after the look at what it had told, and gone before the look at it.
+            told = load()?;
+            if told.as_ref() == Some(&state) {
+                break (state, supervised);
+            }
+        };
         let phase = match told.phase {
             Told::Exited => Phase::Exited,
             Told::Failed => Phase::Failed,

@@ -217,6 +217,8 @@ impl Engine {
         };
         let in_memory = |mount: &Mount| -> Result<bool, EngineError> {
             match &mount.kind {
+                // What is written there is emptied when it starts.
+                _ if mount.overlay => Ok(true),
                 MountKind::Tmpfs { .. } => Ok(true),
                 MountKind::Volume { .. } => match definition.volumes.get(&mount.target) {
                     Some(id) => Ok(self.find_volume(id)?.is_in_memory()),
@@ -228,7 +230,7 @@ impl Engine {
         if let Some(mount) = covering
             && in_memory(mount)?
         {
-            return Err(refused(&mount.target, "a file system in memory"));
+            return Err(refused(&mount.target, "a file system in memory, or an overlay,"));
         }
         let mut wanted = Vec::new();
         for mount in mounts {

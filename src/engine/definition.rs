@@ -484,6 +484,8 @@ mod tests {
                 flags: Vec::new(),
                 chown: false,
                 id_map: None,
+                overlay: false,
+                subpath: None,
             }],
             ..spec(&["sh"])
         };

@@ -210,7 +210,11 @@ impl Engine {
                     told.init.is_some() && started.is_some_and(|started| started <= event.time)
                 };
                 let Some(told) = told.filter(|told| is_old(told) && told.monitor.is_alive()) else { break };
-                watch.changed(wait::pidfd(told.monitor.pid)).await?;
+                match wait::pidfd(told.monitor.pid) {
+                    // Gone since.
+                    Err(rustix::io::Errno::SRCH) => {}
+                    monitor => watch.changed(monitor.ok()).await?,
+                }
             }
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Engine {
         // As the network below.
         let mut pod = self.enter_pod(&container)?;
         let volumes = self.ready_volumes(&container)?;
-        let built = oci::build(self, &container, &cgroup, &volumes)?;
+        let built = oci::build(self, &container, &cgroup, &volumes, oci::Purpose::Start)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         self.prepare_health_check(&container, &cgroup)?;
@@ -311,6 +311,9 @@ impl Engine {
             tracing::warn!(container = name, %error, "the new monitor can't join the container's scope, ignoring");
         }
         monitor.hold(name, &self.reserve_again(id)?)?;
+        if let Some(pod) = &self.find(id)?.definition.pod {
+            monitor.hold(name, &self.ports_of_pod(pod)?)?;
+        }
         monitor.answer(name).map_err(|failure| match failure {
             MonitorFailure::Told { message, .. } => failed(message),
             MonitorFailure::Engine(error) => error,

@@ -9,13 +9,15 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
 use serde_json::{Value, json};
 
 use crate::image::{Digest, ImageConfig};
+use crate::runtime::SUBPATH_OPTION;
 use crate::runtime::overlay::{self, Driver};
 use crate::store::Uses;
 
 use super::definition::{MountedImage, normal_path};
 use super::launch::without_kernel;
+use super::oci::Purpose;
 use super::passwd::User;
-use super::spec::{ContainerSpec, IdMap, IdRange, Mount, MountKind, UserNamespace};
+use super::spec::{ContainerSpec, IdMap, IdRange, Mount, MountKind, Runtime, UserNamespace};
 use super::sweep::is_id;
 use super::users::UserMap;
 use super::volumes::{PendingVolume, ReadyVolumes, Source, VolumeDefinition, check_name};
@@ -76,6 +78,16 @@ fn check_mount(index: usize, mount: &Mount, users: &UserNamespace) -> Result<(),
     {
         return Err(invalid(field("flags"), format!("a tmpfs is never mounted with {flag:?}")));
     }
+    check_shape(&field, mount)?;
+    if let MountKind::Volume { options, .. } = &mount.kind {
+        let definition = VolumeDefinition { options: options.clone(), ..VolumeDefinition::default() };
+        definition.check().map_err(|error| match error {
+            EngineError::InvalidSpec { field: option, reason } => {
+                invalid(field(&option.replacen("options", "volumeOptions", 1)), reason)
+            }
+            error => error,
+        })?;
+    }
     match &mount.id_map {
         Some(map) if *map != IdMap::default() => {
             check_id_map(map).map_err(|reason| invalid(field("idMap"), reason))
@@ -86,6 +98,31 @@ fn check_mount(index: usize, mount: &Mount, users: &UserNamespace) -> Result<(),
         )),
         _ => Ok(()),
     }
+}
+
+/// An overlay, or a part of a volume.
+fn check_shape(field: &dyn Fn(&str) -> String, mount: &Mount) -> Result<(), EngineError> {
+    if let Some(subpath) = &mount.subpath {
+        let is_below =
+            Path::new(subpath).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if subpath.is_empty() || subpath.contains('\0') || !is_below {
+            let reason = format!("{subpath:?} is no path below the root of a volume");
+            return Err(invalid(field("subpath"), reason));
+        }
+        if mount.chown {
+            return Err(invalid(field("chown"), "a part of a volume can't be given away alone"));
+        }
+    }
+    if !mount.overlay {
+        return Ok(());
+    }
+    if mount.subpath.is_some() {
+        return Err(invalid(field("subpath"), "an overlay is of a whole volume"));
+    }
+    if mount.id_map.is_some() {
+        return Err(invalid(field("idMap"), "an overlay shows the owners that are on the disk"));
+    }
+    Ok(())
 }
 
 fn check_target(target: &str) -> Result<(), String> {
@@ -179,20 +216,28 @@ impl Engine {
                 continue;
             }
             added.push(Mount {
-                kind: MountKind::Volume { name: None, copy: true },
+                kind: MountKind::Volume { name: None, copy: true, options: BTreeMap::new() },
                 target,
                 read_only: false,
                 flags: Vec::new(),
                 chown: false,
                 id_map: None,
+                overlay: false,
+                subpath: None,
             });
         }
         definition.added_mounts = added;
         let (mut volumes, mut images) = (BTreeMap::new(), BTreeMap::new());
         for mount in definition.spec.mounts.iter().chain(&definition.added_mounts) {
+            if mount.subpath.is_some() && definition.spec.runtime != Runtime::Native {
+                return Err(EngineError::Unsupported {
+                    feature: format!("a part of a volume at {:?}", mount.target),
+                    reason: "only the native runtime follows no link out of the volume; use that".to_owned(),
+                });
+            }
             match &mount.kind {
-                MountKind::Volume { name, .. } => {
-                    let id = self.volume_for(name.as_deref(), &mut resolved)?;
+                MountKind::Volume { name, options, .. } => {
+                    let id = self.volume_for(name.as_deref(), options, &mut resolved)?;
                     volumes.insert(mount.target.clone(), id);
                 }
                 MountKind::Image { image } => {
@@ -212,6 +257,7 @@ impl Engine {
     fn volume_for<'a>(
         &'a self,
         name: Option<&str>,
+        options: &BTreeMap<String, String>,
         resolved: &mut Resolved<'a>,
     ) -> Result<String, EngineError> {
         if let Some(name) = name {
@@ -226,7 +272,8 @@ impl Engine {
                 return Err(EngineError::VolumeNotFound { volume: name.to_owned() });
             }
         }
-        let pending = self.pending_volume(name.map(str::to_owned), &VolumeDefinition::default())?;
+        let definition = VolumeDefinition { options: options.clone(), ..VolumeDefinition::default() };
+        let pending = self.pending_volume(name.map(str::to_owned), &definition)?;
         let id = pending.row.id.clone();
         resolved.uses.new_volumes.push(pending.row.clone());
         resolved.pending.push(pending);
@@ -304,6 +351,7 @@ impl Engine {
         volumes: &ReadyVolumes<'_>,
         user: &User,
         users: Option<&UserMap>,
+        purpose: Purpose,
     ) -> Result<Vec<Value>, EngineError> {
         let definition = &container.definition;
         let mut all = Vec::new();
@@ -312,8 +360,13 @@ impl Engine {
                 MountKind::Bind { source, propagation, recursive } => {
                     bind_source(definition, mount)?;
                     let source = Source { path: source.into(), flags: Vec::new(), is_ours: false };
-                    give_if_wanted(mount, &source, user, users)?;
-                    bind(mount, &source, propagation, *recursive, users)
+                    if purpose == Purpose::Start {
+                        give_if_wanted(mount, &source, user, users)?;
+                    }
+                    match mount.overlay {
+                        true => self.overlay_mount(container, mount, &source.path, users, purpose)?,
+                        false => bind(mount, &source, propagation, *recursive, users),
+                    }
                 }
                 MountKind::Tmpfs { size_bytes, mode, copy } => tmpfs(mount, *size_bytes, *mode, *copy),
                 MountKind::Volume { .. } => {
@@ -322,10 +375,15 @@ impl Engine {
                         attempted: format!("mount a volume at {:?}", mount.target),
                         reason: "the container's record does not say which".to_owned(),
                     })?;
-                    give_if_wanted(mount, source, user, users)?;
-                    bind(mount, source, "rprivate", true, users)
+                    if purpose == Purpose::Start {
+                        give_if_wanted(mount, source, user, users)?;
+                    }
+                    match mount.overlay {
+                        true => self.overlay_mount(container, mount, &source.path, users, purpose)?,
+                        false => bind(mount, source, "rprivate", true, users),
+                    }
                 }
-                MountKind::Image { .. } => self.image_mount(container, mount, users)?,
+                MountKind::Image { .. } => self.image_mount(container, mount, users, purpose)?,
             };
             all.push(built);
         }
@@ -355,7 +413,7 @@ impl Engine {
                     let Some(source) = id.and_then(|id| volumes.source(id)) else { continue };
                     bind(&mount, source, "rprivate", true, None)
                 }
-                MountKind::Image { .. } => self.image_mount(container, &mount, None)?,
+                MountKind::Image { .. } => self.image_mount(container, &mount, None, Purpose::Start)?,
                 MountKind::Tmpfs { .. } => continue,
             };
             all.push(serde_json::from_value(built).map_err(|error| EngineError::Failed {
@@ -373,6 +431,7 @@ impl Engine {
         container: &Container,
         mount: &Mount,
         users: Option<&UserMap>,
+        purpose: Purpose,
     ) -> Result<Value, EngineError> {
         let failed = |reason: &str| EngineError::Failed {
             attempted: format!("mount an image at {:?}", mount.target),
@@ -413,17 +472,66 @@ impl Engine {
             options.push(format!("lowerdir+={}", text(layer)?));
         }
         if !mount.read_only {
-            let name = Digest::of(mount.target.as_bytes());
-            let own = self.paths().container(&container.row.id).join("images").join(name.hex());
-            for (key, directory) in [("upperdir", "upper"), ("workdir", "work")] {
-                let directory = own.join(directory);
-                std::fs::create_dir_all(&directory)
-                    .map_err(|source| EngineError::io("make directory", &directory, source))?;
-                options.push(format!("{key}={}", text(&directory)?));
-            }
+            options.extend(writable(&self.own_directory(container, mount, "images"), purpose)?);
         }
         Ok(json!({"destination": mount.target, "type": "overlay", "source": "overlay", "options": options}))
     }
+
+    /// What lies at `lower`, which is only read; what is written is the container's, until its next start.
+    fn overlay_mount(
+        &self,
+        container: &Container,
+        mount: &Mount,
+        lower: &Path,
+        users: Option<&UserMap>,
+        purpose: Purpose,
+    ) -> Result<Value, EngineError> {
+        let unsupported = |reason: &str| EngineError::Unsupported {
+            feature: format!("an overlay at {:?}", mount.target),
+            reason: reason.to_owned(),
+        };
+        if users.is_some() {
+            return Err(unsupported("in a user namespace the owners of its files would be nobody"));
+        }
+        if !lower.is_dir() {
+            return Err(unsupported(&format!("{lower:?} is no directory")));
+        }
+        let lower = lower.to_str().ok_or_else(|| unsupported("its path is not UTF-8"))?;
+        let own = self.own_directory(container, mount, "overlays");
+        if purpose == Purpose::Start {
+            super::remove::remove_tree(&own);
+        }
+        let mut options = mount.flags.clone();
+        options.extend(["nosuid", "nodev"].map(str::to_owned));
+        options.push(format!("lowerdir+={lower}"));
+        options.extend(writable(&own, purpose)?);
+        if mount.read_only {
+            options.push("ro".to_owned());
+        }
+        Ok(json!({"destination": mount.target, "type": "overlay", "source": "overlay", "options": options}))
+    }
+
+    fn own_directory(&self, container: &Container, mount: &Mount, kind: &str) -> PathBuf {
+        let name = Digest::of(mount.target.as_bytes());
+        self.paths().container(&container.row.id).join(kind).join(name.hex())
+    }
+}
+
+/// Makes the directories in which an overlay keeps what is written; its options.
+fn writable(own: &Path, purpose: Purpose) -> Result<Vec<String>, EngineError> {
+    let make = |(key, name): (&str, &str)| {
+        let directory = own.join(name);
+        if purpose == Purpose::Start {
+            std::fs::create_dir_all(&directory)
+                .map_err(|source| EngineError::io("make directory", &directory, source))?;
+        }
+        let path = directory.to_str().ok_or_else(|| EngineError::Failed {
+            attempted: format!("write to {directory:?}"),
+            reason: "the path is not UTF-8".to_owned(),
+        })?;
+        Ok(format!("{key}={path}"))
+    };
+    [("upperdir", "upper"), ("workdir", "work")].into_iter().map(make).collect()
 }
 
 /// Finds sources on the host that are not there.
@@ -457,6 +565,7 @@ fn bind(
         options.extend(["nosuid", "nodev"].map(str::to_owned));
     }
     options.extend(mount.flags.iter().cloned());
+    options.extend(mount.subpath.as_ref().map(|subpath| format!("{SUBPATH_OPTION}={subpath}")));
     options.push(if recursive { "rbind" } else { "bind" }.to_owned());
     options.push(propagation.to_owned());
     if mount.read_only {

@@ -33,6 +33,15 @@ const NOFILE_MAX: u64 = 1 << 20;
 /// Where a payload that is no systemd finds the socket for its readiness.
 const NOTIFY_TARGET: &str = "/run/host/notify";
 
+/// What a specification is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A start: what it refers to is made.
+    Start,
+    /// Somebody wants to know. Nothing is made or changed, and no secret is in it.
+    Look,
+}
+
 /// A specification, ready to be written.
 pub(super) struct Built {
     pub spec: Vec<u8>,
@@ -64,6 +73,7 @@ pub(super) fn build(
     container: &Container,
     path: &str,
     volumes: &ReadyVolumes<'_>,
+    purpose: Purpose,
 ) -> Result<Built, EngineError> {
     let definition = &container.definition;
     let spec = &definition.spec;
@@ -103,7 +113,10 @@ pub(super) fn build(
     let ambient: Vec<String> = if user.uid == 0 { Vec::new() } else { asked_for(definition, &capabilities) };
     let (bounding, effective) = (&capabilities, if user.uid == 0 { effective } else { &ambient });
 
-    let users = engine.user_map(container)?;
+    let users = match purpose {
+        Purpose::Start => engine.user_map(container)?,
+        Purpose::Look => engine.likely_user_map(container),
+    };
     if let Some(users) = &users {
         let nobody = user.groups.iter().chain([&user.gid]).find(|group| !users.has_group(**group));
         if !users.has_user(user.uid) || nobody.is_some() {
@@ -115,8 +128,11 @@ pub(super) fn build(
         }
     }
     let mut mounts = default_mounts(engine, definition, users.as_ref());
-    mounts.extend(engine.mounts_of(container, volumes, &user, users.as_ref())?);
-    let secrets = engine.deliver_secrets(container, users.as_ref())?;
+    mounts.extend(engine.mounts_of(container, volumes, &user, users.as_ref(), purpose)?);
+    let secrets = match purpose {
+        Purpose::Start => engine.deliver_secrets(container, users.as_ref())?,
+        Purpose::Look => engine.places_of_secrets(container)?,
+    };
     env.extend(secrets.variables);
     mounts.extend(secrets.mounts);
 
@@ -190,8 +206,10 @@ pub(super) fn build(
         let os_release = std::fs::read_to_string("/etc/os-release")
             .or_else(|_| std::fs::read_to_string("/usr/lib/os-release"))
             .unwrap_or_default();
-        mode::prepare_host_directory(&host_directory, &os_release, mode::container_uuid(id).as_deref())
-            .map_err(|error| EngineError::io("prepare", error.path.clone(), error.source))?;
+        if purpose == Purpose::Start {
+            mode::prepare_host_directory(&host_directory, &os_release, mode::container_uuid(id).as_deref())
+                .map_err(|error| EngineError::io("prepare", error.path.clone(), error.source))?;
+        }
         let context = SystemdContext {
             container_id: id,
             host_directory: Some(&host_directory),

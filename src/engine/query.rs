@@ -107,7 +107,7 @@ impl Engine {
     }
 
     /// The runtime specification of a container: that of its last start since the machine booted, else the one that it would
-    /// be started with now.
+    /// be started with now. Nothing is changed by it, and variables that are secrets have no value in it.
     ///
     /// # Errors
     /// [`EngineError::NotFound`]; a damaged file; what would keep it from being started.
@@ -116,14 +116,36 @@ impl Engine {
         let path = self.runtime_spec_path(&container.row.id);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let _lock = crate::store::lock_object(&self.paths().locks(), &container.row.id)?;
-                let volumes = self.ready_volumes(&container)?;
-                super::oci::build(self, &container, &self.cgroup_path(&container.row.id), &volumes)?.spec
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.planned_spec(&container)?,
             Err(source) => return Err(EngineError::io("read", path, source)),
         };
-        serde_json::from_slice(&text).map_err(|source| damaged(&container.row.name, source))
+        let mut spec: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|source| damaged(&container.row.name, source))?;
+        let secret: Vec<String> =
+            super::secrets::variables_of(&container.definition).map(|name| format!("{name}=")).collect();
+        for pair in spec["process"]["env"].as_array_mut().into_iter().flatten() {
+            let text = pair.as_str().unwrap_or_default();
+            if let Some(name) = secret.iter().find(|name| text.starts_with(name.as_str())) {
+                *pair = serde_json::Value::String(name.clone());
+            }
+        }
+        Ok(spec)
+    }
+
+    /// Looks whether a container could be started now, as far as that can be told without doing it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; what would keep it from being started.
+    pub fn check_start(&self, name: &str) -> Result<(), EngineError> {
+        let container = self.find(name)?;
+        self.check_networks(&container.definition)?;
+        self.planned_spec(&container).map(drop)
+    }
+
+    fn planned_spec(&self, container: &Container) -> Result<Vec<u8>, EngineError> {
+        let volumes = self.places_of_volumes(container)?;
+        let cgroup = self.cgroup_path(&container.row.id);
+        Ok(super::oci::build(self, container, &cgroup, &volumes, super::oci::Purpose::Look)?.spec)
     }
 
     /// Where [`Self::runtime_spec`] is, once the container was started.

@@ -331,6 +331,30 @@ impl Engine {
         Ok(delivered)
     }
 
+    /// Where the secrets of a container are mounted, for who only wants to know: none is read or put anywhere, and variables
+    /// have no values.
+    pub(super) fn places_of_secrets(&self, container: &Container) -> Result<Delivered, EngineError> {
+        let mut places = Delivered::default();
+        let directory = self.paths().run_container(&container.row.id).join("secrets");
+        let mut has_files = false;
+        for (index, wanted) in container.definition.spec.secrets.iter().enumerate() {
+            match &wanted.kind {
+                SecretKind::Env { .. } => {}
+                SecretKind::File { target: Some(target), .. } if target.starts_with('/') => {
+                    places.mounts.push(mount(&directory.join("placed").join(index.to_string()), target));
+                }
+                SecretKind::File { .. } => has_files = true,
+            }
+        }
+        if has_files {
+            places.mounts.insert(0, mount(&directory.join("files"), TARGET));
+        }
+        places.variables.extend(variables_of(&container.definition).map(|name| format!("{name}=")));
+        let has_credentials = container.definition.systemd && (has_files || !places.mounts.is_empty());
+        places.credentials = has_credentials.then(|| directory.join("credentials"));
+        Ok(places)
+    }
+
     /// Those secrets of a container that are variables, for another command in it.
     pub(super) fn secret_variables(
         &self,
@@ -390,6 +414,14 @@ fn read(row: SecretRow) -> Result<Secret, EngineError> {
 }
 
 /// What is not UTF-8 fits no environment of a specification; what it is is not told, not even where it does not fit.
+/// The names of the variables of a container that are secrets.
+pub(super) fn variables_of(definition: &super::Definition) -> impl Iterator<Item = &str> {
+    definition.spec.secrets.iter().filter_map(|wanted| match &wanted.kind {
+        SecretKind::Env { name } => Some(name.as_deref().unwrap_or(&wanted.secret)),
+        SecretKind::File { .. } => None,
+    })
+}
+
 fn variable(index: usize, wanted: &SecretUse, bytes: Vec<u8>) -> Result<String, EngineError> {
     let SecretKind::Env { name } = &wanted.kind else { return Ok(String::new()) };
     let name = name.as_deref().unwrap_or(&wanted.secret);

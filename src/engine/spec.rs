@@ -124,6 +124,12 @@ pub struct Mount {
     /// Owners as seen through the mount; `None` for those on the disk.
     #[serde(default)]
     pub id_map: Option<IdMap>,
+    /// What is written goes to a directory of the container's own, which is emptied at each start.
+    #[serde(default)]
+    pub overlay: bool,
+    /// Below the root of the volume, of which only this is mounted.
+    #[serde(default)]
+    pub subpath: Option<String>,
 }
 
 /// How the owners of files in a mount are seen, by ranges; without any, as the container's user namespace has them.
@@ -196,6 +202,9 @@ pub enum MountKind {
         name: Option<String>,
         /// At its first use it gets what the image has at the target.
         copy: bool,
+        /// Its options, if it has to be made.
+        #[serde(default)]
+        options: BTreeMap<String, String>,
     },
     /// The tree of an image; what is written to it is the container's.
     Image {

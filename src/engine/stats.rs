@@ -48,12 +48,22 @@ pub struct TrafficStats {
 #[derive(Debug)]
 pub struct StatsFollower {
     engine: Engine,
-    /// Ids; `None` for all that run.
-    wanted: Option<Vec<String>>,
+    wanted: Wanted,
     interval: Duration,
     begun: bool,
     /// CPU time at the time of the last reading.
     last: HashMap<String, (i64, u64)>,
+}
+
+/// Whose use is read.
+#[derive(Debug, Clone)]
+enum Wanted {
+    /// All that run.
+    All,
+    /// Those of these ids.
+    These(Vec<String>),
+    /// Those in the pod of this id, also such as come later.
+    Pod(String),
 }
 
 impl Engine {
@@ -66,6 +76,29 @@ impl Engine {
         names: Option<&[String]>,
         interval: Option<Duration>,
     ) -> Result<StatsFollower, EngineError> {
+        let wanted = match names {
+            None => Wanted::All,
+            Some(names) => {
+                Wanted::These(names.iter().map(|name| self.running(name)).collect::<Result<_, _>>()?)
+            }
+        };
+        self.follow_stats(wanted, interval)
+    }
+
+    /// As [`Self::stats`], of the containers of a pod, of which one must run.
+    ///
+    /// # Errors
+    /// [`EngineError::PodNotFound`], [`EngineError::PodNotRunning`]; [`EngineError::InvalidSpec`] for too short an interval.
+    pub fn pod_stats(&self, name: &str, interval: Option<Duration>) -> Result<StatsFollower, EngineError> {
+        let pod = self.find_pod(name)?.row;
+        if !self.pod_members(&pod.id)?.iter().any(|member| member.phase.is_alive()) {
+            let attempted = "read the statistics of";
+            return Err(EngineError::PodNotRunning { attempted, pod: pod.name, wanted: "runs" });
+        }
+        self.follow_stats(Wanted::Pod(pod.id), interval)
+    }
+
+    fn follow_stats(&self, wanted: Wanted, interval: Option<Duration>) -> Result<StatsFollower, EngineError> {
         let interval = interval.unwrap_or(INTERVAL);
         if interval < INTERVAL_MIN {
             return Err(EngineError::InvalidSpec {
@@ -73,7 +106,6 @@ impl Engine {
                 reason: format!("it must be at least {}", INTERVAL_MIN.as_micros()),
             });
         }
-        let wanted = names.map(|names| names.iter().map(|name| self.running(name)).collect()).transpose()?;
         Ok(StatsFollower { engine: self.clone(), wanted, interval, begun: false, last: HashMap::new() })
     }
 
@@ -116,10 +148,15 @@ impl Engine {
         }))
     }
 
-    fn read_all_stats(&self, wanted: Option<&[String]>) -> Result<Vec<ContainerStats>, EngineError> {
+    fn read_all_stats(&self, wanted: &Wanted) -> Result<Vec<ContainerStats>, EngineError> {
         let mut found = Vec::new();
         match wanted {
-            Some(ids) => {
+            Wanted::Pod(pod) => {
+                for member in self.pod_members(pod)?.into_iter().filter(|member| member.phase.is_alive()) {
+                    found.extend(self.read_stats(&member.id, &member.name, &self.live(&member.id)?)?);
+                }
+            }
+            Wanted::These(ids) => {
                 for id in ids {
                     match self.find_row(id) {
                         Ok(row) => found.extend(self.read_stats(id, &row.name, &self.live(id)?)?),
@@ -128,7 +165,7 @@ impl Engine {
                     }
                 }
             }
-            None => {
+            Wanted::All => {
                 let phases = vec![Phase::Starting, Phase::Running, Phase::Paused, Phase::Stopping];
                 for listed in self.list(&ContainerFilter { phases, ..ContainerFilter::default() })? {
                     found.extend(self.read_stats(&listed.id, &listed.name, &listed.live)?);
@@ -139,7 +176,14 @@ impl Engine {
     }
 
     /// Some of these containers will have something to tell again.
-    fn some_alive(&self, ids: &[String]) -> Result<bool, EngineError> {
+    fn some_alive(&self, wanted: &Wanted) -> Result<bool, EngineError> {
+        let ids = match wanted {
+            Wanted::All => return Ok(true),
+            Wanted::Pod(pod) => {
+                return Ok(self.pod_members(pod)?.iter().any(|member| member.phase.is_alive()));
+            }
+            Wanted::These(ids) => ids,
+        };
         for id in ids {
             if self.store()?.has_container(id)? && self.live(id)?.phase.is_alive() {
                 return Ok(true);
@@ -160,13 +204,10 @@ impl StatsFollower {
         }
         let (engine, wanted, begun) = (self.engine.clone(), self.wanted.clone(), self.begun);
         let read = blocking(move || {
-            if begun
-                && let Some(ids) = &wanted
-                && !engine.some_alive(ids)?
-            {
+            if begun && !engine.some_alive(&wanted)? {
                 return Ok(None);
             }
-            engine.read_all_stats(wanted.as_deref()).map(Some)
+            engine.read_all_stats(&wanted).map(Some)
         });
         let Some(mut stats) = read.await? else { return Ok(None) };
         self.begun = true;

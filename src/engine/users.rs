@@ -83,6 +83,13 @@ fn outside(mappings: &[IdMapping], inside: u32) -> Option<u32> {
     })
 }
 
+/// The first id of the range that is tried for a container after so many others.
+fn slot(id: &str, step: u32) -> u32 {
+    let slots = (POOL_LAST - POOL_FIRST) / RANGE_SIZE;
+    let seed = id.get(..7).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    POOL_FIRST + (seed.wrapping_add(step) % slots) * RANGE_SIZE
+}
+
 impl Engine {
     fn ranges(&self) -> PathBuf {
         self.paths().run_dir.join("users")
@@ -103,25 +110,45 @@ impl Engine {
         }
     }
 
+    /// As [`Self::user_map`], for who only wants to know: a range that no start has taken yet is the one that is tried first.
+    pub(super) fn likely_user_map(&self, container: &Container) -> Option<UserMap> {
+        match &container.definition.spec.user_namespace {
+            UserNamespace::Host => None,
+            UserNamespace::Private { users, groups } => {
+                Some(UserMap { users: users.clone(), groups: groups.clone() })
+            }
+            UserNamespace::Auto { size } => {
+                let id = &container.row.id;
+                let first = self.taken_range(id).unwrap_or_else(|| slot(id, 0));
+                let all = vec![IdMapping { inside: 0, outside: first, count: size.unwrap_or(RANGE_SIZE) }];
+                Some(UserMap { users: all.clone(), groups: all })
+            }
+        }
+    }
+
+    fn taken_range(&self, id: &str) -> Option<u32> {
+        let dir = self.ranges();
+        let is_its =
+            |name: &String| std::fs::read_link(dir.join(name)).is_ok_and(|owner| owner == Path::new(id));
+        // The last one, should there be two.
+        if !dir.exists() {
+            return None;
+        }
+        entries(&dir).into_iter().filter(is_its).filter_map(|name| name.parse().ok()).next_back()
+    }
+
     /// The first id of a range that is the container's alone.
     fn take_range(&self, id: &str) -> Result<u32, EngineError> {
         let dir = self.ranges();
         let io = |attempted, path: &Path, error| EngineError::io(attempted, path, error);
         std::fs::create_dir_all(&dir).map_err(|error| io("make directory", &dir, error))?;
-        let mut taken = None;
-        for name in entries(&dir) {
-            if std::fs::read_link(dir.join(&name)).is_ok_and(|owner| owner == Path::new(id)) {
-                taken = name.parse().ok();
-            }
-        }
-        if let Some(first) = taken {
+        if let Some(first) = self.taken_range(id) {
             return Ok(first);
         }
         let others = ids_of_host();
         let slots = (POOL_LAST - POOL_FIRST) / RANGE_SIZE;
-        let seed = id.get(..7).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
         for step in 0..TRIES.min(slots) {
-            let first = POOL_FIRST + (seed.wrapping_add(step) % slots) * RANGE_SIZE;
+            let first = slot(id, step);
             let last = first + (RANGE_SIZE - 1);
             if others.iter().any(|(other_first, other_last)| *other_first <= last && first <= *other_last) {
                 continue;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -123,7 +124,12 @@ impl Engine {
             let monitor = live.told.filter(|_| live.supervised).map(|told| told.monitor);
             let lone_init =
                 if live.supervised { None } else { self.live(id)?.told.and_then(|told| told.init) };
-            watch.changed(monitor.or(lone_init).and_then(|process| pidfd(process.pid))).await?;
+            let process = match monitor.or(lone_init).map(|process| pidfd(process.pid)) {
+                // It has ended since the look at it, and nothing else may ever change.
+                Some(Err(Errno::SRCH)) => continue,
+                process => process.and_then(Result::ok),
+            };
+            watch.changed(process).await?;
         }
     }
 
@@ -138,8 +144,8 @@ impl Engine {
     }
 }
 
-pub(super) fn pidfd(pid: i32) -> Option<OwnedFd> {
-    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+pub(super) fn pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    rustix::process::pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
 }
 
 /// Tells when something in a container's run directory has changed.

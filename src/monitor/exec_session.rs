@@ -18,7 +18,8 @@
 //! process without a client writes to its terminal is dropped.
 //!
 //! With a [`Record`] in the request, the session is known to everybody: a file tells of it while it lasts, and a datagram
-//! socket beside that file takes the client's packets from others too. Both are made before the container is entered, and
+//! socket beside that file takes the client's packets from others too. The end of one without a client stays in the file, for
+//! nobody else has heard of it. Both are made before the container is entered, and
 //! reached through a descriptor afterwards: names lead elsewhere in there.
 
 use std::io::{self, Read as _};
@@ -108,6 +109,12 @@ pub struct SessionState {
     pub terminal: bool,
     /// It was started without a client.
     pub detached: bool,
+    /// How it ended: the exit code, or 128 and the number of the signal. Null while it runs.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// When it ended, in microseconds of CLOCK_REALTIME.
+    #[serde(default)]
+    pub ended_usec: Option<u64>,
 }
 
 impl SessionState {
@@ -222,6 +229,8 @@ fn start(passed: Passed) -> Result<Session, Failure> {
             user: known.record.user.clone(),
             terminal,
             detached: request.detached,
+            exit_code: None,
+            ended_usec: None,
         };
         // A session that can't be told of, for want of space, works as well.
         let _ = known.write(&state);
@@ -232,9 +241,10 @@ fn start(passed: Passed) -> Result<Session, Failure> {
     Ok(Session { running, known, teller, detached })
 }
 
-/// What makes a session known. Dropped, it is forgotten.
+/// What makes a session known. Dropped, it is forgotten, unless its end was kept.
 struct Known {
     record: Record,
+    kept: bool,
     own: ProcessRef,
     directory: OwnedFd,
     socket: OwnedFd,
@@ -251,7 +261,7 @@ impl Known {
         rustix::net::bind(&socket, &SocketAddrUnix::new(short.join(&socket_name(&record.id)).as_ref())?)?;
         let own = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
         let own = own.ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { record, own, directory, socket })
+        Ok(Self { record, kept: false, own, directory, socket })
     }
 
     fn write(&self, state: &SessionState) -> io::Result<()> {
@@ -265,10 +275,27 @@ impl Known {
     }
 }
 
+impl Known {
+    /// Has the file tell of the end from now on. Without it, or without space for it, the session is forgotten.
+    fn keep_end(&mut self, code: i32) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, &self.record.id, flags, Mode::empty())?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(file).read_to_end(&mut bytes)?;
+        let mut state: SessionState = serde_json::from_slice(&bytes)?;
+        state.exit_code = Some(code);
+        state.ended_usec = Some(super::supervise::now_usec());
+        self.write(&state)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
 impl Drop for Known {
     fn drop(&mut self) {
-        for name in [self.record.id.clone(), socket_name(&self.record.id), format!("{}.new", self.record.id)]
-        {
+        let file = (!self.kept).then(|| self.record.id.clone());
+        let others = [socket_name(&self.record.id), format!("{}.new", self.record.id)];
+        for name in file.into_iter().chain(others) {
             // With the container's directory they are gone already.
             let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
         }
@@ -369,8 +396,12 @@ impl Session {
             }
         }
         let code = wait_for(pid);
-        // Who hears of the end finds it in no list any more.
-        drop(known);
+        // Who hears of the end finds it among those that have ended, or in no list any more.
+        if let Some(mut known) = known
+            && detached
+        {
+            let _ = known.keep_end(code);
+        }
         if let Some(teller) = &teller {
             teller.tell(pid, Some(code));
         }

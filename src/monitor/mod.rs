@@ -14,6 +14,7 @@
 //!                     ├─ attach/        clients             ├─ log/         where output goes
 //!                     ├─ notify.rs      readiness           ├─ restart.rs   what an end means
 //!                     ├─ health.rs     checks              ├─ check.rs     one of them, in a process of its own
+//!                     ├─ oom.rs        who was killed for want of memory
 //!                     └─ config.rs ──►  state.rs, events.rs  what comes in, what goes out
 //! ```
 //!
@@ -51,6 +52,7 @@ mod keeper;
 mod launch;
 mod log;
 mod notify;
+mod oom;
 mod payload;
 mod restart;
 mod socket;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -57,6 +57,8 @@ struct Options {
     copy_up: bool,
     /// Users are mapped; for the mounts below too if true.
     id_mapped: Option<bool>,
+    /// Of the source of a bind.
+    subpath: Option<PathBuf>,
     /// By these, as `uids=0-1000-10#10-2000-5;gids=…`; the place to begin with in the mount, what that is on the host, how many.
     id_mappings: Option<String>,
     /// For the file system itself.
@@ -87,6 +89,9 @@ const ATTRIBUTES: [(&str, u64, u64); 20] = [
     ("defaults", 0, 0),
     ("loud", 0, 0),
 ];
+
+/// Of a bind mount, an option of ours: only what is at this path below the source is mounted, and no link leads out of there.
+pub const SUBPATH_OPTION: &str = "x-dormouse.subpath";
 
 /// What the kernel does by itself, or does not know any more.
 const WITHOUT_EFFECT: [&str; 9] =
@@ -145,6 +150,9 @@ fn parse(options: &[String]) -> Options {
             "tmpcopyup" => parsed.copy_up = true,
             "idmap" => parsed.id_mapped = Some(false),
             "ridmap" => parsed.id_mapped = Some(true),
+            other if other.starts_with(SUBPATH_OPTION) => {
+                parsed.subpath = other[SUBPATH_OPTION.len()..].strip_prefix('=').map(PathBuf::from);
+            }
             other if WITHOUT_EFFECT.contains(&other) => {}
             other if other.starts_with("idmap=") || other.starts_with("ridmap=") => {
                 parsed.id_mapped = Some(other.starts_with('r'));
@@ -388,7 +396,12 @@ pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Resul
     let options = parse(mount.options().as_deref().unwrap_or_default());
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     let what = format!("mount {source:?} on {:?} in the container", mount.destination());
-    let tree = copy_tree(CWD, source, options.recursive).map_err(failed(what.clone()))?;
+    let tree = match &options.subpath {
+        None => copy_tree(CWD, source, options.recursive),
+        Some(subpath) => open_below(source, subpath)
+            .and_then(|part| copy_tree(part.as_fd(), Path::new(""), options.recursive)),
+    };
+    let tree = tree.map_err(failed(what.clone()))?;
     // Propagation first: it must not reach the host's own mounts.
     let propagation = options.propagation.unwrap_or((libc::MS_PRIVATE, true));
     let attr = MountAttr { propagation: propagation.0, ..MountAttr::default() };
@@ -396,6 +409,13 @@ pub(super) fn bind_source(mount: &Mount, users: Option<&UserNamespace>) -> Resul
     shift(mount, &options, tree.as_fd(), users)?;
     options.apply(tree.as_fd()).map_err(failed(what))?;
     Ok(tree)
+}
+
+/// Opens a part of a tree that others may change at the same time: nothing leads out of it.
+fn open_below(source: &Path, subpath: &Path) -> Result<OwnedFd, Errno> {
+    let root = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(&root, subpath, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Owners as the container has them, or as the mount says itself. Source: runtime-spec, config.md, "POSIX-platform Mounts".

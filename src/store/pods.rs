@@ -1,8 +1,12 @@
 //! Pods, and which containers are in them. Each public method is one transaction.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
 
 use super::database::{container_row, name_taken};
+use super::users::delete_unused;
+use super::volumes::VolumeRow;
 use super::{ContainerRow, Store, StoreError};
 
 /// A pod as recorded. `definition` is the engine's own JSON.
@@ -94,16 +98,22 @@ impl Store {
             .map_err(self.wrap("list the pod's containers"))
     }
 
-    /// Forgets a pod and all its containers, if those are its containers still. False if they are not, or it is not there.
+    /// Forgets a pod and all its containers, if those are its containers still, with those of their volumes without a name that no
+    /// other container uses. Returns these volumes; `None` if those are not its containers, or it is not there.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn delete_pod(&self, id: &str, members: &[String]) -> Result<bool, StoreError> {
+    pub fn delete_pod(&self, id: &str, members: &[String]) -> Result<Option<Vec<VolumeRow>>, StoreError> {
         let wrap = self.wrap("forget the pod");
+        let mut volumes = BTreeMap::new();
+        for member in members {
+            let used = self.volumes_of_container(member)?.into_iter().filter(|volume| volume.anonymous);
+            volumes.extend(used.map(|volume| (volume.id.clone(), volume)));
+        }
         let mut connection = self.connection();
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&wrap)?;
-        let run = || -> rusqlite::Result<bool> {
+        let run = || -> rusqlite::Result<Option<Vec<VolumeRow>>> {
             let mut deleted = 0;
             for member in members {
                 deleted += transaction.execute(
@@ -117,15 +127,18 @@ impl Store {
                     row.get(0)
                 })?;
             if deleted != members.len() || others > 0 {
-                return Ok(false);
+                return Ok(None);
             }
-            Ok(transaction.execute("DELETE FROM pods WHERE id = ?1", [id])? > 0)
+            if transaction.execute("DELETE FROM pods WHERE id = ?1", [id])? == 0 {
+                return Ok(None);
+            }
+            delete_unused(&transaction, volumes.into_values().collect()).map(Some)
         };
-        if run().map_err(&wrap)? {
+        let gone = run().map_err(&wrap)?;
+        if gone.is_some() {
             transaction.commit().map_err(&wrap)?;
-            return Ok(true);
         }
-        Ok(false)
+        Ok(gone)
     }
 }
 
@@ -167,12 +180,12 @@ mod tests {
         put("c2", "aa11").unwrap();
         assert!(matches!(put("c3", "gone"), Err(StoreError::Changed { .. })));
         assert!(!store.has_container("c3").unwrap(), "nothing is half recorded");
-        assert!(!store.delete_pod("aa11", &["c1".into()]).unwrap(), "there is another one");
-        assert!(!store.delete_pod("aa11", &["c1".into(), "c2".into(), "c9".into()]).unwrap());
+        assert!(store.delete_pod("aa11", &["c1".into()]).unwrap().is_none(), "there is another one");
+        assert!(store.delete_pod("aa11", &["c1".into(), "c2".into(), "c9".into()]).unwrap().is_none());
         assert_eq!(store.pod_members("aa11").unwrap().len(), 2);
         store.delete_container("c2").unwrap();
         assert_eq!(store.pod_members("aa11").unwrap().len(), 1);
-        assert!(store.delete_pod("aa11", &["c1".into()]).unwrap());
+        assert!(store.delete_pod("aa11", &["c1".into()]).unwrap().is_some());
         assert!(!store.has_container("c1").unwrap() && !store.has_pod("aa11").unwrap());
         assert!(store.find_pods("aa1").unwrap().is_empty());
     }

@@ -73,21 +73,28 @@ impl Store {
         if transaction.execute("DELETE FROM containers WHERE id = ?1", [id]).map_err(&wrap)? == 0 {
             return Ok(None);
         }
-        let mut gone = Vec::new();
-        for volume in volumes {
-            let deleted = transaction
-                .execute(
-                    "DELETE FROM volumes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM volume_users WHERE volume_id = ?1)",
-                    [&volume.id],
-                )
-                .map_err(&wrap)?;
-            if deleted > 0 {
-                gone.push(volume);
-            }
-        }
+        let gone = delete_unused(&transaction, volumes).map_err(&wrap)?;
         transaction.commit().map_err(&wrap)?;
         Ok(Some(gone))
     }
+}
+
+/// Forgets those of these volumes that nobody uses; returns them.
+pub(super) fn delete_unused(
+    connection: &Connection,
+    volumes: Vec<VolumeRow>,
+) -> rusqlite::Result<Vec<VolumeRow>> {
+    let mut gone = Vec::new();
+    for volume in volumes {
+        let deleted = connection.execute(
+            "DELETE FROM volumes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM volume_users WHERE volume_id = ?1)",
+            [&volume.id],
+        )?;
+        if deleted > 0 {
+            gone.push(volume);
+        }
+    }
+    Ok(gone)
 }
 
 fn refer(connection: &Connection, container_id: &str, uses: &Uses) -> rusqlite::Result<()> {

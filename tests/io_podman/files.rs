@@ -37,6 +37,8 @@ fn a_file_is_sent_and_imported_on_the_same_connection() {
     raw.call("ImportImage", &call, &[], b"");
     assert_eq!(raw.reply()["parameters"]["image"].as_str().unwrap().len(), 64);
     assert!(!std::path::Path::new(&handle).exists());
+    let history = podman(&host, "HistoryImage", json!({"name": "sent"})).unwrap();
+    assert_eq!(history["history"][0]["comment"], "m");
 
     // And back: an archive, loaded again.
     let save = json!({"options": {"name": "sent", "format": "oci-archive", "moreTags": []}});
@@ -95,14 +97,16 @@ fn only_files_that_were_sent_or_made_are_given_out() {
 #[test]
 fn an_image_is_built_of_a_context_that_was_sent() {
     let Some(host) = Host::new() else { return };
-    let recipe =
-        "FROM localhost/busybox\nARG WHAT=nothing\nRUN echo $WHAT > /made\nCMD [\"cat\", \"/made\"]\n";
+    let recipe = "FROM localhost/busybox\nARG WHAT=nothing\nRUN echo $WHAT > /made && cat /host/file >> /made && df -k /dev/shm | tail -1 | awk '{print $2}' >> /made && grep CapEff /proc/self/status >> /made\nCMD [\"cat\", \"/made\"]\n";
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(recipe.len() as u64);
     tar.append_data(&mut header, "Recipe", recipe.as_bytes()).unwrap();
     let context = tar.into_inner().unwrap();
+    let shared = host.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "from the host\n").unwrap();
     let mut raw = Raw::connect(&host);
     raw.call("SendFile", &json!({"length": context.len()}), &["upgrade"], &context);
     let handle = raw.reply()["parameters"]["file_handle"].as_str().unwrap().to_owned();
@@ -110,8 +114,10 @@ fn an_image_is_built_of_a_context_that_was_sent() {
     // As podman-remote sends it: the path of its own file, and a compression that is a NUL.
     let build = json!({"contextDir": handle, "dockerfiles": ["/home/me/project/Recipe"], "output": "built",
         "additionalTags": ["also:1"], "buildArgs": {"WHAT": "that"}, "compression": "\u{0}", "pullPolicy": "PullIfMissing",
+        "dropCapabilities": ["ALL"], "addCapabilities": ["NET_RAW"],
         "outputFormat": "application/vnd.oci.image.manifest.v1+json",
-        "buildOptions": {"ulimit": ["nproc=32768:32768"], "shmSize": "65536k", "addHosts": []}});
+        "buildOptions": {"ulimit": ["nproc=32768:32768"], "shmSize": "1024k", "addHosts": [], "memory": 64 << 20,
+            "volume": [format!("{}:/host:ro", shared.display())]}});
     raw.call("BuildImage", &json!({"build": build}), &["more"], b"");
     let mut logs = Vec::new();
     let last = loop {
@@ -126,7 +132,7 @@ fn an_image_is_built_of_a_context_that_was_sent() {
     let image = podman(&host, "GetImage", json!({"id": "built"})).unwrap()["image"].take();
     assert_eq!(image["id"], json!(last));
     assert!(image["repoTags"].as_array().unwrap().contains(&json!("localhost/also:1")), "{image}");
-    assert_eq!(host.image("built").output(), "that\n");
+    assert_eq!(host.image("built").output(), "that\nfrom the host\n1024\nCapEff:\t0000000000002000\n");
     // What is no context, and what has no recipe, is told.
     let refused = json!({"build": {"contextDir": "/etc", "dockerfiles": []}});
     assert_refused(podman(&host, "BuildImage", refused), "ErrorOccurred");

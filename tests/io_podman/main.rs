@@ -5,12 +5,18 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../image_registry/mod.rs"]
+mod image_registry;
+#[path = "../image_tools/mod.rs"]
+mod image_tools;
 
 mod containers;
+mod engine;
 mod files;
 mod images;
 mod interface;
 mod python;
+mod registry;
 mod rules;
 mod streams;
 mod system;

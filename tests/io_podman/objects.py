@@ -1,4 +1,4 @@
-"""Drives a service through every object of the package podman 1.6.0: objects.py ADDRESS DIRECTORY."""
+"""Drives a service through every object of the package podman 1.6.0: objects.py ADDRESS DIRECTORY REGISTRY."""
 
 import collections
 import collections.abc
@@ -15,7 +15,7 @@ warnings.simplefilter("ignore")
 import podman  # noqa: E402
 import podman.libs.errors as errors  # noqa: E402
 
-address, directory = sys.argv[1], sys.argv[2]
+address, directory, registry = sys.argv[1:4]
 
 
 def refused(kind, work):
@@ -54,6 +54,16 @@ with podman.Client(uri=address) as client:
     refused(errors.ErrorOccurred, lambda: client.images.build(dockerfile=["x"], tags=["y"]))
     refused(errors.ErrorOccurred, lambda: client.images.import_image("/nowhere.tar", "x"))
     refused(errors.ErrorOccurred, lambda: client.images.search(""))
+
+    # A registry.
+    assert image.push(registry + "/team/box:1") == image.id
+    found = list(client.images.search(registry + "/box", limit=3))
+    assert [it.name for it in found] == [registry + "/team/box"] and found[0].star_count == 0, found
+    assert list(client.images.search(registry + "/box", star_count=1)) == []
+    assert client.images.pull(registry + "/team/box:1") == image.id
+    assert registry + "/team/box:1" in client.images.get(image.id)["repoTags"]
+    with client._client() as raw:
+        raw.UntagImage(image.id, registry + "/team/box:1")
 
     # A container that is made of a container's tree has a command, and so can be made without one.
     maker = client.images.get("alpine:fubar")

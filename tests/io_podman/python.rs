@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
+use crate::image_registry::{Config, Registry};
 
 #[test]
 fn the_library_for_python_drives_all_its_objects() {
@@ -14,11 +15,14 @@ fn the_library_for_python_drives_all_its_objects() {
         eprintln!("SKIPPED: the package podman is missing (cargo xtask clients)");
         return;
     }
-    let Some(host) = Host::new() else { return };
+    let Some(registry) = Registry::plain() else { return };
+    let Some(host) = Config::insecure(&[&registry.address]).host_kept() else { return };
+    let (host, _config) = host;
+    host.import_busybox();
     let leaks = Leaks::before(&host);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/io_podman/objects.py");
     let output = Command::new(&python)
-        .args([script, &host.address(), &host.path().display().to_string()])
+        .args([script, &host.address(), &host.path().display().to_string(), &registry.address])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

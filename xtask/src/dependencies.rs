@@ -54,6 +54,8 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("docker-registry", &[Purpose::Test, Purpose::Bench], "a registry"),
     ("apache2-utils", &[Purpose::Test], "htpasswd, for a registry that asks who is there"),
     ("openssl", &[Purpose::Test], "certificates for a registry"),
+    ("zsh", &[Purpose::Test], "a shell that completes"),
+    ("fish", &[Purpose::Test], "another one"),
     ("openssh-server", &[Purpose::Test], "another host, on loopback"),
     ("openssh-client", &[Purpose::Test], "the way there"),
     ("qemu-system-x86", &[Purpose::Vm], "boots a host with systemd as PID 1"),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::{ImageInterface, failed, wire};
 use crate::api::{CancelOnDrop, Descriptors, finished};
 use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, PullWhen, StepState};
-use crate::engine::spec::{Mount, MountKind};
+use crate::engine::spec::{ContainerSpec, Mount, MountKind, Resources};
 use crate::engine::{Archive, EngineError};
 use crate::image::DescriptorReader;
 use crate::varlink::stream::Finish;
@@ -91,7 +91,7 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
         let kind = if volume.source.starts_with('/') {
             MountKind::Bind { source: volume.source, propagation: "rprivate".to_owned(), recursive: true }
         } else {
-            MountKind::Volume { name: Some(volume.source), copy: false }
+            MountKind::Volume { name: Some(volume.source), copy: false, options: BTreeMap::new() }
         };
         mounts.push(Mount {
             kind,
@@ -100,8 +100,12 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
             flags: Vec::new(),
             chown: false,
             id_map: None,
+            overlay: false,
+            subpath: None,
         });
     }
+    let shm_size_bytes = given.shmSizeBytes.map(u64::try_from).transpose();
+    let shm_size_bytes = shm_size_bytes.map_err(|_| invalid("shmSizeBytes", "it must not be negative"))?;
     let timestamp_sec = match given.timestampUSec {
         Some(usec) if usec < 0 => return Err(invalid("timestampUSec", "it is before 1970")),
         usec => usec.map(|usec| usec / 1_000_000),
@@ -130,6 +134,13 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
             Some(name) => BuildNetwork::Named(name.to_owned()),
         },
         mounts,
+        step: ContainerSpec {
+            capabilities_add: given.addCapabilities.unwrap_or_default(),
+            capabilities_drop: given.dropCapabilities.unwrap_or_default(),
+            shm_size_bytes,
+            resources: Resources { memory_bytes: given.memoryBytes, ..Resources::default() },
+            ..ContainerSpec::default()
+        },
         secrets: BTreeMap::new(),
         extra_hosts: given.extraHosts.unwrap_or_default().into_iter().collect(),
         platform: given.platform,

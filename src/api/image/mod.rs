@@ -74,6 +74,7 @@ impl ImageInterface {
         call.begin_stream(progress_reply(None, ImportProgress::default()), Finish::AtEnd).await?;
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag, name) = (self.engine.clone(), Arc::clone(&cancelled.0), given.name);
+        let comment = given.comment;
         let (tell, mut told) = mpsc::channel::<ImportProgress>(1);
         // Awake until it is done or given up; not to be finished at all costs, as an order would be.
         let mut import = tokio::task::spawn_blocking(move || {
@@ -81,7 +82,7 @@ impl ImageInterface {
                 // If the client reads slowly, it gets fewer of these.
                 let _ = tell.try_send(now);
             };
-            engine.import(name.as_deref(), archive, config, &flag, &mut progress)
+            engine.import(name.as_deref(), archive, config, comment, &flag, &mut progress)
         });
         let result = loop {
             tokio::select! {

@@ -261,29 +261,17 @@ impl PodmanInterface {
             name = newest.await.map_err(failed)?.map(|pod| pod.pod.row.id).unwrap_or_default();
         }
         let pod = self.pod(name).await.map_err(failed_pod)?;
-        let running: Vec<String> = pod
-            .members
-            .into_iter()
-            .filter(|member| member.phase.is_alive())
-            .map(|member| member.id)
-            .collect();
-        if running.is_empty() {
-            return Err(occurred(format!("no container of {:?} runs", pod.pod.row.name)));
-        }
-        let engine = self.engine.clone();
+        let (engine, id, name) = (self.engine.clone(), pod.pod.row.id, pod.pod.row.name);
         let stats = looked_up(move || {
-            let mut processes = Vec::new();
-            for id in running {
-                match engine.top(&id) {
-                    Ok(some) => processes.extend(some),
-                    // It has ended meanwhile.
-                    Err(EngineError::NotFound { .. } | EngineError::WrongState { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let found = engine.top_pod(&id)?;
+            let processes: Vec<_> = found.into_iter().flat_map(|(_, processes)| processes).collect();
             Ok(table(&columns, &processes))
         });
-        call.reply(wire::TopPod_Reply { stats: stats.await.map_err(failed)? }).await
+        let stats = stats.await.map_err(|error| match error {
+            EngineError::PodNotRunning { .. } => occurred(format!("no container of {name:?} runs")),
+            error => failed(error),
+        })?;
+        call.reply(wire::TopPod_Reply { stats }).await
     }
 
     async fn pod_stats(&self, call: &mut Call) -> Result<(), CallError> {

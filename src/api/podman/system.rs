@@ -231,7 +231,8 @@ fn info(engine: &Engine) -> Result<wire::PodmanInfo, EngineError> {
     let memory = |key: &str| meminfo(key).map_or(0, signed);
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
     let paths = engine.paths();
-    let search = Registries::load().map(|registries| registries.search_registries().to_vec());
+    // What can't be read is told by who wants to use it.
+    let registries = Registries::load().unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(wire::PodmanInfo {
         host: wire::InfoHost {
@@ -253,9 +254,9 @@ fn info(engine: &Engine) -> Result<wire::PodmanInfo, EngineError> {
             eventlogger: "file".to_owned(),
         },
         registries: wire::InfoRegistry {
-            search: search.unwrap_or_default(),
-            insecure: Vec::new(),
-            blocked: Vec::new(),
+            search: registries.search_registries().to_vec(),
+            insecure: registries.insecure_registries(),
+            blocked: registries.blocked_registries(),
         },
         store: wire::InfoStore {
             containers: super::containers::containers_count(engine)?,

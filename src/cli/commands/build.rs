@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::cli::errors::CliError;
+use crate::cli::human::parse_size;
 use crate::cli::service::Service;
 use crate::cli::steps::Steps;
 use crate::cli::streams::{complain, print};
@@ -69,6 +70,18 @@ pub struct Build {
     /// Directory or file of the host, or a volume, for every RUN: HOST|VOLUME:CONTAINER[:ro]
     #[arg(short, long = "volume", value_name = "VOLUME")]
     volumes: Vec<String>,
+    /// Capability that RUN has beyond the default ones
+    #[arg(long = "cap-add", value_name = "CAPABILITY")]
+    added: Vec<String>,
+    /// Capability that RUN does not have
+    #[arg(long = "cap-drop", value_name = "CAPABILITY")]
+    dropped: Vec<String>,
+    /// Memory that the processes of a RUN may use together
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<i64>,
+    /// Size of /dev/shm of a RUN [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    shm_size: Option<i64>,
     /// Line for /etc/hosts while RUN is at work: NAME:ADDRESS
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     hosts: Vec<String>,
@@ -282,6 +295,16 @@ impl Build {
             let usec =
                 usec.ok_or_else(|| CliError::usage(format!("--timestamp: {seconds} can't be used")))?;
             luggage.put("timestampUSec", usec);
+        }
+        for (name, list) in [("addCapabilities", &self.added), ("dropCapabilities", &self.dropped)] {
+            if !list.is_empty() {
+                luggage.put(name, json!(list));
+            }
+        }
+        for (name, size) in [("memoryBytes", self.memory), ("shmSizeBytes", self.shm_size)] {
+            if let Some(size) = size {
+                luggage.put(name, size);
+            }
         }
         let mut secrets = Vec::new();
         for secret in &self.secrets {

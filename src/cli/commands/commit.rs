@@ -5,10 +5,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::import::config;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 
 /// Make an image of what a container has written
 #[derive(Debug, Args)]
@@ -34,6 +34,8 @@ pub struct Commit {
     /// What to say of it in the history
     #[arg(short = 'm', long, value_name = "TEXT")]
     comment: Option<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,6 +51,6 @@ impl Commit {
             "author": self.author, "comment": self.comment,
         });
         let done: Committed = service.call(attempted, "io.dormouse.Container.Commit", parameters)?;
-        print(&format!("{}\n", printable(&done.id)))
+        tell(&self.form, Done::made(self.image.as_deref().unwrap_or(&done.id), &done.id))
     }
 }

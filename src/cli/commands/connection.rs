@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::connections::{self, Connections, is_name};
+use crate::cli::done::{Done, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::output::{FormatFlag, print_list};
 use crate::cli::table::Table;
@@ -32,6 +33,8 @@ enum Action {
         /// ssh://[USER@]HOST[:PORT][/SOCKET], or unix:PATH
         #[arg(value_name = "ADDRESS")]
         address: String,
+        #[command(flatten)]
+        form: FormatFlag,
     },
     /// List them
     #[command(visible_alias = "list")]
@@ -44,6 +47,8 @@ enum Action {
         /// What they are called
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        #[command(flatten)]
+        form: FormatFlag,
     },
 }
 
@@ -51,14 +56,16 @@ impl Connection {
     pub fn run(self) -> Result<(), CliError> {
         let mut known = Connections::load()?;
         match self.action {
-            Action::Add { name, address } => {
+            Action::Add { name, address, form } => {
                 if !is_name(&name) {
                     return Err(CliError::usage(format!("{name:?} is no name for a connection"))
                         .with_hint("letters, digits, '_', '.' and '-' make one"));
                 }
                 connections::at(&address)?;
+                let done = Done::to(&name).silently().with("address", address.as_str());
                 known.connections.insert(name, address);
-                known.store()
+                known.store()?;
+                tell(&form, done)
             }
             Action::Ls { form } => {
                 let list: Vec<Value> = known
@@ -74,14 +81,15 @@ impl Connection {
                     Ok(table.render())
                 })
             }
-            Action::Rm { names } => {
+            Action::Rm { names, form } => {
                 for name in &names {
                     if known.connections.remove(name).is_none() {
                         return Err(CliError::new(format!("there is no connection {name:?}"))
                             .with_hint("`dormouse connection ls` lists them"));
                     }
                 }
-                known.store()
+                known.store()?;
+                tell_all(&form, names.iter().map(|name| Done::to(name).silently()).collect())
             }
         }
     }

@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::tell_warnings;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
 use crate::wire::container::{PathInfo, PathInfo_kind as Kind};
@@ -47,6 +49,8 @@ pub struct Cp {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// One of the two sides.
@@ -92,6 +96,12 @@ struct Taken {
 
 impl Cp {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
+        self.form.only_with("a file as destination", self.destination != "-")?;
+        self.copy(service)?;
+        tell(&self.form, Done::to(&self.destination).silently().with("source", self.source))
+    }
+
+    fn copy(&self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("copy {:?} to {:?}", self.source, self.destination);
         match (Side::parse(&self.source), Side::parse(&self.destination)) {
             (Side::Container { name, path }, Side::Stream) => {

@@ -5,10 +5,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::tell_warnings;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 use crate::cli::spec::SpecFlags;
-use crate::cli::streams::{complain, print};
+use crate::cli::streams::complain;
 
 /// Make a container without starting it
 #[derive(Debug, Args)]
@@ -24,6 +26,8 @@ Prints the id; `dormouse start` starts it."
 pub struct Create {
     #[command(flatten)]
     spec: SpecFlags,
+    #[command(flatten)]
+    form: FormatFlag,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -39,6 +43,12 @@ pub(super) struct Created {
     pub exit_code: Option<i64>,
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+impl Created {
+    pub fn done(&self) -> Done {
+        Done::made(&self.name, &self.id).with("warnings", self.warnings.as_slice())
+    }
 }
 
 /// Makes the container's pod first, if that was asked for; it goes again if the container can't be made.
@@ -69,6 +79,6 @@ impl Create {
             service.call(format!("create {subject:?}"), "io.dormouse.Container.Create", json!({"spec": spec}))
         })?;
         tell_warnings(&created.warnings);
-        print(&format!("{}\n", created.id))
+        tell(&self.form, created.done())
     }
 }

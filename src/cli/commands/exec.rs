@@ -15,12 +15,14 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 use crate::cli::session::Outcome;
 use crate::cli::signals;
 use crate::cli::spec::environment;
-use crate::cli::streams::{OutputPumps, Streams, complain, print, pump_input};
+use crate::cli::streams::{OutputPumps, Streams, complain, pump_input};
 use crate::cli::terminal::{self, DetachKeys, RawMode};
 use crate::varlink::stream::Controller;
 
@@ -68,6 +70,8 @@ pub struct Exec {
     /// All capabilities
     #[arg(long)]
     privileged: bool,
+    #[command(flatten)]
+    form: FormatFlag,
     /// Container, by name, id or a prefix of the id
     #[arg(value_name = "CONTAINER")]
     name: String,
@@ -98,13 +102,14 @@ enum Event {
 
 impl Exec {
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
+        self.form.only_with("--detach", self.detach)?;
         let attempted = format!("run {:?} in {:?}", self.command[0], self.name);
         let mut parameters = self.parameters()?;
         if self.detach {
             parameters.insert("detach".to_owned(), json!(true));
             let started: Progress = service.call(&attempted, METHOD, Value::Object(parameters))?;
             let id = started.exec.ok_or_else(|| CliError::bad_reply(&attempted, "it has no id"))?;
-            print(&format!("{id}\n"))?;
+            tell(&self.form, Done::made(&self.name, &id))?;
             return Ok(0);
         }
         let outcome = Session { exec: &self, service, attempted }.run(parameters)?;

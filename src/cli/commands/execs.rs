@@ -4,7 +4,8 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::for_each;
+use super::Nothing;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, now_usec};
 use crate::cli::output::{FormatFlag, print_list, typed};
@@ -19,12 +20,16 @@ const ATTEMPTED: &str = "list commands";
 #[command(after_help = "\
 Examples:
   dormouse execs
+  dormouse execs --all web                  with exit codes
   dormouse execs web --format json
   dormouse execs web --kill 3f2a --signal TERM")]
 pub struct Execs {
     /// Only in this container, by name, id or a prefix of the id
     #[arg(value_name = "CONTAINER")]
     name: Option<String>,
+    /// Also those that ran in the background and have ended
+    #[arg(short, long)]
+    all: bool,
     /// Only ids
     #[arg(short, long)]
     quiet: bool,
@@ -49,15 +54,18 @@ struct List {
 impl Execs {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         if !self.kill.is_empty() {
-            return for_each(&self.kill, |exec| {
+            return each(&self.form, &self.kill, |exec| {
                 let parameters = json!({"name": self.name, "exec": exec, "signal": self.signal});
-                service
-                    .call::<Value>(format!("signal {exec:?}"), "io.dormouse.Container.KillExec", parameters)
-                    .map(drop)
+                let Nothing {} =
+                    service.call(format!("signal {exec:?}"), "io.dormouse.Container.KillExec", parameters)?;
+                Ok(Done::to(exec).silently())
             });
         }
-        let list: List =
-            service.call(ATTEMPTED, "io.dormouse.Container.ListExecs", json!({"name": self.name}))?;
+        let list: List = service.call(
+            ATTEMPTED,
+            "io.dormouse.Container.ListExecs",
+            json!({"name": self.name, "all": self.all}),
+        )?;
         print_list(self.form.format, &list.execs, || {
             let execs: Vec<ExecStatus> =
                 list.execs.iter().map(|exec| typed(ATTEMPTED, exec)).collect::<Result<_, _>>()?;
@@ -69,8 +77,8 @@ impl Execs {
     }
 
     fn table(&self, execs: &[ExecStatus], now: i64) -> String {
-        let mut table =
-            Table::new(&["EXEC ID", "CONTAINER", "PID", "USER", "STARTED", "COMMAND"]).whole(self.no_trunc);
+        let mut table = Table::new(&["EXEC ID", "CONTAINER", "PID", "USER", "STARTED", "STATUS", "COMMAND"])
+            .whole(self.no_trunc);
         for exec in execs {
             let command = exec.command.join(" ");
             table.row([
@@ -79,6 +87,7 @@ impl Execs {
                 exec.pid.to_string(),
                 exec.user.clone().unwrap_or_else(|| "-".to_owned()),
                 format_ago(exec.startedUSec, now),
+                exec.exitCode.map_or_else(|| "running".to_owned(), |code| format!("exited ({code})")),
                 if self.no_trunc { command } else { truncated(&command, 40) },
             ]);
         }

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::save::{open_output, remove};
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
 
@@ -27,6 +29,8 @@ pub struct Export {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,14 +43,17 @@ impl Export {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("export {:?}", self.container);
         let output = open_output(&attempted, self.output.as_deref())?;
+        self.form.only_with("--output", self.output.is_some())?;
         let bar = byte_counter(self.quiet);
+        let mut bytes = 0;
         let result = service.stream_with_fds(
             &attempted,
             "io.dormouse.Container.Export",
             json!({"name": self.container, "archive": 0}),
             vec![output],
             |progress: Progress, _| {
-                bar.set_position(progress.bytes_written);
+                bytes = progress.bytes_written;
+                bar.set_position(bytes);
                 Ok(())
             },
         );
@@ -54,6 +61,7 @@ impl Export {
         if result.is_err() {
             self.output.as_deref().map(remove);
         }
-        result
+        result?;
+        tell(&self.form, Done::to(&self.container).silently().with("bytes", bytes))
     }
 }

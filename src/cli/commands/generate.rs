@@ -8,8 +8,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::tell_warnings;
+use crate::cli::done::{Done, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
+use crate::cli::output::{Format, FormatFlag};
 use crate::cli::service::Service;
 use crate::cli::streams::print;
 use crate::wire::manager::{GenerateKube_Reply, GenerateUnits_Reply};
@@ -82,6 +84,8 @@ struct Systemd {
     /// What is between that and the name [default: -]
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Describe containers, pods and volumes for Kubernetes, in YAML
@@ -184,7 +188,9 @@ impl Systemd {
         let generated: GenerateUnits_Reply =
             service.call("make unit files", "io.dormouse.Manager.GenerateUnits", given)?;
         tell_warnings(&generated.warnings);
+        let mut done = Vec::new();
         for unit in generated.units {
+            let told = Done::to(&unit.name);
             if self.files {
                 // The service may be another host's: a name is a name, and no way to another directory.
                 if Path::new(&unit.name).file_name().is_none_or(|name| name != unit.name.as_str()) {
@@ -193,11 +199,14 @@ impl Systemd {
                 let path = std::env::current_dir().map(|dir| dir.join(&unit.name));
                 let path = path.and_then(|path| fs::write(&path, &unit.text).map(|()| path));
                 let failed = |error: io::Error| CliError::io(format!("write {:?}", unit.name), &error);
-                print(&format!("{}\n", path.map_err(failed)?.display()))?;
-            } else {
+                let path = path.map_err(failed)?.display().to_string();
+                done.push(told.saying(&path).with("path", path));
+            } else if self.form.format == Format::Table {
                 print(&unit.text)?;
+            } else {
+                done.push(told.with("text", unit.text));
             }
         }
-        Ok(())
+        tell_all(&self.form, done)
     }
 }

@@ -5,11 +5,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::errors::CliError;
-use crate::cli::human::format_size;
-use crate::cli::output::{Format, FormatFlag};
+use crate::cli::output::{FormatFlag, print_pruned};
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 
 /// What concerns all images
 #[derive(Debug, Args)]
@@ -35,7 +32,7 @@ pub struct Prune {
     form: FormatFlag,
 }
 
-#[derive(Debug, Deserialize, serde::Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Pruned {
     removed: Vec<String>,
@@ -54,12 +51,6 @@ impl Prune {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let pruned: Pruned =
             service.call("prune images", "io.dormouse.Image.Prune", json!({"all": self.all}))?;
-        if self.form.format == Format::Json {
-            return print(&format!("{}\n", json!(pruned)));
-        }
-        for id in &pruned.removed {
-            print(&format!("removed {}\n", printable(id)))?;
-        }
-        print(&format!("freed {}\n", format_size(pruned.freed_bytes)))
+        print_pruned(&self.form, &pruned.removed, pruned.freed_bytes)
     }
 }

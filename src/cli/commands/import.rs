@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Make an image of a tar archive of a root file system
 #[derive(Debug, Args)]
@@ -33,9 +34,14 @@ pub struct Import {
     /// Default of its containers: CMD, ENTRYPOINT, ENV, LABEL, STOPSIGNAL, USER or WORKDIR, as in a Containerfile
     #[arg(short, long = "change", value_name = "INSTRUCTION")]
     changes: Vec<String>,
+    /// What to say of it in the history
+    #[arg(short, long, visible_alias = "comment", value_name = "TEXT")]
+    message: Option<String>,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,7 +57,9 @@ impl Import {
         let attempted = format!("import {:?}", self.file);
         let config = config(&self.changes)?;
         let (archive, size) = self.open(&attempted)?;
-        let parameters = json!({"name": self.name, "archive": 0, "config": config});
+        let parameters = json!({
+            "name": self.name, "archive": 0, "config": config, "comment": self.message,
+        });
         let bar = self.progress_bar(size);
         let mut id = None;
         let result = service.stream_with_fds(
@@ -69,7 +77,7 @@ impl Import {
         bar.finish_and_clear();
         result?;
         let id = id.ok_or_else(|| CliError::bad_reply(&attempted, "the last reply has no id"))?;
-        print(&format!("{id}\n"))
+        tell(&self.form, Done::made(self.name.as_deref().unwrap_or(&id), &id))
     }
 
     /// The archive, and its size if that is known.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::for_each;
 use crate::cli::errors::{CliError, FailureKind};
-use crate::cli::output::{Format, print_line, print_list, typed};
+use crate::cli::output::{DocumentFlag, typed};
 use crate::cli::service::Service;
 use crate::wire::container::Details;
 
@@ -22,21 +22,14 @@ pub struct Inspect {
     /// What it is [default: a container, or if there is none an image]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     kind: Option<Kind>,
-    /// json: an array; jsonlines: a line for each
-    #[arg(long, value_enum, value_name = "FORM", default_value = "json")]
-    format: Form,
+    #[command(flatten)]
+    form: DocumentFlag,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
     Container,
     Image,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
-    Json,
-    Jsonlines,
 }
 
 impl Inspect {
@@ -68,10 +61,7 @@ impl Inspect {
             found.push(details);
             Ok(())
         });
-        match self.format {
-            Form::Json => print_list(Format::Json, &found, || Ok(String::new()))?,
-            Form::Jsonlines => found.iter().try_for_each(print_line)?,
-        }
+        self.form.print(&found)?;
         told
     }
 }

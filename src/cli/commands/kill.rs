@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Nothing, for_each, targets};
+use super::{Nothing, targets};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Send a signal to the first process of containers
 #[derive(Debug, Args)]
@@ -21,18 +22,20 @@ pub struct Kill {
     /// Signal, by name or number [default: SIGKILL]
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Kill {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names = targets(service, self.names, self.all, Some(&["running", "paused", "stopping"]))?;
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let Nothing {} = service.call(
                 format!("kill {name:?}"),
                 "io.dormouse.Container.Kill",
                 json!({"name": name, "signal": self.signal}),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

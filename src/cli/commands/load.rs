@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::build::packed;
+use crate::cli::done::{Done, tell_all};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::progress::LayerBars;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 use crate::wire::image::{LayerProgress, Loaded};
 
 /// Load images from an archive that another engine, or `dormouse save`, has written
@@ -40,6 +40,8 @@ pub struct Load {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,10 +79,11 @@ impl Load {
             },
         )?;
         drop(bars);
-        for image in images {
-            print(&format!("{}\n", printable(image.names.first().unwrap_or(&image.id))))?;
-        }
-        Ok(())
+        let loaded = |image: Loaded| {
+            let name = image.names.first().unwrap_or(&image.id);
+            Done::made(name, &image.id).with("names", image.names.as_slice()).saying(name)
+        };
+        tell_all(&self.form, images.into_iter().map(loaded).collect())
     }
 }
 

@@ -8,10 +8,10 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 
 /// Give the service credentials for a registry
 #[derive(Debug, Args)]
@@ -31,6 +31,8 @@ pub struct Login {
     /// Read the password from standard input, without asking
     #[arg(long)]
     password_stdin: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Credentials for one call.
@@ -65,7 +67,8 @@ impl Login {
         let credentials = json!({"username": username, "password": password});
         let parameters = json!({"registry": self.registry, "credentials": credentials});
         let done: LoggedIn = service.call(&attempted, "io.dormouse.Image.Login", parameters)?;
-        print(&format!("the credentials are kept in {}\n", printable(&done.file)))
+        let text = format!("the credentials are kept in {}", done.file);
+        tell(&self.form, Done::to(&self.registry).with("file", done.file).saying(&text))
     }
 }
 

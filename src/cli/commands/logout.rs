@@ -4,9 +4,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Have the service forget the credentials for a registry
 #[derive(Debug, Args)]
@@ -15,6 +16,8 @@ pub struct Logout {
     /// Host name, with a port if it is not 443
     #[arg(value_name = "REGISTRY", default_value = "docker.io")]
     registry: String,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -27,9 +30,11 @@ impl Logout {
         let attempted = format!("log out of {:?}", self.registry);
         let done: LoggedOut =
             service.call(&attempted, "io.dormouse.Image.Logout", json!({"registry": self.registry}))?;
-        if !done.forgotten {
-            print(&format!("there were no credentials for {}\n", self.registry))?;
-        }
-        Ok(())
+        let told = Done::to(&self.registry).with("forgotten", done.forgotten);
+        let told = match done.forgotten {
+            true => told.silently(),
+            false => told.saying(&format!("there were no credentials for {}", self.registry)),
+        };
+        tell(&self.form, told)
     }
 }

@@ -3,12 +3,12 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Nothing, for_each, targets};
+use super::{Nothing, targets};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
-use crate::cli::output::{Format, FormatFlag, print_list};
+use crate::cli::output::{FormatFlag, print_list};
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::{Table, printable};
+use crate::cli::table::Table;
 
 /// Mount the root file systems of containers on the host, running or not, and print where
 #[derive(Debug, Args)]
@@ -39,6 +39,8 @@ pub struct Unmount {
     /// Also while somebody works there
     #[arg(short, long)]
     force: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Name and place of each container whose root is mounted.
@@ -68,15 +70,12 @@ impl Mount {
                 Ok(table.render())
             });
         }
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let attempted = format!("mount {name:?}");
             let reply: Value =
                 service.call(attempted, "io.dormouse.Container.Mount", json!({"name": name}))?;
             let path = reply["path"].as_str().unwrap_or_default();
-            match self.form.format {
-                Format::Json => print(&format!("{}\n", json!({"name": name, "path": path}))),
-                _ => print(&format!("{}\n", printable(path))),
-            }
+            Ok(Done::to(name).with("path", path).saying(path))
         })
     }
 }
@@ -85,13 +84,13 @@ impl Unmount {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names =
             if self.all { mounted(service)?.into_iter().map(|(name, _)| name).collect() } else { self.names };
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let Nothing {} = service.call(
                 format!("unmount {name:?}"),
                 "io.dormouse.Container.Unmount",
                 json!({"name": name, "force": self.force.then_some(true)}),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

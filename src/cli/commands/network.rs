@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Nothing, for_each};
+use crate::cli::done::{Done, each, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_size;
-use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
-use crate::cli::streams::print;
 use crate::cli::table::{Table, printable, short_id};
 use crate::wire::network::{Details, Driver as WireDriver};
 
@@ -37,7 +37,7 @@ enum Command {
     Connect(Connect),
     Disconnect(Disconnect),
     /// Remove networks that no container refers to
-    Prune,
+    Prune(FormatFlag),
     Reload(Reload),
 }
 
@@ -86,6 +86,8 @@ struct Create {
     /// No error if it is there already
     #[arg(long)]
     ignore: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, ValueEnum)]
@@ -118,6 +120,8 @@ struct Inspect {
     /// Networks, by name, id or a prefix of the id
     #[arg(required = true, value_name = "NETWORK")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: DocumentFlag,
 }
 
 /// Remove networks
@@ -129,6 +133,8 @@ struct Remove {
     /// Disconnect their containers first
     #[arg(short, long)]
     force: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Connect a container to a network, now if it runs and at each start
@@ -152,6 +158,8 @@ struct Connect {
     /// Name of the interface in the container
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Disconnect a container from a network
@@ -163,6 +171,8 @@ struct Disconnect {
     /// Container, by name, id or a prefix of the id
     #[arg(value_name = "CONTAINER")]
     container: String,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Make firewall rules, ports and names of running containers anew
@@ -171,6 +181,8 @@ struct Reload {
     /// Container, by name, id or a prefix of the id [default: all that run]
     #[arg(value_name = "CONTAINER")]
     container: Option<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -184,27 +196,28 @@ impl Network {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
             Command::Inspect(inspect) => inspect.run(service),
-            Command::Rm(remove) => for_each(&remove.names, |name| {
+            Command::Rm(remove) => each(&remove.form, &remove.names, |name| {
                 let parameters = json!({"name": name, "force": remove.force});
                 let Nothing {} =
                     call(service, &format!("remove the network {name:?}"), "Remove", parameters)?;
-                print(&format!("{name}\n"))
+                Ok(Done::to(name))
             }),
             Command::Connect(connect) => connect.run(service),
             Command::Disconnect(given) => {
                 let attempted = format!("disconnect {:?} from {:?}", given.container, given.network);
                 let parameters = json!({"name": given.network, "container": given.container});
                 let Nothing {} = call(service, &attempted, "Disconnect", parameters)?;
-                Ok(())
+                let done = Done::to(&given.network).silently();
+                tell(&given.form, done.with("container", given.container))
             }
-            Command::Prune => {
+            Command::Prune(form) => {
                 let reply: Value = call(service, "remove unused networks", "Prune", json!({}))?;
-                print_lines(&reply["removed"])
+                tell_all(&form, done_to(&reply["removed"]))
             }
             Command::Reload(given) => {
                 let parameters = json!({"container": given.container});
                 let reply: Value = call(service, "reload networks", "Reload", parameters)?;
-                print_lines(&reply["reloaded"])
+                tell_all(&given.form, done_to(&reply["reloaded"]))
             }
         }
     }
@@ -219,9 +232,14 @@ fn call<T: serde::de::DeserializeOwned>(
     service.call(attempted, &format!("io.dormouse.Network.{method}"), parameters)
 }
 
-fn print_lines(list: &Value) -> Result<(), CliError> {
-    let lines = list.as_array().into_iter().flatten().filter_map(Value::as_str);
-    print(&lines.map(|line| format!("{}\n", printable(line))).collect::<String>())
+fn done_to(list: &Value) -> Vec<Done> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(Done::to).collect()
+}
+
+/// A network as the service describes it; people read its name.
+fn made(network: &Value) -> Done {
+    let text = |field: &str| network[field].as_str().unwrap_or_default();
+    Done::made(text("name"), text("id")).saying(text("name"))
 }
 
 impl Create {
@@ -229,12 +247,13 @@ impl Create {
         let attempted = format!("make the network {:?}", self.name);
         if self.ignore {
             let there: Listed = call(service, &attempted, "List", json!({"names": [self.name]}))?;
-            if there.networks.iter().any(|network| network["name"] == json!(self.name)) {
-                return print(&format!("{}\n", self.name));
+            let network = there.networks.iter().find(|network| network["name"] == json!(self.name));
+            if let Some(network) = network {
+                return tell(&self.form, made(network).with("ignored", true));
             }
         }
         let reply: Value = call(service, &attempted, "Create", self.parameters()?)?;
-        print(&format!("{}\n", printable(reply["network"]["name"].as_str().unwrap_or(&self.name))))
+        tell(&self.form, made(&reply["network"]))
     }
 
     fn parameters(&self) -> Result<Value, CliError> {
@@ -325,7 +344,7 @@ impl Inspect {
             found.push(reply["network"].take());
             Ok(())
         });
-        print_list(Format::Json, &found, || Ok(String::new()))?;
+        self.form.print(&found)?;
         told
     }
 }
@@ -339,7 +358,7 @@ impl Connect {
         });
         let attempted = format!("connect {:?} to {:?}", self.container, self.network);
         let Nothing {} = call(service, &attempted, "Connect", parameters)?;
-        Ok(())
+        tell(&self.form, Done::to(&self.network).silently().with("container", self.container))
     }
 }
 
@@ -362,7 +381,7 @@ mod tests {
             quiet: false,
             no_trunc: false,
             filters: vec![],
-            form: FormatFlag { format: Format::Table },
+            form: FormatFlag { format: crate::cli::output::Format::Table },
         };
         assert_eq!(
             list.text(&[network]),

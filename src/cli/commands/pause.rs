@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Nothing, for_each, targets};
+use super::{Nothing, targets};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Freeze all processes of containers
 #[derive(Debug, Args)]
@@ -18,18 +19,20 @@ pub struct Pause {
     /// All that are running
     #[arg(short, long)]
     all: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Pause {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names = targets(service, self.names, self.all, Some(&["running"]))?;
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let Nothing {} = service.call(
                 format!("pause {name:?}"),
                 "io.dormouse.Container.Pause",
                 json!({ "name": name }),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::port::port_text;
-use super::stats::Stats;
-use super::top::Top;
+use super::stats::UsageFlags;
+use super::top::Columns;
 use super::{Nothing, for_each};
-use crate::cli::errors::{CliError, FailureKind};
+use crate::cli::done::{Done, each, tell, tell_all};
+use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, now_usec, parse_duration, parse_size};
-use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::spec::{NetworkFlags, pairs, put};
-use crate::cli::streams::print;
-use crate::cli::table::{Table, printable, short_id};
+use crate::cli::table::{Table, short_id};
 use crate::wire::container::PublishedPort;
 use crate::wire::pod::{State, Summary};
 
@@ -36,7 +36,7 @@ enum Command {
     Create(Box<Create>),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(List),
-    Inspect(Names),
+    Inspect(Inspect),
     Exists(Exists),
     /// Start all containers of pods
     Start(Names),
@@ -52,7 +52,7 @@ enum Command {
     Resume(Names),
     Rm(Remove),
     /// Remove pods whose containers have all ended
-    Prune,
+    Prune(FormatFlag),
     Top(Processes),
     Stats(Usage),
 }
@@ -77,6 +77,8 @@ struct Create {
     labels: Vec<String>,
     #[command(flatten)]
     network: NetworkFlags,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, ValueEnum)]
@@ -110,6 +112,18 @@ struct Names {
     /// Pods, by name, id or a prefix of the id
     #[arg(required = true, value_name = "POD")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
+}
+
+/// Tell all of pods, as JSON
+#[derive(Debug, Args)]
+struct Inspect {
+    /// Pods, by name, id or a prefix of the id
+    #[arg(required = true, value_name = "POD")]
+    names: Vec<String>,
+    #[command(flatten)]
+    form: DocumentFlag,
 }
 
 /// Tell by the exit code whether there is a pod: 0, or 1
@@ -129,6 +143,8 @@ struct Stop {
     /// Time to SIGKILL, in seconds or as in 1m30s [default: each container's own]
     #[arg(short, long, visible_alias = "timeout", value_name = "TIME", value_parser = parse_duration)]
     time: Option<i64>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Send a signal to the first process of each container of pods
@@ -140,6 +156,8 @@ struct Kill {
     /// Signal
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     signal: String,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Remove pods with all their containers
@@ -151,9 +169,8 @@ struct Remove {
     /// Kill what runs first
     #[arg(short, long)]
     force: bool,
-    /// No error for one that is not there
-    #[arg(short, long)]
-    ignore: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// List the processes of a pod
@@ -162,6 +179,8 @@ struct Processes {
     /// Pod, by name, id or a prefix of the id
     #[arg(value_name = "POD")]
     name: String,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 /// Show what the containers of a pod use
@@ -170,11 +189,8 @@ struct Usage {
     /// Pod, by name, id or a prefix of the id
     #[arg(value_name = "POD")]
     name: String,
-    /// Show it once
-    #[arg(long)]
-    no_stream: bool,
     #[command(flatten)]
-    form: FormatFlag,
+    usage: UsageFlags,
 }
 
 #[derive(Debug, Deserialize)]
@@ -187,42 +203,36 @@ impl Pod {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(given) => inspect(service, &given.names),
+            Command::Inspect(given) => given.run(service),
             Command::Exists(given) => summary(service, &given.name).map(drop),
-            Command::Start(given) => each(service, &given.names, "start", "Start", json!({})),
+            Command::Start(given) => act(service, &given.form, &given.names, "start", "Start", json!({})),
             Command::Stop(given) => {
-                each(service, &given.names, "stop", "Stop", json!({"timeoutUSec": given.time}))
+                act(service, &given.form, &given.names, "stop", "Stop", json!({"timeoutUSec": given.time}))
             }
-            Command::Restart(given) => {
-                each(service, &given.names, "restart", "Restart", json!({"timeoutUSec": given.time}))
-            }
+            Command::Restart(given) => act(
+                service,
+                &given.form,
+                &given.names,
+                "restart",
+                "Restart",
+                json!({"timeoutUSec": given.time}),
+            ),
             Command::Kill(given) => {
-                each(service, &given.names, "kill", "Kill", json!({"signal": given.signal}))
+                act(service, &given.form, &given.names, "kill", "Kill", json!({"signal": given.signal}))
             }
-            Command::Pause(given) => each(service, &given.names, "pause", "Pause", json!({})),
-            Command::Resume(given) => each(service, &given.names, "resume", "Resume", json!({})),
-            Command::Rm(given) => for_each(&given.names, |name| {
-                let parameters = json!({"name": name, "force": given.force});
-                match call(service, &format!("remove the pod {name:?}"), "Remove", parameters) {
-                    Ok(Nothing {}) => print(&format!("{name}\n")),
-                    Err(error) if given.ignore && error.kind == FailureKind::NotFound => Ok(()),
-                    Err(error) => Err(error),
-                }
-            }),
-            Command::Prune => {
+            Command::Pause(given) => act(service, &given.form, &given.names, "pause", "Pause", json!({})),
+            Command::Resume(given) => act(service, &given.form, &given.names, "resume", "Resume", json!({})),
+            Command::Rm(given) => {
+                act(service, &given.form, &given.names, "remove", "Remove", json!({"force": given.force}))
+            }
+            Command::Prune(form) => {
                 let reply: Value = call(service, "remove pods", "Prune", json!({}))?;
                 let removed = reply["removed"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                print(&removed.map(|id| format!("{}\n", printable(id))).collect::<String>())
+                tell_all(&form, removed.map(Done::to).collect())
             }
-            Command::Top(given) => {
-                for name in running(service, &given.name)? {
-                    print(&format!("{}:\n", printable(&name)))?;
-                    Top::of(&name).run(service)?;
-                }
-                Ok(())
-            }
+            Command::Top(given) => given.run(service),
             Command::Stats(given) => {
-                Stats::of(running(service, &given.name)?, given.no_stream, given.form).run(service)
+                given.usage.show(service, "io.dormouse.Pod.Stats", json!({"name": given.name}))
             }
         }
     }
@@ -237,18 +247,19 @@ fn call<T: serde::de::DeserializeOwned>(
     service.call(attempted, &format!("io.dormouse.Pod.{method}"), parameters)
 }
 
-fn each(
+fn act(
     service: &Service,
+    form: &FormatFlag,
     names: &[String],
     verb: &str,
     method: &str,
     parameters: Value,
 ) -> Result<(), CliError> {
-    for_each(names, |name| {
+    each(form, names, |name| {
         let mut parameters = parameters.clone();
         parameters["name"] = json!(name);
         let Nothing {} = call(service, &format!("{verb} the pod {name:?}"), method, parameters)?;
-        print(&format!("{name}\n"))
+        Ok(Done::to(name))
     })
 }
 
@@ -258,29 +269,37 @@ fn summary(service: &Service, name: &str) -> Result<Summary, CliError> {
     typed(&attempted, &reply["pod"]["summary"])
 }
 
-/// The names of the containers that run.
-fn running(service: &Service, name: &str) -> Result<Vec<String>, CliError> {
-    use crate::wire::pod::Member_state as Member;
-    let runs = |state: &Member| matches!(state, Member::running | Member::paused | Member::stopping);
-    let members = summary(service, name)?.containers;
-    let names: Vec<String> =
-        members.into_iter().filter(|member| runs(&member.state)).map(|member| member.name).collect();
-    if names.is_empty() {
-        return Err(CliError::new(format!("no container of the pod {name:?} runs")));
+impl Processes {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        #[derive(Deserialize)]
+        struct Member {
+            name: String,
+            processes: Vec<Value>,
+        }
+        let attempted = format!("list the processes of the pod {:?}", self.name);
+        let reply: Value = call(service, &attempted, "Top", json!({ "name": self.name }))?;
+        let containers: Vec<Value> = typed(&attempted, &reply["containers"])?;
+        print_list(self.columns.form.format, &containers, || {
+            let members: Vec<Member> =
+                containers.iter().map(|member| typed(&attempted, member)).collect::<Result<_, _>>()?;
+            let named = members.iter().map(|member| (Some(&*member.name), &*member.processes));
+            self.columns.table(&attempted, &named.collect::<Vec<_>>())
+        })
     }
-    Ok(names)
 }
 
-fn inspect(service: &Service, names: &[String]) -> Result<(), CliError> {
-    let mut found = Vec::new();
-    let told = for_each(names, |name| {
-        let mut reply: Value =
-            call(service, &format!("inspect the pod {name:?}"), "Inspect", json!({ "name": name }))?;
-        found.push(reply["pod"].take());
-        Ok(())
-    });
-    print_list(Format::Json, &found, || Ok(String::new()))?;
-    told
+impl Inspect {
+    fn run(self, service: &Service) -> Result<(), CliError> {
+        let mut found = Vec::new();
+        let told = for_each(&self.names, |name| {
+            let mut reply: Value =
+                call(service, &format!("inspect the pod {name:?}"), "Inspect", json!({ "name": name }))?;
+            found.push(reply["pod"].take());
+            Ok(())
+        });
+        self.form.print(&found)?;
+        told
+    }
 }
 
 impl Create {
@@ -300,7 +319,8 @@ impl Create {
         let labels = pairs("--label", &self.labels, true)?;
         put(&mut spec, "labels", (!labels.is_empty()).then_some(labels));
         let reply: Value = call(service, "make a pod", "Create", json!({ "spec": spec }))?;
-        print(&format!("{}\n", printable(reply["id"].as_str().unwrap_or_default())))
+        let text = |field: &str| reply[field].as_str().unwrap_or_default();
+        tell(&self.form, Done::made(text("name"), text("id")))
     }
 }
 
@@ -373,7 +393,7 @@ mod tests {
             }),
         )
         .unwrap();
-        let form = FormatFlag { format: Format::Table };
+        let form = FormatFlag { format: crate::cli::output::Format::Table };
         let list = List { quiet: false, no_trunc: false, filters: vec![], form };
         assert_eq!(
             list.text(&[pod], 180_000_000).unwrap(),

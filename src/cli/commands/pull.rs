@@ -5,11 +5,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::login::{UserFlags, platform};
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::progress::LayerBars;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 use crate::wire::image::LayerProgress;
 
 /// Get an image from a registry
@@ -36,6 +36,8 @@ pub struct Pull {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -63,7 +65,7 @@ impl Pull {
             parameters["platform"] = platform;
         }
         let id = fetch(service, &attempted, parameters, self.quiet)?;
-        print(&format!("{}\n", printable(&id)))
+        tell(&self.form, Done::made(&self.image, &id))
     }
 }
 

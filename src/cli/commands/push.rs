@@ -5,11 +5,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::login::UserFlags;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::progress::LayerBars;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
-use crate::cli::table::printable;
 use crate::wire::image::LayerProgress;
 
 /// Send an image to a registry
@@ -32,6 +32,8 @@ pub struct Push {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +57,7 @@ impl Push {
         })?;
         drop(bars);
         let digest = digest.ok_or_else(|| CliError::bad_reply(&attempted, "the last reply has no digest"))?;
-        print(&format!("{}\n", printable(&digest)))
+        let name = self.destination.as_ref().unwrap_or(&self.image);
+        tell(&self.form, Done::to(name).saying(&digest).with("digest", digest))
     }
 }

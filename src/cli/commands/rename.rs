@@ -4,7 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::Nothing;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 
 /// Give a container another name
@@ -17,6 +19,8 @@ pub struct Rename {
     /// Its new name
     #[arg(value_name = "NEW_NAME")]
     new_name: String,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Rename {
@@ -26,6 +30,6 @@ impl Rename {
             "io.dormouse.Container.Rename",
             json!({"name": self.name, "newName": self.new_name}),
         )?;
-        Ok(())
+        tell(&self.form, Done::to(&self.new_name).silently().with("oldName", self.name))
     }
 }

@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Condition, Nothing, for_each};
+use super::{Condition, Nothing};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Stop containers if they run, and start them
 #[derive(Debug, Args)]
@@ -22,17 +23,19 @@ pub struct Restart {
     /// What to wait for [default: started]
     #[arg(long, value_enum, value_name = "CONDITION")]
     wait: Option<Condition>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Restart {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let Nothing {} = service.call(
                 format!("restart {name:?}"),
                 "io.dormouse.Container.Restart",
                 json!({"name": name, "timeoutUSec": self.time, "wait": self.wait}),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

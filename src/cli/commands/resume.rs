@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Nothing, for_each, targets};
+use super::{Nothing, targets};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Let paused containers go on
 #[derive(Debug, Args)]
@@ -21,18 +22,20 @@ pub struct Resume {
     /// All that are paused
     #[arg(short, long)]
     all: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Resume {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names = targets(service, self.names, self.all, Some(&["paused"]))?;
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let Nothing {} = service.call(
                 format!("resume {name:?}"),
                 "io.dormouse.Container.Resume",
                 json!({ "name": name }),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

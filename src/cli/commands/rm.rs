@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Nothing, for_each, targets};
+use super::{Nothing, targets};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::{CliError, FailureKind};
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Remove containers with all that they have written
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub struct Rm {
     /// No error for one that is not there
     #[arg(short, long)]
     ignore: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Rm {
@@ -37,7 +40,7 @@ impl Rm {
         let ended = ["created", "exited", "failed"];
         let states = if self.force { None } else { Some(ended.as_slice()) };
         let names = targets(service, self.names, self.all, states)?;
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let removed: Result<Nothing, CliError> = service.call(
                 format!("remove {name:?}"),
                 "io.dormouse.Container.Remove",
@@ -46,10 +49,12 @@ impl Rm {
                 }),
             );
             match removed {
-                Err(error) if self.ignore && error.kind == FailureKind::NotFound => return Ok(()),
+                Err(error) if self.ignore && error.kind == FailureKind::NotFound => {
+                    return Ok(Done::to(name).silently().with("ignored", true));
+                }
                 removed => removed?,
             };
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

@@ -4,10 +4,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::for_each;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Remove names of images, and images with their last name
 #[derive(Debug, Args)]
@@ -16,6 +16,8 @@ pub struct Rmi {
     /// Images, by name, id or a prefix of the id
     #[arg(required = true, value_name = "IMAGE")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,14 +27,15 @@ struct Removed {
 
 impl Rmi {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let attempted = format!("remove the image {name:?}");
             let removed: Removed =
                 service.call(attempted, "io.dormouse.Image.Remove", json!({ "name": name }))?;
-            match removed.removed {
-                Some(id) => print(&format!("removed {id}\n")),
-                None => print(&format!("untagged {name}\n")),
-            }
+            let text = match &removed.removed {
+                Some(id) => format!("removed {id}"),
+                None => format!("untagged {name}"),
+            };
+            Ok(Done::to(name).with("removed", removed.removed).saying(&text))
         })
     }
 }

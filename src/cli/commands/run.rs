@@ -6,12 +6,14 @@ use serde_json::{Map, Value, json};
 use super::create::{Created, with_pod};
 use super::pull::pull;
 use super::{Condition, Nothing, tell_warnings};
+use crate::cli::done::tell;
 use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::human::parse_duration;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 use crate::cli::session::Session;
 use crate::cli::spec::SpecFlags;
-use crate::cli::streams::{complain, print};
+use crate::cli::streams::complain;
 use crate::cli::terminal::DetachKeys;
 
 /// Make a container and start it
@@ -55,6 +57,8 @@ pub struct Run {
     detach_keys: DetachKeys,
     #[command(flatten)]
     spec: SpecFlags,
+    #[command(flatten)]
+    form: FormatFlag,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -71,6 +75,7 @@ enum Pull {
 impl Run {
     pub fn run(self, service: &Service) -> Result<u8, CliError> {
         let spec = self.prepare(service)?;
+        self.form.only_with("--detach", self.detach)?;
         if self.detach { self.in_background(service, spec) } else { self.in_foreground(service, spec, false) }
     }
 
@@ -109,7 +114,7 @@ impl Run {
             )
         })?;
         tell_warnings(&run.warnings);
-        print(&format!("{}\n", run.id))?;
+        tell(&self.form, run.done().with("exitCode", run.exit_code))?;
         Ok(run.exit_code.map_or(0, |code| u8::try_from(code).unwrap_or(125)))
     }
 

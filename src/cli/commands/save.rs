@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -59,18 +60,23 @@ impl Save {
         let mut parameters = json!({"names": self.images, "format": format});
         let mut descriptors = Vec::new();
         let mut made = None;
+        let mut layout = None;
         if self.format == Format::OciDir {
             let Some(path) = &self.output else {
                 return Err(CliError::usage(format!("cannot {attempted}: a directory needs --output")));
             };
-            if service.is_remote() {
-                return Err(CliError::usage(format!(
-                    "cannot {attempted}: no directory gets here from another host"
-                ))
-                .with_hint("`--format oci-archive` is the same in one file; `tar -x` makes the directory"));
-            }
             let path = std::path::absolute(path).map_err(|error| CliError::io(&attempted, &error))?;
-            parameters["path"] = json!(path);
+            if service.is_remote() {
+                // No directory gets here from another host, but an archive of the same does.
+                let (archive, coming) =
+                    Layout::unpack(path).map_err(|error| CliError::io(&attempted, &error))?;
+                parameters["format"] = json!("ociArchive");
+                parameters["archive"] = json!(0);
+                descriptors.push(archive);
+                layout = Some(coming);
+            } else {
+                parameters["path"] = json!(path);
+            }
         } else {
             descriptors.push(open_output(&attempted, self.output.as_deref())?);
             parameters["archive"] = json!(0);
@@ -91,7 +97,52 @@ impl Save {
         if result.is_err() {
             made.map(remove);
         }
-        result
+        match layout {
+            Some(layout) => layout.finish(&attempted, result),
+            None => result,
+        }
+    }
+}
+
+/// An OCI layout that is made of an archive while it comes. It has its name when it is whole.
+struct Layout {
+    path: PathBuf,
+    unfinished: PathBuf,
+    unpacking: JoinHandle<io::Result<()>>,
+}
+
+impl Layout {
+    /// Begins; returns where the archive is to be written.
+    fn unpack(path: PathBuf) -> io::Result<(OwnedFd, Self)> {
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(format!(".unfinished-{}", std::process::id()));
+        let unfinished = path.with_file_name(name);
+        let (reader, writer) = io::pipe()?;
+        std::fs::create_dir(&unfinished)?;
+        let directory = unfinished.clone();
+        let unpacking = std::thread::spawn(move || {
+            let mut archive = tar::Archive::new(reader);
+            // Nothing is made outside of the directory, whatever the other host sends.
+            archive.unpack(&directory)?;
+            io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
+        });
+        Ok((writer.into(), Self { path, unfinished, unpacking }))
+    }
+
+    /// `saved` is what the service has said.
+    fn finish(self, attempted: &str, saved: Result<(), CliError>) -> Result<(), CliError> {
+        let unpacked =
+            self.unpacking.join().unwrap_or_else(|_| Err(io::Error::other("the unpacking was cut short")));
+        let done = saved.and_then(|()| {
+            let failed = |error: io::Error| CliError::io(attempted, &error);
+            unpacked.map_err(failed)?;
+            // An empty directory makes room, as it does on this host.
+            std::fs::rename(&self.unfinished, &self.path).map_err(failed)
+        });
+        if done.is_err() {
+            let _ = std::fs::remove_dir_all(&self.unfinished);
+        }
+        done
     }
 }
 

@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Nothing, for_each};
+use crate::cli::done::{Done, each, tell};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, now_usec};
-use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
-use crate::cli::streams::print;
 use crate::cli::table::{Table, printable};
 use crate::wire::secret::Details;
 
@@ -58,6 +58,8 @@ struct Create {
     /// Label, as KEY=VALUE or KEY
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// List secrets
@@ -79,6 +81,8 @@ struct Inspect {
     /// Secrets, by name or id
     #[arg(required = true, value_name = "SECRET")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: DocumentFlag,
 }
 
 /// Forget secrets
@@ -87,6 +91,8 @@ struct Remove {
     /// Secrets, by name or id
     #[arg(required = true, value_name = "SECRET")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,10 +106,10 @@ impl Secret {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
             Command::Inspect(inspect) => inspect.run(service),
-            Command::Rm(remove) => for_each(&remove.names, |name| {
+            Command::Rm(remove) => each(&remove.form, &remove.names, |name| {
                 let attempted = format!("remove the secret {name:?}");
                 let Nothing {} = call(service, &attempted, "Remove", json!({ "name": name }))?;
-                print(&format!("{name}\n"))
+                Ok(Done::to(name))
             }),
         }
     }
@@ -136,7 +142,7 @@ impl Create {
                 Ok(())
             },
         )?;
-        print(&format!("{}\n", printable(&id.unwrap_or_default())))
+        tell(&self.form, Done::made(&self.name, &id.unwrap_or_default()))
     }
 
     fn open(&self, attempted: &str) -> Result<OwnedFd, CliError> {
@@ -216,7 +222,7 @@ impl Inspect {
             found.push(reply["secret"].take());
             Ok(())
         });
-        print_list(Format::Json, &found, || Ok(String::new()))?;
+        self.form.print(&found)?;
         told
     }
 }

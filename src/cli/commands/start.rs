@@ -4,12 +4,13 @@ use clap::Args;
 use serde_json::{Map, json};
 
 use super::inspect::inspect_container;
-use super::{Condition, Ended, for_each, tell_warnings};
+use super::{Condition, Ended, tell_warnings};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 use crate::cli::session::Session;
-use crate::cli::streams::print;
 use crate::cli::terminal::DetachKeys;
 
 /// Start containers that don't run
@@ -37,6 +38,8 @@ pub struct Start {
     /// How long to wait at most, in seconds or as in 1m30s; the container goes on
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<i64>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Start {
@@ -48,14 +51,14 @@ impl Start {
         if self.attach {
             return self.in_foreground(service, false);
         }
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let started: Ended = service.call(
                 format!("start {name:?}"),
                 "io.dormouse.Container.Start",
                 json!({"name": name, "wait": self.wait, "timeoutUSec": self.timeout}),
             )?;
             tell_warnings(&started.warnings);
-            print(&format!("{name}\n"))
+            Ok(Done::to(name).with("exitCode", started.exit_code).with("warnings", started.warnings))
         })?;
         Ok(0)
     }

@@ -31,6 +31,13 @@ pub struct Stats {
     /// Containers, by name, id or a prefix of the id [default: all that run]
     #[arg(value_name = "CONTAINER")]
     names: Vec<String>,
+    #[command(flatten)]
+    usage: UsageFlags,
+}
+
+/// How often it is shown, and how.
+#[derive(Debug, Args)]
+pub(super) struct UsageFlags {
     /// Show it once
     #[arg(long)]
     no_stream: bool,
@@ -50,19 +57,26 @@ struct Readings {
 }
 
 impl Stats {
-    /// Of these containers, each second.
-    pub(super) fn of(names: Vec<String>, no_stream: bool, form: FormatFlag) -> Self {
-        Self { names, no_stream, interval: 1_000_000, no_trunc: false, form }
-    }
-
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let names = (!self.names.is_empty()).then_some(&self.names);
-        let parameters = json!({"names": names, "intervalUSec": self.interval});
+        self.usage.show(service, METHOD, json!({ "names": names }))
+    }
+}
+
+impl UsageFlags {
+    /// Calls `method`, and shows what it tells.
+    pub(super) fn show(
+        &self,
+        service: &Service,
+        method: &str,
+        mut parameters: Value,
+    ) -> Result<(), CliError> {
+        parameters["intervalUSec"] = json!(self.interval);
         if self.no_stream {
-            let readings: Readings = service.call(ATTEMPTED, METHOD, parameters)?;
+            let readings: Readings = service.call(ATTEMPTED, method, parameters)?;
             return print_list(self.form.format, &readings.stats, || self.table(&readings.stats));
         }
-        service.stream(ATTEMPTED, METHOD, parameters, |readings: Readings| {
+        service.stream(ATTEMPTED, method, parameters, |readings: Readings| {
             if self.form.format != Format::Table {
                 return print_line(&Value::Array(readings.stats));
             }
@@ -127,8 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_not_counted_is_a_dash() {
-        let stats = Stats {
-            names: vec![],
+        let stats = UsageFlags {
             no_stream: true,
             interval: 1_000_000,
             no_trunc: false,

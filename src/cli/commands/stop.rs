@@ -4,11 +4,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{for_each, targets};
+use super::targets;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::{complain, print};
+use crate::cli::streams::complain;
 
 /// Stop containers: the stop signal, and SIGKILL after a while
 #[derive(Debug, Args)]
@@ -28,6 +30,8 @@ pub struct Stop {
     /// Time until SIGKILL, in seconds or as in 1m30s [default: the container's own]
     #[arg(short, long, visible_alias = "timeout", value_name = "TIME", value_parser = parse_duration)]
     time: Option<i64>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,7 +43,7 @@ impl Stop {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let states = ["starting", "running", "paused", "stopping"];
         let names = targets(service, self.names, self.all, Some(&states))?;
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let stopped: Stopped = service.call(
                 format!("stop {name:?}"),
                 "io.dormouse.Container.Stop",
@@ -48,7 +52,7 @@ impl Stop {
             if stopped.killed {
                 complain(&format!("dormouse: {name:?} did not stop in time and was killed\n"));
             }
-            print(&format!("{name}\n"))
+            Ok(Done::to(name).with("killed", stopped.killed))
         })
     }
 }

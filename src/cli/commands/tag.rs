@@ -4,7 +4,9 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 
 /// Give an image more names
@@ -17,17 +19,23 @@ pub struct Tag {
     /// Names; an image that has one loses it
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
-struct Tagged {}
+#[serde(rename_all = "camelCase")]
+struct Tagged {
+    full_name: String,
+}
 
 impl Tag {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        super::for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let attempted = format!("tag the image {:?} as {name:?}", self.image);
             let parameters = json!({"name": self.image, "newName": name});
-            service.call(attempted, "io.dormouse.Image.Tag", parameters).map(|Tagged {}| ())
+            let tagged: Tagged = service.call(attempted, "io.dormouse.Image.Tag", parameters)?;
+            Ok(Done::to(name).silently().with("fullName", tagged.full_name))
         })
     }
 }

@@ -24,6 +24,13 @@ pub struct Top {
     /// Container, by name, id or a prefix of the id
     #[arg(value_name = "CONTAINER")]
     name: String,
+    #[command(flatten)]
+    columns: Columns,
+}
+
+/// What is told of each process, and how.
+#[derive(Debug, Args)]
+pub(super) struct Columns {
     /// Columns to show, separated by commas or spaces
     #[arg(
         value_name = "COLUMN", value_enum, value_delimiter = ',',
@@ -31,7 +38,7 @@ pub struct Top {
     )]
     columns: Vec<Column>,
     #[command(flatten)]
-    form: FormatFlag,
+    pub(super) form: FormatFlag,
 }
 
 const COLUMNS: [Column; 8] = [
@@ -72,26 +79,36 @@ struct Reply {
 }
 
 impl Top {
-    /// Of this container, as a table.
-    pub(super) fn of(name: &str) -> Self {
-        let form = FormatFlag { format: crate::cli::output::Format::Table };
-        Self { name: name.to_owned(), columns: COLUMNS.to_vec(), form }
-    }
-
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("list the processes of {:?}", self.name);
         let reply: Reply =
             service.call(&attempted, "io.dormouse.Container.Top", json!({ "name": self.name }))?;
-        print_list(self.form.format, &reply.processes, || {
-            let now = now_usec();
-            let heads: Vec<&'static str> = self.columns.iter().map(|column| column.head()).collect();
-            let mut table = Table::new(&heads);
-            for process in &reply.processes {
-                let process: Process = typed(&attempted, process)?;
-                table.row(self.columns.iter().map(|column| column.text(&process, now)));
-            }
-            Ok(table.render())
+        print_list(self.columns.form.format, &reply.processes, || {
+            self.columns.table(&attempted, &[(None, reply.processes.as_slice())])
         })
+    }
+}
+
+impl Columns {
+    /// Processes of several containers, with a column in front for the names of these where they have some.
+    pub(super) fn table(
+        &self,
+        attempted: &str,
+        containers: &[(Option<&str>, &[Value])],
+    ) -> Result<String, CliError> {
+        let now = now_usec();
+        let named = containers.iter().any(|(name, _)| name.is_some());
+        let mut heads: Vec<&'static str> = if named { vec!["CONTAINER"] } else { Vec::new() };
+        heads.extend(self.columns.iter().map(|column| column.head()));
+        let mut table = Table::new(&heads);
+        for (name, processes) in containers {
+            for process in *processes {
+                let process: Process = typed(attempted, process)?;
+                let front = name.map(str::to_owned).into_iter();
+                table.row(front.chain(self.columns.iter().map(|column| column.text(&process, now))));
+            }
+        }
+        Ok(table.render())
     }
 }
 

@@ -4,8 +4,9 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Nothing, for_each};
+use super::Nothing;
 use crate::cli::color::Style;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, format_time, now_usec, parse_duration};
 use crate::cli::output::{FormatFlag, print_list, print_one, typed};
@@ -89,6 +90,8 @@ struct Job {
     /// How long to wait at most for each, in seconds or as in 1m30s [default: 90]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<i64>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,11 +181,11 @@ impl Status {
 
 impl Job {
     fn run(self, service: &Service, verb: &str, method: &str) -> Result<(), CliError> {
-        for_each(&self.units, |unit| {
+        each(&self.form, &self.units, |unit| {
             let attempted = format!("{verb} {unit:?} in {:?}", self.name);
             let parameters = json!({"name": self.name, "unit": unit, "timeoutUSec": self.timeout});
             let Nothing {} = service.call(attempted, method, parameters)?;
-            Ok(())
+            Ok(Done::to(unit).silently())
         })
     }
 }

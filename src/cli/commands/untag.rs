@@ -4,7 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::Nothing;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 
 /// Take names of images away, and leave the images
@@ -16,14 +18,19 @@ pub struct Untag {
     /// Names of images
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Untag {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        super::for_each(&self.names, |name| {
-            service
-                .call(format!("untag {name:?}"), "io.dormouse.Image.Untag", json!({ "name": name }))
-                .map(|Nothing {}| ())
+        each(&self.form, &self.names, |name| {
+            let Nothing {} = service.call(
+                format!("untag {name:?}"),
+                "io.dormouse.Image.Untag",
+                json!({ "name": name }),
+            )?;
+            Ok(Done::to(name).silently())
         })
     }
 }

@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Nothing, for_each};
+use super::Nothing;
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 use crate::cli::spec::LimitFlags;
-use crate::cli::streams::print;
 
 /// Change limits of containers, also while they run
 #[derive(Debug, Args)]
@@ -23,6 +24,8 @@ pub struct Update {
     names: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Update {
@@ -32,13 +35,13 @@ impl Update {
             return Err(CliError::usage("no limit is given")
                 .with_hint("--memory, --cpus and --pids-limit are some; --help tells all"));
         }
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let Nothing {} = service.call(
                 format!("change the limits of {name:?}"),
                 "io.dormouse.Container.Update",
                 json!({ "name": name, "resources": resources }),
             )?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }

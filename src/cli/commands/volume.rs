@@ -11,13 +11,12 @@ use serde_json::{Value, json};
 
 use super::save::{open_output, remove};
 use super::{Nothing, for_each, tell_warnings};
+use crate::cli::done::{Done, each, tell};
 use crate::cli::errors::CliError;
-use crate::cli::human::format_size;
-use crate::cli::output::{Format, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag, print_list, print_pruned, typed};
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
-use crate::cli::streams::print;
 use crate::cli::table::{Table, printable, short_id};
 use crate::wire::volume::Details;
 
@@ -65,6 +64,8 @@ struct Create {
     /// No error if it is there already
     #[arg(long)]
     ignore: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// List volumes
@@ -89,6 +90,8 @@ struct Inspect {
     /// Volumes, by name or id
     #[arg(required = true, value_name = "VOLUME")]
     names: Vec<String>,
+    #[command(flatten)]
+    form: DocumentFlag,
 }
 
 /// Remove volumes with what they hold
@@ -103,6 +106,8 @@ struct Remove {
     /// Remove the containers that use them first, running or not
     #[arg(short, long)]
     force: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Remove volumes that no container uses
@@ -117,6 +122,8 @@ struct Prune {
     /// Accepted, and of no effect: nothing is asked here
     #[arg(short, long, hide = true)]
     force: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Write what a volume holds as a tar archive
@@ -131,6 +138,8 @@ struct Export {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 /// Unpack a tar archive in a volume
@@ -145,6 +154,8 @@ struct Import {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -195,6 +206,12 @@ fn call<T: serde::de::DeserializeOwned>(
     service.call(attempted, &format!("io.dormouse.Volume.{method}"), parameters)
 }
 
+/// A volume as the service describes it; people read its name.
+fn made(volume: &Value) -> Done {
+    let text = |field: &str| volume[field].as_str().unwrap_or_default();
+    Done::made(text("name"), text("id")).saying(text("name"))
+}
+
 impl Create {
     fn run(self, service: &Service) -> Result<(), CliError> {
         if let Some(driver) = self.driver.as_ref().filter(|driver| *driver != "local") {
@@ -207,8 +224,9 @@ impl Create {
         };
         if let Some(name) = self.name.as_ref().filter(|_| self.ignore) {
             let there: Listed = call(service, &attempted, "List", json!({"names": [name]}))?;
-            if there.volumes.iter().any(|volume| volume["name"] == json!(name)) {
-                return print(&format!("{name}\n"));
+            let volume = there.volumes.iter().find(|volume| volume["name"] == json!(name));
+            if let Some(volume) = volume {
+                return tell(&self.form, made(volume).with("ignored", true));
             }
         }
         let parameters = json!({
@@ -216,7 +234,7 @@ impl Create {
             "labels": pairs("--label", &self.labels, true)?,
         });
         let reply: Value = call(service, &attempted, "Create", parameters)?;
-        print(&format!("{}\n", printable(reply["volume"]["name"].as_str().unwrap_or_default())))
+        tell(&self.form, made(&reply["volume"]))
     }
 }
 
@@ -278,7 +296,7 @@ impl Inspect {
             found.push(reply["volume"].take());
             Ok(())
         });
-        print_list(Format::Json, &found, || Ok(String::new()))?;
+        self.form.print(&found)?;
         told
     }
 }
@@ -292,10 +310,10 @@ impl Remove {
         } else {
             self.names
         };
-        for_each(&names, |name| {
+        each(&self.form, &names, |name| {
             let parameters = json!({"name": name, "force": self.force.then_some(true)});
             let Nothing {} = call(service, &format!("remove the volume {name:?}"), "Remove", parameters)?;
-            print(&format!("{name}\n"))
+            Ok(Done::to(name))
         })
     }
 }
@@ -313,10 +331,7 @@ impl Prune {
         }
         let parameters = json!({"anonymous": self.anonymous.then_some(true), "labels": labels});
         let pruned: Pruned = call(service, "remove unused volumes", "Prune", parameters)?;
-        for name in &pruned.removed {
-            print(&format!("removed {}\n", printable(name)))?;
-        }
-        print(&format!("freed {}\n", format_size(pruned.freed_bytes)))
+        print_pruned(&self.form, &pruned.removed, pruned.freed_bytes)
     }
 }
 
@@ -324,14 +339,17 @@ impl Export {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("export the volume {:?}", self.volume);
         let output = open_output(&attempted, self.output.as_deref())?;
+        self.form.only_with("--output", self.output.is_some())?;
         let bar = byte_counter(self.quiet);
+        let mut bytes = 0;
         let result = service.stream_with_fds(
             &attempted,
             "io.dormouse.Volume.Export",
             json!({"name": self.volume, "archive": 0}),
             vec![output],
             |progress: Exported, _| {
-                bar.set_position(progress.bytes_written);
+                bytes = progress.bytes_written;
+                bar.set_position(bytes);
                 Ok(())
             },
         );
@@ -339,7 +357,8 @@ impl Export {
         if result.is_err() {
             self.output.as_deref().map(remove);
         }
-        result
+        result?;
+        tell(&self.form, Done::to(&self.volume).silently().with("bytes", bytes))
     }
 }
 
@@ -360,21 +379,24 @@ impl Import {
             File::open(&self.file).map_err(failed)?.into()
         };
         let bar = byte_counter(self.quiet);
-        let mut warnings = Vec::new();
+        let (mut bytes, mut warnings) = (0, Vec::new());
         let result = service.stream_with_fds(
             &attempted,
             "io.dormouse.Volume.Import",
             json!({"name": self.volume, "archive": 0}),
             vec![archive],
             |progress: Imported, _| {
-                bar.set_position(progress.bytes_read);
+                bytes = progress.bytes_read;
+                bar.set_position(bytes);
                 warnings = progress.warnings;
                 Ok(())
             },
         );
         bar.finish_and_clear();
         tell_warnings(&warnings);
-        result
+        result?;
+        let done = Done::to(&self.volume).silently().with("bytes", bytes);
+        tell(&self.form, done.with("warnings", warnings))
     }
 }
 
@@ -398,7 +420,7 @@ mod tests {
             quiet: false,
             no_trunc: false,
             filters: vec![],
-            form: FormatFlag { format: Format::Table },
+            form: FormatFlag { format: crate::cli::output::Format::Table },
         };
         let users = json!([{"id": "1", "name": "db"}, {"id": "2", "name": "web"}]);
         assert_eq!(

@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Condition, Ended, for_each};
+use super::{Condition, Ended};
+use crate::cli::done::{Done, each};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
+use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::streams::print;
 
 /// Wait until containers have ended, or are ready
 #[derive(Debug, Args)]
@@ -25,22 +26,28 @@ pub struct Wait {
     /// How long at most for each, in seconds or as in 1m30s
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<i64>,
+    #[command(flatten)]
+    form: FormatFlag,
 }
 
 impl Wait {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        for_each(&self.names, |name| {
+        each(&self.form, &self.names, |name| {
             let ended: Ended = service.call(
                 format!("wait for {name:?}"),
                 "io.dormouse.Container.Wait",
                 json!({"name": name, "condition": self.condition, "timeoutUSec": self.timeout}),
             )?;
             match (self.condition, ended.exit_code) {
-                (Condition::Exited, Some(code)) => print(&format!("{code}\n")),
+                (Condition::Exited, Some(code)) => {
+                    Ok(Done::to(name).with("exitCode", code).saying(&code.to_string()))
+                }
                 (Condition::Exited, None) => {
                     Err(CliError::new(format!("the exit code of {name:?} is not known")))
                 }
-                (Condition::Started | Condition::Ready | Condition::Healthy, _) => Ok(()),
+                (Condition::Started | Condition::Ready | Condition::Healthy, code) => {
+                    Ok(Done::to(name).with("exitCode", code).silently())
+                }
             }
         })
     }

@@ -156,6 +156,14 @@ fn set_option(
         ("z" | "Z", None) if !is_tmpfs && !is_image => {}
         ("relabel", Some("shared" | "private")) if !is_tmpfs && !is_image => {}
         ("U" | "chown", value) if is_bind || is_volume => put(mount, "chown", Some(truth(value)?)),
+        ("O", None) if is_bind || is_volume => put(mount, "overlay", Some(true)),
+        ("subpath" | "volume-subpath", Some(value)) if is_volume => put(mount, "subpath", Some(value)),
+        ("volume-driver", Some("local")) if is_volume => {}
+        ("volume-opt", Some(value)) if is_volume => {
+            let (key, value) = value.split_once('=').unwrap_or((value, ""));
+            let options = mount.entry("volumeOptions").or_insert_with(|| json!({}));
+            options[key] = json!(value);
+        }
         ("idmap", Some(value)) if is_bind || is_volume => put(mount, "idMap", Some(id_map(flag, value)?)),
         ("idmap", None) if is_bind || is_volume => put(mount, "idMap", Some(json!({"uids": [], "gids": []}))),
         ("nocopy" | "volume-nocopy", value) if is_volume => put(mount, "noCopy", Some(truth(value)?)),

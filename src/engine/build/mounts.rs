@@ -72,7 +72,16 @@ impl Prepared {
     fn bind(&mut self, source: String, target: &str, read_only: bool) {
         let kind = MountKind::Bind { source, propagation: "rprivate".to_owned(), recursive: false };
         let target = target.to_owned();
-        self.add(Mount { kind, target, read_only, flags: Vec::new(), chown: false, id_map: None });
+        self.add(Mount {
+            kind,
+            target,
+            read_only,
+            flags: Vec::new(),
+            chown: false,
+            id_map: None,
+            overlay: false,
+            subpath: None,
+        });
     }
 
     /// A program that is there as a file. It is gone with what is returned.
@@ -284,6 +293,8 @@ impl Working<'_> {
                     flags: Vec::new(),
                     chown: false,
                     id_map: None,
+                    overlay: false,
+                    subpath: None,
                 });
             }
             Kind::Secret { id, required, mode, owner } => match build.request.secrets.get(id) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use crate::engine::LayerProgress;
-use crate::engine::spec::Mount;
+use crate::engine::spec::{ContainerSpec, Mount};
 
 /// A build as asked for.
 #[derive(Debug, Default)]
@@ -37,6 +37,8 @@ pub struct BuildRequest {
     pub network: BuildNetwork,
     /// What every RUN sees of the host.
     pub mounts: Vec<Mount>,
+    /// What the containers of RUN have beside: capabilities, devices, limits. The rest of them is the build's.
+    pub step: ContainerSpec,
     /// What `RUN --mount=type=secret` may ask for.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Lines for /etc/hosts while RUN is at work.

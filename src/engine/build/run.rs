@@ -61,6 +61,7 @@ impl Working<'_> {
             seen,
             self.build.request.mounts,
             format!("{network:?}"),
+            self.rights(),
         ]));
         if let Some(found) = self.cached(&key)? {
             return Ok(self.done_before(&created_by, found));
@@ -68,6 +69,16 @@ impl Working<'_> {
         self.tell(instruction, StepState::Running);
         let layer = self.execute(instruction, &command, &mounts, network)?;
         self.made(&created_by, vec![key], layer)
+    }
+
+    /// What a command may do, as far as it may do more or less than others; limits make no other result.
+    fn rights(&self) -> serde_json::Value {
+        let step = &self.build.request.step;
+        let (add, drop) = (&step.capabilities_add, &step.capabilities_drop);
+        match add.is_empty() && drop.is_empty() && step.devices.is_empty() {
+            true => serde_json::Value::Null,
+            false => json!([add, drop, step.devices]),
+        }
     }
 
     fn command(&self, instruction: &Instruction) -> Command {
@@ -149,7 +160,7 @@ impl Working<'_> {
             extra_hosts: build.request.extra_hosts.clone(),
             systemd: SystemdMode::Off,
             log: Log::None,
-            ..ContainerSpec::default()
+            ..build.request.step.clone()
         };
         // Of the image's volumes, ports and so on a step has no need.
         let process = Process {

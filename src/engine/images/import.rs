@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Engine, EngineError, EventKind, from_image_error, reference};
 use crate::engine::now_usec;
-use crate::image::{DescriptorReader, ImageConfig, Limits, Process};
+use crate::image::{DescriptorReader, HistoryStep, ImageConfig, Limits, Process};
 use crate::store::ImageRow;
 
 /// Where an archive comes from.
@@ -65,7 +65,7 @@ pub struct Imported {
 }
 
 impl Engine {
-    /// Makes an image of one layer from a tar archive of a root file system. Blocks the thread; leaves nothing behind if
+    /// Makes an image of one layer from a tar archive of a root file system; `comment` is said of it in its history. Blocks the thread; leaves nothing behind if
     /// it fails or `cancelled` is set.
     ///
     /// # Errors
@@ -76,6 +76,7 @@ impl Engine {
         name: Option<&str>,
         archive: Archive,
         config: Process,
+        comment: Option<String>,
         cancelled: &AtomicBool,
         progress: &mut dyn FnMut(ImportProgress),
     ) -> Result<Imported, EngineError> {
@@ -97,6 +98,10 @@ impl Engine {
         let mut image =
             ImageConfig::for_tree(layer.diff_id.clone(), u64::try_from(created_usec).unwrap_or_default());
         image.config = config;
+        if let Some(comment) = comment {
+            let created = image.created.clone();
+            image.history.push(HistoryStep { created, comment: Some(comment), ..HistoryStep::default() });
+        }
         let size_bytes = i64::try_from(layer.size_bytes).unwrap_or(i64::MAX);
         self.store()?.record_layer(layer.diff_id.as_str(), size_bytes, created_usec)?;
         let id = image.id().to_string();

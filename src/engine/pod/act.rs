@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::store::{ObjectLock, lock_object};
 
-use super::super::{Engine, EngineError, EventKind, Phase, Streams, blocking};
+use super::super::{Engine, EngineError, EventKind, Phase, Process, Streams, blocking};
 use super::{Pod, PodMember, PodPhase};
 
 impl Engine {
@@ -93,6 +93,28 @@ impl Engine {
         self.to_those(name, "resume", "is paused", |phase| phase == Phase::Paused, resume).await
     }
 
+    /// The processes of each container that runs, in the order of the containers. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`EngineError::PodNotFound`], [`EngineError::PodNotRunning`].
+    pub fn top_pod(&self, name: &str) -> Result<Vec<(PodMember, Vec<Process>)>, EngineError> {
+        let pod = self.find_pod(name)?;
+        let mut found = Vec::new();
+        for member in self.pod_members(&pod.row.id)?.into_iter().filter(|member| member.phase.is_alive()) {
+            match self.top(&member.id) {
+                Ok(processes) => found.push((member, processes)),
+                // It has ended meanwhile.
+                Err(EngineError::NotFound { .. } | EngineError::WrongState { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.is_empty() {
+            let attempted = "list the processes of";
+            return Err(EngineError::PodNotRunning { attempted, pod: pod.row.name, wanted: "runs" });
+        }
+        Ok(found)
+    }
+
     async fn to_those<F>(
         &self,
         name: &str,
@@ -138,7 +160,7 @@ impl Engine {
         partly(pod, attempted, failures)
     }
 
-    /// Removes a pod with all its containers. Their records go in one step; what is left on the disk if this is cut short goes at
+    /// Removes a pod with all its containers, and their volumes without a name that no other container uses. Their records go in one step; what is left on the disk if this is cut short goes at
     /// the next wake. Must run to its end once begun.
     ///
     /// # Errors
@@ -188,9 +210,9 @@ impl Engine {
         for member in &ids {
             used.push((member, self.store()?.volumes_of_container(member)?));
         }
-        if !self.store()?.delete_pod(id, &ids)? {
+        let Some(gone) = self.store()?.delete_pod(id, &ids)? else {
             return Ok(if self.store()?.has_pod(id)? { Removal::Changed } else { Removal::Gone });
-        }
+        };
         if let Err(error) = self.lower_pod(id) {
             tracing::warn!(
                 pod = id,
@@ -208,6 +230,7 @@ impl Engine {
                 );
             }
         }
+        self.remove_volumes_of_container(&gone);
         for member in ids.iter().map(String::as_str).chain([id]) {
             self.remove_cgroup(member);
             self.remove_directories(member);

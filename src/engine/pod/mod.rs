@@ -15,6 +15,7 @@
 mod act;
 mod holder;
 mod namespaces;
+mod ports;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

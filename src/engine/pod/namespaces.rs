@@ -4,6 +4,7 @@
 //! RUN_DIR/netns/ID                 the network namespace
 //! RUN_DIR/containers/ID/ipc, uts   the others; pid is that of the holder
 //! RUN_DIR/containers/ID/shm        /dev/shm
+//! RUN_DIR/containers/ID/ports      which sockets hold its ports
 //! RUN_DIR/containers/ID/up         written last: all of it is there
 //! ```
 
@@ -91,7 +92,7 @@ impl Engine {
         Ok(Some(pass))
     }
 
-    /// Makes what a pod shares, or what of it is missing; what keeps others from its ports. Blocks the thread.
+    /// Makes what a pod shares, or what of it is missing; returns what keeps others from its ports. Blocks the thread.
     ///
     /// # Errors
     /// [`EngineError::PodNotFound`], those of networks, [`EngineError::Io`]; nothing is left then.
@@ -99,7 +100,7 @@ impl Engine {
         let pod = self.find_pod(id)?;
         let _lock = lock_object(&self.paths().locks(), id)?;
         if self.is_up(&pod) {
-            return Ok(Vec::new());
+            return self.ports_of_pod(id);
         }
         // What an earlier one left that was cut short, or whose holder was killed.
         self.lower_pod(id)?;
@@ -167,6 +168,9 @@ impl Engine {
         if share.pid {
             self.start_holder(pod)?;
         }
+        if !reserved.is_empty() {
+            self.note_ports(id, &reserved)?;
+        }
         let up = run_dir.join(UP);
         std::fs::write(&up, b"").map_err(|error| EngineError::io("write", up, error))?;
         Ok(reserved)
@@ -183,6 +187,8 @@ impl Engine {
         };
         let up = run_dir.join(UP);
         gone(up.clone(), std::fs::remove_file(&up))?;
+        let ports = self.ports_path(id);
+        gone(ports.clone(), std::fs::remove_file(&ports))?;
         self.end_holder(id)?;
         for kind in ["ipc", "uts", "pid"] {
             namespace::remove(&run_dir.join(kind))?;

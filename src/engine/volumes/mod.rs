@@ -49,6 +49,16 @@ pub struct VolumeDefinition {
     pub labels: BTreeMap<String, String>,
 }
 
+impl VolumeDefinition {
+    /// What is wrong with the options.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        match Backing::of(&self.options)? {
+            Backing::FileSystem { kind, .. } => check_known(&kind),
+            Backing::Directory { .. } | Backing::Bind { .. } => Ok(()),
+        }
+    }
+}
+
 /// A volume that exists.
 #[derive(Debug, Clone)]
 pub struct Volume {
@@ -124,9 +134,7 @@ impl Engine {
                 return Err(EngineError::VolumeExists { volume: name.clone() });
             }
         }
-        if let Backing::FileSystem { kind, .. } = Backing::of(&new.definition.options)? {
-            check_known(&kind)?;
-        }
+        new.definition.check()?;
         let pending = self.pending_volume(new.name, &new.definition)?;
         self.store()?.insert_volume(&pending.row).map_err(|error| match error {
             StoreError::NameTaken { name } => EngineError::VolumeExists { volume: name },

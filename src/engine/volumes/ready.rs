@@ -98,6 +98,28 @@ impl Engine {
         Ok(ready)
     }
 
+    /// Where the volumes of a container are, for who only wants to know: none is filled or mounted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(in super::super) fn places_of_volumes(
+        &self,
+        container: &Container,
+    ) -> Result<ReadyVolumes<'_>, EngineError> {
+        let mut places =
+            ReadyVolumes { engine: self, sources: BTreeMap::new(), mounted: Vec::new(), locks: Vec::new() };
+        for row in self.store()?.volumes_of_container(&container.row.id)? {
+            let volume = read(row)?;
+            let (flags, is_ours) = match Backing::of(&volume.definition.options)? {
+                Backing::Bind { flags, .. } => (flags, false),
+                Backing::Directory { .. } | Backing::FileSystem { .. } => (Vec::new(), true),
+            };
+            let source = Source { path: self.volume_path(&volume), flags, is_ours };
+            places.sources.insert(volume.row.id, source);
+        }
+        Ok(places)
+    }
+
     fn first_use(
         &self,
         container: &Container,

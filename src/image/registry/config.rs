@@ -181,6 +181,20 @@ impl Registries {
         &self.search
     }
 
+    /// The prefixes of names for whose registries TLS is not required.
+    pub fn insecure_registries(&self) -> Vec<String> {
+        self.prefixes(|entry| entry.insecure)
+    }
+
+    /// The prefixes of names that are not to be had.
+    pub fn blocked_registries(&self) -> Vec<String> {
+        self.prefixes(|entry| entry.blocked)
+    }
+
+    fn prefixes(&self, fits: impl Fn(&&Entry) -> bool) -> Vec<String> {
+        self.entries.iter().filter(fits).map(|entry| entry.prefix.clone()).collect()
+    }
+
     /// The entry with the longest prefix that fits.
     fn entry(&self, reference: &Reference) -> Option<&Entry> {
         let name = reference.name();

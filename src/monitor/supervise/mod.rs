@@ -18,6 +18,7 @@ use super::health::{Checks, Verdict};
 use super::launch::{self, Failure};
 use super::log::{Log, Stream};
 use super::notify::Notifier;
+use super::oom::OomWatch;
 use super::payload::Payload;
 use super::restart::{Outcome, Restarts};
 use super::state::{Health, Phase, ProcessRef, RunState};
@@ -56,6 +57,7 @@ pub struct Supervisor {
     payload: Option<Payload>,
     outcome: Option<Outcome>,
     checks: Option<Box<Checks>>,
+    oom: Option<OomWatch>,
     /// The payload was asked to end because it is unhealthy: when it is killed, and whether it is started again.
     ending: Option<(Instant, bool)>,
     /// SIGTERM came: no more restarts.
@@ -151,6 +153,7 @@ impl Supervisor {
         Ok(Self {
             run_dir: run_dir.to_owned(),
             checks: config.health.clone().map(|health| Box::new(Checks::new(health))),
+            oom: None,
             ending: None,
             events: Events::new(&config.events_path, &config.id, &config.name),
             config,
@@ -204,6 +207,7 @@ impl Supervisor {
                     ..RunState::starting(self.state.monitor, self.config.cgroup.clone())
                 };
                 self.payload = Some(payload);
+                self.oom = None;
                 self.adopted = false;
                 self.outcome = None;
                 self.started = Instant::now();
@@ -288,9 +292,10 @@ impl Supervisor {
         if let Some(checks) = &mut self.checks {
             checks.end();
         }
-        let cgroup = Cgroup::open(&self.config.cgroup).ok();
-        if let Some(cgroup) = &cgroup {
-            self.state.oom_killed = cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        let kills = self.oom_kills();
+        let told = self.oom.take().map_or(0, |oom| oom.told());
+        if kills > told {
+            self.tell_oom();
         }
         // Who came at the last moment sees the last output.
         self.clients.welcome();
@@ -315,13 +320,34 @@ impl Supervisor {
         self.state.restart_at_usec =
             pause.map(|p| now_usec().saturating_add(u64::try_from(p.as_micros()).unwrap_or(u64::MAX)));
         // Who has waited for the end finds its events.
-        let now = now_usec();
-        if self.state.oom_killed {
-            self.events.write(now, Action::Oom);
-        }
-        self.events.write(now, Action::Exit(outcome.code));
+        self.events.write(now_usec(), Action::Exit(outcome.code));
         self.store();
         self.clients.dismiss(outcome.code.unwrap_or(UNKNOWN_CODE));
+    }
+
+    /// How many processes the kernel has killed in this run for want of memory.
+    fn oom_kills(&self) -> u64 {
+        Cgroup::open(&self.config.cgroup).and_then(|cgroup| cgroup.oom_kills()).unwrap_or(0)
+    }
+
+    /// Has the kernel tell when memory runs out in the container; what has happened before is told now.
+    fn watch_memory(&mut self) {
+        if self.oom.is_some() || self.payload.is_none() {
+            return;
+        }
+        let mut oom = OomWatch::new(&self.config.cgroup);
+        let killed = oom.count(self.oom_kills());
+        self.oom = Some(oom);
+        // Another monitor may have told it.
+        if killed && !self.state.oom_killed {
+            self.tell_oom();
+            self.store();
+        }
+    }
+
+    fn tell_oom(&mut self) {
+        self.state.oom_killed = true;
+        self.events.write(now_usec(), Action::Oom);
     }
 
     /// A health check has found something.

@@ -15,6 +15,7 @@ use super::super::adopt;
 use super::super::attach::{Control, Typed};
 use super::super::events::Action;
 use super::super::log::Stream;
+use super::super::oom::OomWatch;
 use super::super::payload::{Output, Payload};
 use super::super::restart::Outcome;
 use super::{Supervisor, now_usec};
@@ -44,6 +45,7 @@ enum Source {
     Notifications,
     StopRequest,
     PayloadEnd,
+    Oom,
     Listener,
     Control(usize),
     Output(Stream),
@@ -79,6 +81,8 @@ impl Supervisor {
         let shrink = self.shrink_at.is_some_and(|at| at <= Instant::now());
         if shrink {
             self.shrink_at = None;
+            // Not at its start: most of those that end soon have no use for it.
+            self.watch_memory();
         }
         let ready = self.wait(deadline, shrink)?;
         let now = Instant::now();
@@ -94,6 +98,10 @@ impl Supervisor {
         }
         for source in ready {
             self.handle(source);
+        }
+        if self.oom.as_mut().is_some_and(|oom| oom.is_due(Instant::now(), &self.config.cgroup)) {
+            self.tell_oom();
+            self.store();
         }
         if self.store_at.is_some_and(|at| at <= now) {
             self.store();
@@ -145,6 +153,9 @@ impl Supervisor {
         if let Some(payload) = self.payload.as_ref().filter(|_| self.adopted) {
             add(Source::PayloadEnd, payload.pidfd.as_fd(), PollFlags::IN);
         }
+        if let Some((fd, flags)) = self.oom.as_ref().and_then(OomWatch::interest) {
+            add(Source::Oom, fd, flags);
+        }
         add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
         interests
     }
@@ -156,7 +167,8 @@ impl Supervisor {
         let tick = self.payload.as_ref().and_then(Payload::next_tick);
         let check = self.checks.as_ref().and_then(|checks| checks.deadline());
         let end = self.ending.map(|(at, _)| at);
-        let timeout = [deadline, tick, check, end, self.store_at, self.shrink_at]
+        let oom = self.oom.as_ref().and_then(OomWatch::deadline);
+        let timeout = [deadline, tick, check, end, oom, self.store_at, self.shrink_at]
             .into_iter()
             .flatten()
             .min()
@@ -208,6 +220,11 @@ impl Supervisor {
                 if let Some(payload) = &self.payload {
                     self.outcome =
                         Some(adopt::outcome(payload.init, &payload.pidfd, self.config.systemd_mode));
+                }
+            }
+            Source::Oom => {
+                if let Some(oom) = &mut self.oom {
+                    oom.hear(Instant::now());
                 }
             }
             Source::Signals => self.read_signals(),

@@ -15,6 +15,7 @@ mod delegation;
 mod devices_bpf;
 mod hierarchy;
 mod limits;
+mod oom;
 mod usage;
 
 use std::fs::OpenOptions;
@@ -30,6 +31,7 @@ pub use self::hierarchy::Mounted;
 pub(super) use self::hierarchy::{Hierarchy, Version};
 use self::limits::Setting;
 pub use self::limits::{io_weight, weight_from_shares};
+pub use self::oom::OomSignal;
 pub use self::usage::{IoUsage, Usage};
 use super::syscall;
 

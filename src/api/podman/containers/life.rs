@@ -60,6 +60,8 @@ impl PodmanInterface {
             let parameters = json!({"id": one.listed.id, "reason": reason});
             return Err(CallError::reply("io.podman.InvalidState", parameters));
         }
+        let (engine, id) = (self.engine.clone(), one.listed.id.clone());
+        looked_up(move || engine.check_start(&id)).await.map_err(failed)?;
         call.reply(wire::InitContainer_Reply { container: one.listed.id }).await
     }
 
@@ -144,34 +146,38 @@ impl PodmanInterface {
         Err(failed(unsupported(&format!("a checkpoint of {:?}", one.listed.name), reason)))
     }
 
-    /// Roots are mounted in the containers' own mount namespaces, and nowhere else.
     pub(super) async fn list_mounts(&self, call: &mut Call) -> Result<(), CallError> {
         let engine = self.engine.clone();
         let mounts = looked_up(move || {
             let all = super::One::all(&engine)?;
-            let of_host = all.into_iter().filter_map(|one| {
-                let root = one.container.definition.spec.rootfs.clone()?;
+            let mounted = all.into_iter().filter_map(|one| {
+                // A directory of the host is there all the time.
+                let root = one.container.definition.spec.rootfs.clone();
+                let root = root.or_else(|| engine.mounted_root(&one.container))?;
                 Some((one.listed.id, root.to_string_lossy().into_owned()))
             });
-            Ok(of_host.collect())
+            Ok(mounted.collect())
         });
         call.reply(wire::ListContainerMounts_Reply { mounts: mounts.await.map_err(failed)? }).await
     }
 
     pub(super) async fn mount(&self, call: &mut Call) -> Result<(), CallError> {
-        let given: wire::MountContainer_Args = name_of(call)?;
-        let one = self.one(given.name).await.map_err(failed_anyhow)?;
-        match &one.container.definition.spec.rootfs {
-            // It is on the host all the time.
-            Some(root) if call.method() == "MountContainer" => {
-                call.reply(wire::MountContainer_Reply { path: root.to_string_lossy().into_owned() }).await
-            }
-            Some(_) => call.reply_nothing().await,
-            None => Err(failed_anyhow(unsupported(
-                &format!("a mount of {:?} on the host", one.listed.name),
-                "the root of a container is mounted in its own mount namespace only; copy files in and out instead",
-            ))),
-        }
+        let given: wire::MountContainer_Args = call.parameters()?;
+        let id = self.id_of(&given.name).await.map_err(failed_anyhow)?;
+        let engine = self.engine.clone();
+        let path = ordered(call, async move { looked_up(move || engine.mount_container(&id)).await });
+        let path = path.await.map_err(failed_anyhow)?.to_string_lossy().into_owned();
+        call.reply(wire::MountContainer_Reply { path }).await
+    }
+
+    pub(super) async fn unmount(&self, call: &mut Call) -> Result<(), CallError> {
+        let given: wire::UnmountContainer_Args = call.parameters()?;
+        let id = self.id_of(&given.name).await.map_err(failed_anyhow)?;
+        let engine = self.engine.clone();
+        let done =
+            ordered(call, async move { looked_up(move || engine.unmount_container(&id, given.force)).await });
+        done.await.map_err(failed_anyhow)?;
+        call.reply_nothing().await
     }
 
     pub(super) async fn container_changes(&self, call: &mut Call) -> Result<(), CallError> {

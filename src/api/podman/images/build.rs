@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::api::convert::spec_from_wire;
 use crate::api::{CancelOnDrop, finished};
 use crate::engine::Archive;
 use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, PullWhen, StepState};
+use crate::engine::spec::{Mount, MountKind};
 
 use super::super::errors::{failed, occurred};
 use super::super::{Call, CallError, PodmanInterface, bare, wire};
@@ -27,7 +29,13 @@ impl PodmanInterface {
         if !call.wants_more() {
             return Err(occurred("endpoint requires a more connection"));
         }
+        let flags = step_flags(&build);
         let mut request = request(build).map_err(occurred)?;
+        let step = (self.read_flags)(flags)
+            .map_err(|reason| occurred(format!("cannot build an image: {reason}")))?;
+        let step = serde_json::from_value(serde_json::Value::Object(step))
+            .map_err(|error| occurred(format!("cannot build an image: {error}")))?;
+        request.step = spec_from_wire(step).map_err(failed)?;
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         let (tell, mut told) = mpsc::channel::<BuildEvent>(EVENTS_QUEUED);
@@ -65,19 +73,44 @@ async fn tell_client(call: &mut Call, event: BuildEvent) -> Result<(), CallError
         .await
 }
 
+/// What the containers of RUN have beside, as the flags of `create` that say the same.
+fn step_flags(build: &wire::BuildInfo) -> Vec<String> {
+    let options = &build.buildOptions;
+    let mut flags = Vec::new();
+    let lists = [
+        ("cap-add", &build.addCapabilities),
+        ("cap-drop", &build.dropCapabilities),
+        ("device", &build.devices),
+        ("ulimit", &options.ulimit),
+    ];
+    for (flag, list) in lists {
+        flags.extend(list.iter().map(|value| format!("--{flag}={value}")));
+    }
+    let texts = [
+        ("cpuset-cpus", &options.cpusetCpus),
+        ("cpuset-mems", &options.cpusetMems),
+        ("shm-size", &options.shmSize),
+    ];
+    flags.extend(
+        texts.iter().filter(|(_, text)| !text.is_empty()).map(|(flag, text)| format!("--{flag}={text}")),
+    );
+    let numbers = [
+        ("cpu-period", options.cpuPeriod),
+        ("cpu-quota", options.cpuQuota),
+        ("cpu-shares", options.cpuShares),
+        ("memory", options.memory),
+        ("memory-swap", options.memorySwap),
+    ];
+    let given = numbers.iter().filter(|(_, number)| *number != 0);
+    flags.extend(given.map(|(flag, number)| format!("--{flag}={number}")));
+    flags.extend(["--".to_owned(), "build".to_owned()]);
+    flags
+}
+
 fn request(build: wire::BuildInfo) -> Result<BuildRequest, String> {
     let options = build.buildOptions;
-    let unsupported = [
-        ("signBy", !build.signBy.is_empty()),
-        ("devices", !build.devices.is_empty()),
-        ("transientMounts", !build.transientMounts.is_empty()),
-        ("addCapabilities", !build.addCapabilities.is_empty()),
-        ("dropCapabilities", !build.dropCapabilities.is_empty()),
-        ("volume", !options.volume.is_empty()),
-        ("memory", options.memory > 0),
-    ];
-    if let Some((name, _)) = unsupported.into_iter().find(|(_, asked)| *asked) {
-        return Err(format!("cannot build an image with {name}: builds have no such option"));
+    if !build.signBy.is_empty() {
+        return Err("cannot build an image with a signature: this program makes none".to_owned());
     }
     if build.dockerfiles.len() > 1 {
         return Err("cannot build an image of several files: give one".to_owned());
@@ -99,7 +132,10 @@ fn request(build: wire::BuildInfo) -> Result<BuildRequest, String> {
     };
     let mut tags = build.additionalTags;
     tags.splice(0..0, Some(build.output).filter(|name| !name.is_empty()));
+    let volumes = options.volume.iter().chain(&build.transientMounts);
+    let mounts = volumes.map(|text| mount(text)).collect::<Result<Vec<_>, _>>()?;
     Ok(BuildRequest {
+        mounts,
         containerfile: BuildFile::InContext(file),
         tags,
         target: Some(build.target).filter(|target| !target.is_empty()),
@@ -117,6 +153,38 @@ fn request(build: wire::BuildInfo) -> Result<BuildRequest, String> {
         extra_hosts: pairs(options.addHosts, ':')?,
         ..BuildRequest::default()
     })
+}
+
+/// `HOST:CONTAINER[:OPTIONS]`, of the host of the service.
+fn mount(text: &str) -> Result<Mount, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => return Err(format!("{text:?} is no volume of a build; HOST:CONTAINER[:ro] is the form")),
+    };
+    if !source.starts_with('/') || !target.starts_with('/') {
+        return Err(format!(
+            "cannot build an image with the volume {text:?}: both of its paths must be absolute"
+        ));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            // Labels of SELinux are the host's affair, and this is how binds are mounted.
+            "rw" | "z" | "Z" | "rprivate" | "private" | "rbind" | "bind" => {}
+            other => {
+                return Err(format!(
+                    "cannot build an image with a volume that is {other:?}: there is no such option"
+                ));
+            }
+        }
+    }
+    let kind =
+        MountKind::Bind { source: source.to_owned(), propagation: "rprivate".to_owned(), recursive: true };
+    let (target, flags) = (target.to_owned(), Vec::new());
+    Ok(Mount { kind, target, read_only, flags, chown: false, id_map: None, overlay: false, subpath: None })
 }
 
 /// What a person reads of it.

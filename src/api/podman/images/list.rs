@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::api::looked_up;
 use crate::engine::{Engine, EngineError, Image};
 
-use super::super::errors::{failed, failed_anyhow, occurred};
+use super::super::errors::{failed, failed_anyhow};
 use super::super::text::time_of_second;
 use super::super::{Call, CallError, PodmanInterface, bare, wire};
 
@@ -175,19 +175,6 @@ impl PodmanInterface {
     pub(super) async fn image(&self, name: &str) -> Result<Image, EngineError> {
         let (engine, name) = (self.engine.clone(), name.to_owned());
         looked_up(move || find(&engine, &name)).await
-    }
-
-    pub(super) async fn run_label(&self, call: &mut Call) -> Result<(), CallError> {
-        let wire::ContainerRunlabel_Args { runlabel } = call.parameters()?;
-        let image = self.image(&runlabel.image).await.map_err(failed)?;
-        let reason = match image.config.config.labels.get(&runlabel.label) {
-            None => format!("{:?} has no label {:?}", runlabel.image, runlabel.label),
-            Some(_) => format!(
-                "cannot run the label {:?} of {:?}: commands of images are not run on the host; run what it says yourself",
-                runlabel.label, runlabel.image
-            ),
-        };
-        Err(occurred(reason))
     }
 
     pub(super) async fn diff(&self, call: &mut Call) -> Result<(), CallError> {

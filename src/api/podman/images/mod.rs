@@ -5,6 +5,7 @@ mod change;
 mod commit;
 mod document;
 mod list;
+mod runlabel;
 mod transfer;
 mod tree;
 

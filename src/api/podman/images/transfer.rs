@@ -139,8 +139,15 @@ impl PodmanInterface {
         if query.is_empty() {
             return Err(occurred("cannot search for an image: the query is empty"));
         }
-        let found =
-            looked_up(move || engine.search(&query, None, limit.unwrap_or(SEARCH_LIMIT), &flag)).await;
+        let found = looked_up(move || {
+            // As in a name: a first part that can be a host is one.
+            let (registry, term) = match query.split_once('/') {
+                Some((host, term)) if host == "localhost" || host.contains(['.', ':']) => (Some(host), term),
+                _ => (None, query.as_str()),
+            };
+            engine.search(term, registry, limit.unwrap_or(SEARCH_LIMIT), &flag)
+        })
+        .await;
         let found = match found {
             // Nobody answers: nothing is found.
             Err(EngineError::RegistryUnavailable { .. }) => Vec::new(),
@@ -258,9 +265,10 @@ impl PodmanInterface {
         let sent = self.handles.take(&path, given.delete);
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
-        let name = Some(given.reference).filter(|name| !name.is_empty());
+        let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let (name, comment) = (text(given.reference), text(given.message));
         let imported = looked_up(move || {
-            engine.import(name.as_deref(), Archive::Path(path), config, &flag, &mut |_| {})
+            engine.import(name.as_deref(), Archive::Path(path), config, comment, &flag, &mut |_| {})
         });
         let image = bare(&imported.await.map_err(failed)?.id).to_owned();
         drop(sent);
