@@ -63,6 +63,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 
 fn act(arguments: Arguments) -> Result<Vec<Handled>, EngineError> {
     let paths = arguments.directories.paths();
+    // Nobody has had a container here, and nothing is made for nobody.
+    if !paths.database().exists() {
+        return Ok(Vec::new());
+    }
     crate::rootless::enter(&paths.run_dir).map_err(|error| EngineError::Failed {
         attempted: "become root in a namespace".to_owned(),
         reason: error.to_string(),

@@ -22,8 +22,10 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::cli::ForegroundRun;
 use crate::engine::{Engine, PassedSocket, UNIT_SOCKET, UnitFrame};
+use crate::identity;
 use crate::runtime::cgroup::{self, Cgroup, Layout};
 use crate::serve::{Directories, log_to_stderr};
+use crate::systemd::host;
 use crate::varlink::activation::{NamedFd, from_environment};
 use crate::varlink::listen::ListenAddress;
 use crate::varlink::{Listener, ServeOptions, serve_until};
@@ -123,7 +125,8 @@ fn enter_unit() -> Result<Option<String>, String> {
     let Some(unit) = [own.as_str(), parent].into_iter().find(|path| path.ends_with(".service")) else {
         return Ok(None);
     };
-    if !is_delegated(&Path::new("/sys/fs/cgroup").join(unit.trim_start_matches('/'))) {
+    let is_marked = is_delegated(&Path::new("/sys/fs/cgroup").join(unit.trim_start_matches('/')));
+    if !is_marked && !is_delegated_by_users_systemd(unit) {
         return Ok(None);
     }
     if unit == own {
@@ -132,6 +135,18 @@ fn enter_unit() -> Result<Option<String>, String> {
             .map_err(|error| failed(&error))?;
     }
     Ok(Some(unit.to_owned()))
+}
+
+/// A user's systemd may not mark anything, but tells who asks.
+fn is_delegated_by_users_systemd(cgroup: &str) -> bool {
+    if identity::is_root() || !host::manages() {
+        return false;
+    }
+    let unit = cgroup.rsplit('/').next().unwrap_or_default();
+    host::delegates(unit).unwrap_or_else(|error| {
+        tracing::warn!(unit, %error, "whether its cgroup is delegated is not known");
+        false
+    })
 }
 
 /// systemd marks what it has handed over. Source: systemd's CGROUP_DELEGATION.md.

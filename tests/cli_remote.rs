@@ -8,7 +8,6 @@ mod remote_support;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 

@@ -167,6 +167,7 @@ fn external_runtimes_make_the_same_container_and_leave_nothing() {
             lower: vec![container.rootfs()],
             upper: changes.join("upper"),
             work: changes.join("work"),
+            driver: dormouse::runtime::overlay::Driver::Kernel,
         };
         let mut container = container.start();
         let state = container.until_exited();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::image::{
     Digest, ImageConfig, ImageError, ImportedLayer, LayerTree, Limits, Process, Reference, Rewrite, TreeKind,
-    overlay_attribute, rfc3339, tree_tar, tree_tar_as,
+    is_opaque_mark, overlay_attribute, rfc3339, tree_tar, tree_tar_as,
 };
 use crate::runtime::view;
 
@@ -308,7 +308,9 @@ fn compare(
 ) -> Result<(), EngineError> {
     let Some(directory) = open_directory(upper, path).map_err(failed(path))? else { return Ok(()) };
     let lower_directory = open_directory(lower, path).map_err(failed(path))?;
-    let names = names(&directory).map_err(failed(path))?;
+    let mut names = names(&directory).map_err(failed(path))?;
+    let listed = names.len();
+    names.retain(|name| !is_opaque_mark(name));
     for name in &names {
         let child = [path, b"/", name].concat();
         let Some(now) = look(directory.as_fd(), name).map_err(failed(&child))? else { continue };
@@ -331,7 +333,7 @@ fn compare(
         }
     }
     // An opaque directory hides all of the image's that it has not itself.
-    if is_opaque(directory.as_fd())
+    if (names.len() < listed || is_opaque(directory.as_fd()))
         && let Some(lower) = &lower_directory
     {
         for name in self::names(lower).map_err(failed(path))? {

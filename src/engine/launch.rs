@@ -11,6 +11,7 @@ use crate::monitor::config::{
     STOP_REQUESTED,
 };
 use crate::runtime::Rootfs;
+use crate::runtime::overlay::{self, Driver};
 
 use super::network::PendingNetwork;
 use super::place::UnitFrame;
@@ -156,8 +157,14 @@ impl Engine {
                 lower: self.layer_directories(&container.definition)?,
                 upper: directory.join("upper"),
                 work: directory.join("work"),
+                driver: overlay::driver(),
             },
         };
+        if matches!(rootfs, Rootfs::Overlay { driver: Driver::Fuse, .. })
+            && spec.user_namespace != UserNamespace::Host
+        {
+            return Err(without_kernel("a user namespace of a single container"));
+        }
         let program = |name: &str| {
             find_program(name).map(|program| RuntimeChoice::External { program }).ok_or_else(|| {
                 EngineError::Unsupported {
@@ -262,6 +269,15 @@ impl Engine {
         &self,
         layers: &[crate::image::Digest],
     ) -> Result<Vec<PathBuf>, EngineError> {
+        if overlay::driver() == Driver::Fuse && overlay::program().is_none() {
+            return Err(EngineError::Unsupported {
+                feature: "putting layers together".to_owned(),
+                reason: format!(
+                    "the kernel's overlayfs is not used here; install the package {}",
+                    overlay::PACKAGE
+                ),
+            });
+        }
         let store = self.layers()?;
         let mut directories = Vec::new();
         for digest in layers.iter().rev() {
@@ -385,6 +401,17 @@ impl Monitor {
                 Err(failed("start", "it ended without an answer; the host's journal may tell why".into()))
             }
         }
+    }
+}
+
+/// What only the kernel's overlayfs can do.
+pub(super) fn without_kernel(feature: &str) -> EngineError {
+    EngineError::Unsupported {
+        feature: feature.to_owned(),
+        reason: format!(
+            "layers are put together by {} here, and the kernel's overlayfs alone can do it",
+            overlay::PACKAGE
+        ),
     }
 }
 

@@ -90,6 +90,7 @@ pub use volumes::{NewVolume, PrunedVolumes, Volume, VolumeDefinition};
 pub use wait::{Condition, Ended};
 
 use crate::image::LayerStore;
+use crate::runtime::overlay::{self, Driver};
 use crate::store::{ObjectLock, Paths, Store, lock_object, try_lock_object};
 
 /// The engine over one pair of directories. Cheap to clone.
@@ -111,6 +112,22 @@ struct Inner {
     unit: Option<UnitFrame>,
 }
 
+/// In the environment of the service: auto, kernel or fuse.
+const OVERLAY_VARIABLE: &str = "DORMOUSE_OVERLAY";
+
+/// What is to put layers together, as the administrator or the user of this service says; `None`: what the kernel allows.
+fn wanted_overlay() -> Result<Option<Driver>, EngineError> {
+    match std::env::var(OVERLAY_VARIABLE).as_deref() {
+        Err(_) | Ok("" | "auto") => Ok(None),
+        Ok("kernel") => Ok(Some(Driver::Kernel)),
+        Ok("fuse") => Ok(Some(Driver::Fuse)),
+        Ok(other) => Err(EngineError::Failed {
+            attempted: "choose what puts layers together".to_owned(),
+            reason: format!("{OVERLAY_VARIABLE} is {other:?}; it may be auto, kernel or fuse"),
+        }),
+    }
+}
+
 impl Engine {
     /// An engine over these directories, which are made. The store is opened when it is first needed.
     ///
@@ -122,6 +139,7 @@ impl Engine {
 
     fn open(paths: Paths, unit: Option<UnitFrame>) -> Result<Self, EngineError> {
         paths.prepare()?;
+        overlay::prefer(wanted_overlay()?, &paths.state_dir);
         // Both lead to the running binary also after an upgrade. Without the right to mount there is no container of
         // another user that could be kept from writing to it.
         let (program, read_only_program) = match crate::runtime::read_only_program() {

@@ -6,9 +6,11 @@
 
 use std::path::PathBuf;
 
+use crate::runtime::overlay::{self, Driver};
 use crate::runtime::visible;
 use crate::store::lock_object;
 
+use super::launch::without_kernel;
 use super::spec::{Runtime, UserNamespace};
 use super::{Container, Engine, EngineError};
 
@@ -34,6 +36,9 @@ impl Engine {
             return Err(unsupported(
                 "it has users of its own, and owners would not be told apart; use export or cp",
             ));
+        }
+        if overlay::driver() == Driver::Fuse {
+            return Err(without_kernel("mounting the root of a container on the host"));
         }
         if spec.runtime != Runtime::Native {
             return Err(unsupported("only the native runtime shares it; use export or cp"));

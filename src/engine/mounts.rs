@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 
 use crate::image::{Digest, ImageConfig};
 use crate::runtime::SUBPATH_OPTION;
+use crate::runtime::overlay::{self, Driver};
 use crate::store::Uses;
 
 use super::definition::{MountedImage, normal_path};
+use super::launch::without_kernel;
 use super::oci::Purpose;
 use super::passwd::User;
 use super::spec::{ContainerSpec, IdMap, IdRange, Mount, MountKind, Runtime, UserNamespace};
@@ -460,6 +462,9 @@ impl Engine {
                 reason: "in a user namespace only an image of one layer can be mounted, and read-only"
                     .to_owned(),
             });
+        }
+        if overlay::driver() == Driver::Fuse {
+            return Err(without_kernel("mounting an image of several layers, or to be written to,"));
         }
         let text =
             |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| failed("a path is not UTF-8"));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::identity;
 use crate::monitor::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET};
-use crate::runtime::{cgroup, defaults, seccomp};
+use crate::runtime::{BOOT_ID, cgroup, defaults, seccomp};
 use crate::systemd::mode::{self, SystemdContext};
 
 use super::passwd::{self, RootView};
@@ -221,6 +221,9 @@ pub(super) fn build(
             ..SystemdContext::default()
         };
         mode::apply(&mut built, &context);
+        let mut annotations = built.annotations().clone().unwrap_or_default();
+        annotations.entry(BOOT_ID.to_owned()).or_insert_with(|| "new".to_owned());
+        built.set_annotations(Some(annotations));
     }
     // Last: where the image has a link, as to /run/systemd/resolve, it leads into what is mounted by now.
     let mut all = built.mounts().clone().unwrap_or_default();

@@ -203,7 +203,6 @@ fn register(container: &Container, leader: i32) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// [`EngineError::Failed`] with what systemd says.
-#[allow(dead_code)] // limits of running containers come with Update
 pub(super) fn update_scope(payload: &str, resources: &Resources) -> Result<(), EngineError> {
     let Some(unit) = scope_of(payload).and_then(|scope| scope.rsplit('/').next()) else { return Ok(()) };
     host::set_limits(unit, &limits(resources)).map_err(|error| EngineError::Failed {
@@ -249,6 +248,8 @@ impl Engine {
 fn limits(resources: &Resources) -> Limits {
     let number = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
     let memory_max = resources.memory_bytes.filter(|bytes| *bytes != 0).map(number);
+    // Ours of 0 is none.
+    let rate = |rate: u64| if rate == 0 { u64::MAX } else { rate };
     let period = resources.cpu_period_usec.filter(|period| *period != 0);
     Limits {
         memory_max,
@@ -275,10 +276,10 @@ fn limits(resources: &Resources) -> Limits {
             .iter()
             .map(|limit| IoLimit {
                 path: limit.path.clone(),
-                read_bytes: limit.read_bytes_per_sec,
-                write_bytes: limit.write_bytes_per_sec,
-                read_operations: limit.read_operations_per_sec,
-                write_operations: limit.write_operations_per_sec,
+                read_bytes: limit.read_bytes_per_sec.map(rate),
+                write_bytes: limit.write_bytes_per_sec.map(rate),
+                read_operations: limit.read_operations_per_sec.map(rate),
+                write_operations: limit.write_operations_per_sec.map(rate),
             })
             .collect(),
     }

@@ -7,7 +7,7 @@ use crate::runtime::cgroup::{Cgroup, CgroupError};
 
 use super::container::damaged;
 use super::spec::{IoLimit, Resources};
-use super::{Container, Engine, EngineError, EventKind, Live, blocking, definition, launch, oci};
+use super::{Container, Engine, EngineError, EventKind, Live, blocking, definition, launch, oci, place};
 
 /// Takes a limit away.
 const NONE: i64 = -1;
@@ -89,11 +89,13 @@ fn limit(
     let name = &container.row.name;
     let path = live.told.as_ref().map_or("", |told| told.cgroup.as_str());
     let cgroup = Cgroup::open(path).map_err(|error| refused(name, &error))?;
-    let Err(error) = cgroup.update(&oci::limits(limits)?) else { return Ok(()) };
+    // The scope around it, where there is one, has the same: of two limits the lower one counts.
+    let changed = cgroup.update(&oci::limits(limits)?).map_err(|error| refused(name, &error));
+    let Err(error) = changed.and_then(|()| place::update_scope(path, limits)) else { return Ok(()) };
     if let Err(left) = cgroup.update(&oci::limits(before)?) {
         tracing::warn!(name, error = %left, "cannot undo a change of limits, ignoring");
     }
-    Err(refused(name, &error))
+    Err(error)
 }
 
 fn refused(name: &str, error: &CgroupError) -> EngineError {

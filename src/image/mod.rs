@@ -38,6 +38,12 @@ pub use source::DescriptorReader;
 pub use tree_tar::{LayerTree, Rewrite, TreeKind, part_tar, part_tar_as, tree_tar, tree_tar_as};
 pub use unpack::{copy_in, is_tar};
 
+/// Whether a name in an upper directory is none of a file's, but says that the directory hides what lower ones have: so
+/// fuse-overlayfs has it, beside the attribute.
+pub fn is_opaque_mark(name: &[u8]) -> bool {
+    name == b".wh..wh..opq" || name == b".wh..opq"
+}
+
 /// The name of an attribute of overlayfs, as an overlay has it that this user mounts (`userxattr`; overlayfs.rst).
 pub fn overlay_attribute(name: &str) -> String {
     let space = if crate::identity::in_user_namespace() { "user" } else { "trusted" };

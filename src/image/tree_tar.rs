@@ -24,7 +24,9 @@ use rustix::{
 };
 use tar::{EntryType, Header};
 
-use super::{ImageError, Owners, overlay_attribute, tar_stream::shown, unpack::is_kept_xattr};
+use super::{
+    ImageError, Owners, is_opaque_mark, overlay_attribute, tar_stream::shown, unpack::is_kept_xattr,
+};
 
 const COPY_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: u64 = 512;
@@ -262,9 +264,6 @@ impl<W: Write> Writer<'_, Counted<W>> {
         if !(path.is_empty() && self.kind == TreeKind::Upper) {
             self.header(path, &stat, EntryType::Directory, b"", 0, Some(directory.as_fd()))?;
         }
-        if self.kind == TreeKind::Upper && self.overlay_marks(path, directory.as_fd())? {
-            self.marker(&joined(path, b".wh..wh..opq"))?;
-        }
         let mut names = Vec::new();
         for entry in Dir::read_from(&directory).map_err(failed("list", path))? {
             let entry = entry.map_err(failed("list", path))?;
@@ -274,6 +273,13 @@ impl<W: Write> Writer<'_, Counted<W>> {
             }
         }
         names.sort_unstable();
+        if self.kind == TreeKind::Upper {
+            let listed = names.len();
+            names.retain(|name| !is_opaque_mark(name));
+            if self.overlay_marks(path, directory.as_fd())? || names.len() < listed {
+                self.marker(&joined(path, b".wh..wh..opq"))?;
+            }
+        }
         let mut below = Vec::new();
         for name in names {
             if self.cancelled.load(Ordering::Relaxed) {

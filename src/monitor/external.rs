@@ -23,8 +23,10 @@ use rustix::process::{Pid, PidfdFlags};
 use super::config::{MonitorConfig, SPEC_FILE_NAME};
 use super::socket;
 use super::state::ProcessRef;
-use crate::runtime::{Rootfs, Stdio};
+use crate::runtime::{Rootfs, Stdio, overlay, visible};
 
+/// What a bundle says that it is.
+const EXTERNAL_VERSION: &str = "1.0.2";
 const BUNDLE: &str = "bundle";
 const ROOTFS: &str = "rootfs";
 const STATE: &str = "oci";
@@ -230,50 +232,14 @@ fn last_message(log: &Path) -> Option<String> {
 fn mount_root(run_dir: &Path, rootfs: &Rootfs) -> Result<PathBuf, ExternalError> {
     match rootfs {
         Rootfs::Directory { path } | Rootfs::ShiftedDirectory { path } => Ok(path.clone()),
-        Rootfs::Overlay { lower, upper, work } => {
+        Rootfs::Overlay { lower, upper, work, driver } => {
             let target = run_dir.join(ROOTFS);
-            let bundle = |source| ExternalError::Bundle { path: target.clone(), source };
-            match std::fs::create_dir(&target) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(bundle(error)),
-                _ => {}
-            }
-            let options = overlay_options(lower, upper, work);
-            rustix::mount::mount(
-                c"overlay",
-                &target,
-                c"overlay",
-                rustix::mount::MountFlags::empty(),
-                Some(&*std::ffi::CString::new(options).map_err(|error| bundle(error.into()))?),
-            )
-            .map_err(|source| ExternalError::Mount { target: target.clone(), source: source.into() })?;
+            let mount = |source| ExternalError::Mount { target: target.clone(), source };
+            let root = overlay::writable(*driver, lower, upper, work).map_err(mount)?;
+            visible::attach(&root, &target).map_err(|errno| mount(errno.into()))?;
             Ok(target)
         }
     }
-}
-
-/// The options of an overlay mount. Colons and backslashes in a lower directory's name are escaped, commas in all.
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Vec<u8> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let escaped = |path: &Path, special: &[u8]| {
-        let mut bytes = Vec::new();
-        for byte in path.as_os_str().as_bytes() {
-            if special.contains(byte) {
-                bytes.push(b'\\');
-            }
-            bytes.push(*byte);
-        }
-        bytes
-    };
-    let lower: Vec<_> = lower.iter().map(|path| escaped(path, b"\\:,")).collect();
-    [
-        b"lowerdir=".to_vec(),
-        lower.join(&b':'),
-        b",upperdir=".to_vec(),
-        escaped(upper, b"\\,"),
-        b",workdir=".to_vec(),
-        escaped(work, b"\\,"),
-    ]
-    .concat()
 }
 
 fn write_bundle(run_dir: &Path, spec: &mut Spec, root_path: PathBuf) -> Result<(), ExternalError> {
@@ -285,6 +251,8 @@ fn write_bundle(run_dir: &Path, spec: &mut Spec, root_path: PathBuf) -> Result<(
     }
     root.set_path(root_path);
     spec.set_root(Some(root));
+    // Older programs (the crun of Debian 12) refuse versions that they do not know, and know all that is in it.
+    spec.set_version(EXTERNAL_VERSION.to_owned());
     match std::fs::create_dir(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
@@ -330,12 +298,6 @@ fn read_pid(run_dir: &Path) -> io::Result<(ProcessRef, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn special_characters_in_overlay_paths_are_escaped() {
-        let options = overlay_options(&["/a:b".into(), "/c,d\\".into()], Path::new("/u:,"), Path::new("/w"));
-        assert_eq!(String::from_utf8(options).unwrap(), r"lowerdir=/a\:b:/c\,d\\,upperdir=/u:\,,workdir=/w");
-    }
 
     #[test]
     fn the_runtimes_last_message_is_its_reason() {

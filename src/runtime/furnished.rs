@@ -12,7 +12,7 @@ use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::mounts::{self, MountFailure};
 use super::root::Root;
-use super::{RuntimeError, Step, visible};
+use super::{RuntimeError, Step, overlay, visible};
 
 /// What the root is made of.
 #[derive(Debug, Clone)]
@@ -94,9 +94,9 @@ fn furnish(base: &Base, all: &[Mount]) -> Result<Furnished, MountFailure> {
                 rustix::fs::mkdir(directory, Mode::from_raw_mode(0o755))
                     .map_err(failed("make a directory"))?;
             }
-            (mounts::overlay(lower, &upper, &work)?, place)
+            (overlay::mount(lower, &upper, &work)?, place)
         }
-        Base::Writable { lower, upper, work } => (mounts::overlay(lower, upper, work)?, upper),
+        Base::Writable { lower, upper, work } => (overlay::mount(lower, upper, work)?, upper),
     };
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the root"))?;

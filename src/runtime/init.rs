@@ -20,7 +20,7 @@ use super::scheduling::MemoryPolicy;
 use super::stage::{self, Staged};
 use super::syscall::Cloned;
 use super::userns::UserNamespace;
-use super::{CreateRequest, Stdio, Step, devices, gate, reaper, report, syscall};
+use super::{BOOT_ID, CreateRequest, Stdio, Step, devices, gate, reaper, report, syscall};
 
 /// All that the new process knows.
 pub(super) struct Init<'a> {
@@ -34,6 +34,8 @@ pub(super) struct Init<'a> {
     pub report: Report,
     /// What was made for it before it was in its user namespace, if it has one.
     pub staged: Option<Staged>,
+    /// The root file system, where a process serves it.
+    pub served: Option<OwnedFd>,
 }
 
 fn at(step: Step) -> impl Fn(MountFailure) -> Failure {
@@ -338,7 +340,7 @@ impl Init<'_> {
             }
             None => {
                 mounts::isolate(linux.rootfs_propagation().as_deref()).map_err(at(Step::Rootfs))?;
-                let root = mounts::root(self.request.rootfs).map_err(at(Step::Rootfs))?;
+                let root = mounts::root(self.request.rootfs, self.served.take()).map_err(at(Step::Rootfs))?;
                 (root, VecDeque::new(), VecDeque::new())
             }
         };
@@ -409,6 +411,10 @@ impl Init<'_> {
         let Some(linux) = linux(self.request.spec) else { return Ok(()) };
         for path in linux.readonly_paths().iter().flatten() {
             mounts::read_only(root, Path::new(path)).map_err(at(Step::MaskedPaths))?;
+        }
+        let annotations = self.request.spec.annotations().as_ref();
+        if annotations.and_then(|all| all.get(BOOT_ID)).is_some_and(|value| value == "new") {
+            mounts::boot_id(root).map_err(at(Step::MaskedPaths))?;
         }
         let masked = linux.masked_paths().as_deref().unwrap_or_default();
         if masked.is_empty() {

@@ -16,12 +16,13 @@ use rustix::io::Errno;
 
 use super::cgroup::{Cgroup, PendingCgroup};
 use super::hooks::{self, Identity};
+use super::overlay::{Driver, fuse};
 use super::process::{Descriptors, Prepared};
 use super::report::{Message, Report, to_error};
 use super::scheduling::MemoryPolicy;
 use super::syscall::{self, Cloned};
 use super::userns::UserNamespace;
-use super::{CreateRequest, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
+use super::{CreateRequest, Rootfs, Running, RuntimeError, SpecError, Stdio, Step, init, seccomp};
 
 /// The namespaces of a container: those to be made, and those to be joined.
 #[derive(Debug, Default)]
@@ -101,6 +102,15 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
     let cgroup = Cgroup::open(path)?.create(linux.resources().as_ref())?;
     let entrance = cgroup.cgroup().entrance()?;
     let unified = entrance.unified.as_ref().map(AsFd::as_fd);
+    // Whoever serves it is no process of the container's.
+    let served = match request.rootfs {
+        Rootfs::Overlay { lower, upper, work, driver: Driver::Fuse } => Some(
+            fuse::serve(lower, Some((upper, work)))
+                .map_err(|failure| host(Step::Rootfs, failure.what)(failure.errno))?,
+        ),
+        _ => None,
+    };
+    let served = served.map(|served| served.mount);
     let (ours, theirs) = Report::pair().map_err(host(Step::Clone, "make a socket pair"))?;
     let hide =
         || syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(host(Step::Process, "hide this process"));
@@ -164,6 +174,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Waiting<'_>, RuntimeE
                 hierarchies: cgroup.cgroup().hierarchies(),
                 report: theirs,
                 staged: None,
+                served,
             };
             match &users {
                 Some(users) => init.run_after_stage(users, inner),

@@ -43,6 +43,7 @@ mod labels;
 mod launch;
 mod mounts;
 mod netdev;
+pub mod overlay;
 pub mod peer;
 mod process;
 mod reaper;
@@ -96,8 +97,14 @@ pub enum Rootfs {
         upper: PathBuf,
         /// overlayfs's work directory, on the same file system as `upper`.
         work: PathBuf,
+        /// What puts them together; by fuse-overlayfs no owners can be shifted.
+        #[serde(default)]
+        driver: overlay::Driver,
     },
 }
+
+/// The annotation that asks, by `new`, for a boot id of the container's own.
+pub const BOOT_ID: &str = "io.dormouse.boot-id";
 
 /// What the payload's standard streams are.
 #[derive(Debug)]

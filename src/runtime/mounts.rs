@@ -8,12 +8,13 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::Rootfs;
 use super::cgroup::{Hierarchy, Version};
+use super::overlay::Driver;
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
 use super::userns::{UserNamespace, mappings_of_option};
@@ -241,21 +242,25 @@ pub(super) fn isolate(propagation: Option<&str>) -> Result<(), MountFailure> {
 }
 
 /// Mounts the root file system and attaches it over a directory of the host, in this mount namespace only.
-pub(super) fn root(rootfs: &Rootfs) -> Result<Root, MountFailure> {
+/// `served`: what a process serves that its maker has started.
+pub(super) fn root(rootfs: &Rootfs, served: Option<OwnedFd>) -> Result<Root, MountFailure> {
     let (mount, place) = match rootfs {
         Rootfs::Directory { path } => (directory(path)?, path),
         // Without a user namespace there is nothing to shift.
         Rootfs::ShiftedDirectory { path } => (directory(path)?, path),
-        Rootfs::Overlay { lower, upper, work } => match super::furnished::shared(&visible::place_of(upper)) {
-            // Two overlays with the same directory to write to would not see each other's changes.
-            Some(mount) => {
-                let attr = MountAttr { clear: NOSUID | NODEV, ..MountAttr::default() };
-                syscall::mount_setattr(mount.as_fd(), false, &attr)
-                    .map_err(failed("take the root that is mounted on the host"))?;
-                (mount, upper)
+        Rootfs::Overlay { lower, upper, work, .. } => {
+            match (served, super::furnished::shared(&visible::place_of(upper))) {
+                (Some(mount), _) => (mount, upper),
+                // Two overlays with the same directory to write to would not see each other's changes.
+                (None, Some(mount)) => {
+                    let attr = MountAttr { clear: NOSUID | NODEV, ..MountAttr::default() };
+                    syscall::mount_setattr(mount.as_fd(), false, &attr)
+                        .map_err(failed("take the root that is mounted on the host"))?;
+                    (mount, upper)
+                }
+                (None, None) => (overlay(lower, upper, work)?, upper),
             }
-            None => (overlay(lower, upper, work)?, upper),
-        },
+        }
     };
     make_private(mount.as_fd())?;
     move_mount(mount.as_fd(), "", CWD, place.as_path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -273,7 +278,10 @@ pub(super) fn shifted_root(rootfs: &Rootfs, users: &UserNamespace) -> Result<Own
             users.shift(tree.as_fd(), true).map_err(failed(shift_text(path)))?;
             tree
         }
-        Rootfs::Overlay { lower, upper, work } => {
+        Rootfs::Overlay { driver: Driver::Fuse, .. } => {
+            return Err(failed("shift the owners of what fuse-overlayfs shows")(Errno::NOTSUP));
+        }
+        Rootfs::Overlay { lower, upper, work, .. } => {
             // upper and work have to be on the same mount; names that stay right wherever a layer lies.
             let own = upper.parent().filter(|own| work.starts_with(own)).unwrap_or(upper);
             for path in lower.iter().map(PathBuf::as_path).chain([own]) {
@@ -705,7 +713,9 @@ pub(super) fn mask(root: &Root, path: &Path, null: BorrowedFd<'_>) -> Result<(),
         syscall::mount_setattr(cover.as_fd(), false, &attr).map_err(failed(what()))?;
         cover
     } else {
-        copy_tree(null, Path::new(""), false).map_err(failed(what()))?
+        let cover = copy_tree(null, Path::new(""), false).map_err(failed(what()))?;
+        freeze(cover.as_fd()).map_err(failed(what()))?;
+        cover
     };
     attach(cover.as_fd(), place.as_fd()).map_err(failed(what()))
 }
@@ -721,6 +731,35 @@ pub(super) fn read_only(root: &Root, path: &Path) -> Result<(), MountFailure> {
     let copy = copy_tree(place.as_fd(), Path::new(""), true).map_err(failed(what()))?;
     let attr = MountAttr { set: RDONLY | NOSUID | NODEV | NOEXEC, ..MountAttr::default() };
     syscall::mount_setattr(copy.as_fd(), true, &attr).map_err(failed(what()))?;
+    attach(copy.as_fd(), place.as_fd()).map_err(failed(what()))
+}
+
+/// Gives the container a boot id of its own, as a machine has another one after each boot. The working directory is another
+/// one afterwards.
+pub(super) fn boot_id(root: &Root) -> Result<(), MountFailure> {
+    const NAME: &str = "boot-id";
+    let what = || "give the container a boot id".to_owned();
+    let place = match root.open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::PATH) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(errno) => return Err(MountFailure { what: what(), errno }),
+    };
+    let text = std::fs::read("/proc/sys/kernel/random/uuid")
+        .map_err(|error| failed(what())(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let memory = detached("tmpfs", "tmpfs", &[], NOSUID | NODEV | NOEXEC).map_err(failed(what()))?;
+    // Only what is attached can be copied (before Linux 6.15); nobody looks there yet.
+    let directory = root.open(Path::new("/"), OFlags::PATH).map_err(failed(what()))?;
+    attach(memory.as_fd(), directory.as_fd()).map_err(failed(what()))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::openat(&memory, NAME, flags, Mode::from_raw_mode(0o444)).map_err(failed(what()))?;
+    rustix::io::write(&file, &text).map_err(failed(what()))?;
+    let copy = copy_tree(memory.as_fd(), Path::new(NAME), false).map_err(failed(what()))?;
+    drop(file);
+    freeze(copy.as_fd()).map_err(failed(what()))?;
+    rustix::process::fchdir(&memory)
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
+        .map_err(failed(what()))?;
     attach(copy.as_fd(), place.as_fd()).map_err(failed(what()))
 }
 

@@ -15,8 +15,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{CWD, Gid, Mode, Uid};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 
 use super::process::Failure;
 use super::userns::UserNamespace;
@@ -49,20 +50,25 @@ pub(super) fn prepare(spec: &Spec, rootfs: &Rootfs, users: &UserNamespace) -> Re
             binds.push_back(mounts::bind_source(wanted, Some(users)).map_err(mount(Step::Mount))?);
         }
     }
-    let nodes = nodes(linux.devices().as_deref().unwrap_or_default(), users)
-        .map_err(|(what, errno)| (Step::Devices, what, errno))?;
     let place = match rootfs {
         Rootfs::Directory { path } | Rootfs::ShiftedDirectory { path } => path,
         Rootfs::Overlay { upper, .. } => upper,
     };
     // By the working directory init finds it again in its own mount namespace, wherever it may not go by name.
-    rustix::process::chdir(place)
-        .map_err(|errno| (Step::Rootfs, format!("enter the directory {place:?}"), errno))?;
+    let enter = || {
+        rustix::process::chdir(place)
+            .map_err(|errno| (Step::Rootfs, format!("enter the directory {place:?}"), errno))
+    };
+    enter()?;
+    let nodes = nodes(linux.devices().as_deref().unwrap_or_default(), users)
+        .map_err(|(what, errno)| (Step::Devices, what, errno))?;
+    enter()?;
     Ok(Staged { root, binds, nodes })
 }
 
 /// Device nodes in a file system that nobody else sees: with the owners that they should have inside, which nobody there
-/// could give them.
+/// could give them. It is over the working directory while they are made, for only what is attached can be copied (before
+/// Linux 6.15); the working directory is another one then.
 fn nodes(
     wanted: &[oci_spec::runtime::LinuxDevice],
     users: &UserNamespace,
@@ -70,6 +76,8 @@ fn nodes(
     let failed = |errno| ("make the container's devices".to_owned(), errno);
     let data = [("mode".to_owned(), Some("755".to_owned()))];
     let all = mounts::detached("tmpfs", "tmpfs", &data, 0).map_err(failed)?;
+    let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&all, "", CWD, "", here).map_err(failed)?;
     let mut nodes = VecDeque::new();
     for (index, node) in devices::wanted(wanted)?.into_iter().enumerate() {
         let failed = |errno| (format!("make device {:?}", node.path), errno);
@@ -96,5 +104,8 @@ fn nodes(
         .map_err(failed)?;
         nodes.push_back(mounts::copy_tree(all.as_fd(), Path::new(&name), false).map_err(failed)?);
     }
+    rustix::process::fchdir(&all)
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
+        .map_err(failed)?;
     Ok(nodes)
 }

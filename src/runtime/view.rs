@@ -10,12 +10,17 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
+use super::overlay::{self, Driver, fuse};
+
 /// Opens a container's root to write to while it does not run: what is written goes to `upper`. `work` is the container's own
 /// too, on the same file system. It is gone when the descriptor is closed.
 ///
 /// # Errors
 /// As [`merged`].
 pub fn writable(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Errno> {
+    if overlay::driver() == Driver::Fuse {
+        return served(lower, Some((upper, work)));
+    }
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     set_attributes(overlay.as_fd())?;
     set_lower(&overlay, lower)?;
@@ -36,6 +41,9 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
     if let [only] = layers {
         return rustix::fs::open(only, directory, Mode::empty());
     }
+    if overlay::driver() == Driver::Fuse {
+        return served(layers, None);
+    }
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // The topmost may be what a running container writes to; with an index that would be refused.
     fsconfig_set_string(overlay.as_fd(), "index", "off")?;
@@ -47,6 +55,14 @@ pub fn merged(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
         | MountAttrFlags::MOUNT_ATTR_NODEV;
     // The mount itself: through a descriptor below it, with the mount closed, the kernel can't look `..` up within a root.
     fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// By fuse-overlayfs.
+fn served(lower: &[PathBuf], writable: Option<(&Path, &Path)>) -> Result<OwnedFd, Errno> {
+    fuse::serve(lower, writable).map(fuse::Served::watched).map_err(|failure| {
+        tracing::warn!(errno = %failure.errno, "cannot {}", failure.what);
+        failure.errno
+    })
 }
 
 /// In a user namespace overlayfs keeps its notes where who mounts it may (Linux 5.11): in `user.overlay.…`.

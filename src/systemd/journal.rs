@@ -30,7 +30,7 @@ pub struct JournalFilter {
     pub lines: Option<u64>,
     /// Go on with new entries as they come.
     pub follow: bool,
-    /// Only since the kernel's boot: the host's, which containers share.
+    /// Only since the boot, which for a systemd in a container is its start.
     pub boot: bool,
 }
 

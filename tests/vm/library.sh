@@ -30,6 +30,15 @@ within() {
     done
 }
 
+# shows PATTERN: whether it is in what is read, which is told too. It is read to its end: who writes to a `grep -q` that has
+# gone fails.
+shows() {
+    local text
+    text=$(cat)
+    printf '%s\n' "$text" >&2
+    grep -q -- "$1" <<<"$text"
+}
+
 # call METHOD [PARAMETERS]: by systemd's own client.
 call() {
     varlinkctl --json=short call "$S" "io.dormouse.$1" "${2:-{\}}"

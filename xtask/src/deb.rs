@@ -158,7 +158,7 @@ Maintainer: The dormouse project <dormouse@localhost>
 Installed-Size: {installed_kib}
 Depends: libc6 (>= {libc}), libgcc-s1, init-system-helpers (>= 1.52)
 Recommends: systemd, dbus, netavark, aardvark-dns, passt, uidmap
-Suggests: systemd-container, uidmap, fuse-overlayfs, crun
+Suggests: systemd-container, fuse-overlayfs, crun
 Section: admin
 Priority: optional
 Description: container service that sleeps

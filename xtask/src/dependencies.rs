@@ -40,6 +40,7 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
     ("iptables", &[Purpose::Test, Purpose::Bench], "what netavark writes its rules with"),
     ("passt", &[Purpose::Test], "pasta: the network of containers without root"),
     ("uidmap", &[Purpose::Test], "maps the users of a service without root"),
+    ("fuse-overlayfs", &[Purpose::Test], "puts layers together where the kernel refuses"),
     ("iproute2", &[Purpose::Test], "looks at interfaces and routes"),
     ("python3", &[Purpose::Test], "varlink clients that are not ours"),
     ("python3-venv", &[Purpose::Test], "where they are installed"),

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness", "identity"]),
-    ("monitor", &["runtime"]),
+    ("monitor", &["runtime", "memory"]),
     ("oci", &["runtime", "systemd", "identity"]),
     ("store", &[]),
     ("image", &["identity"]),
@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("systemd", &["identity"]),
     ("readiness", &[]),
     ("identity", &[]),
+    ("memory", &[]),
     ("wire", &[]),
 ];
 

@@ -119,7 +119,12 @@ fn judge(name: &[u8]) -> Judgement {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => Judgement::Keep,
         b"security.selinux" => Judgement::DropQuietly,
         _ if name.contains(&0) => Judgement::Drop,
-        _ if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") => Judgement::Drop,
+        _ if [&b"trusted.overlay."[..], b"user.overlay.", b"user.fuseoverlayfs."]
+            .iter()
+            .any(|own| name.starts_with(own)) =>
+        {
+            Judgement::Drop
+        }
         _ if name.starts_with(b"trusted.") || name.starts_with(b"user.") => Judgement::Keep,
         _ => Judgement::Drop,
     }

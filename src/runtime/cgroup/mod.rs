@@ -21,7 +21,7 @@ mod usage;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -613,6 +613,9 @@ fn make_directory(hierarchy: &Hierarchy, directory: &Path) -> Result<bool, Cgrou
         }
         Err(source) => return Err(CgroupError::File { what: "create", path: directory.into(), source }),
     }
+    // Every user of the container may look at it, whatever the service's umask.
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755))
+        .map_err(|source| CgroupError::File { what: "open to all users", path: directory.into(), source })?;
     if hierarchy.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
         inherit_cpuset(directory)?;
     }

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use zbus::{DynamicType, OwnedObjectPath, export::serde::Serialize};
+use zbus::{DynamicType, OwnedObjectPath, OwnedVariant, export::serde::Serialize};
 
 use crate::identity;
 
 use super::bus::{Bus, BusError, Incoming};
-use super::inside::{MANAGER, MANAGER_PATH};
+use super::inside::{MANAGER, MANAGER_PATH, PROPERTIES};
 
 pub use self::machine::{Machine, register, registers_machines};
 pub use self::scope::{
@@ -25,6 +25,7 @@ pub use self::scope::{
 
 /// How long an answer, or a job that only makes a cgroup, may take. A host that boots has much to do.
 const TIMEOUT: Duration = Duration::from_secs(30);
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
 
 /// What goes wrong with the host's systemd.
 #[derive(Debug, thiserror::Error)]
@@ -115,13 +116,28 @@ impl Manager {
         attempted: &str,
         method: &str,
         body: &B,
+        passing: impl FnMut(&Incoming),
+    ) -> Result<Incoming, HostError>
+    where
+        B: Serialize + DynamicType,
+    {
+        self.call_of(attempted, (MANAGER_PATH, MANAGER), method, body, passing).await
+    }
+
+    /// As [`Self::call`], of an object with an interface.
+    async fn call_of<B>(
+        &mut self,
+        attempted: &str,
+        (object, interface): (&str, &str),
+        method: &str,
+        body: &B,
         mut passing: impl FnMut(&Incoming),
     ) -> Result<Incoming, HostError>
     where
         B: Serialize + DynamicType,
     {
         let failed = |error| from_bus(&self.path, error);
-        let serial = self.bus.send(MANAGER_PATH, MANAGER, method, body).await.map_err(failed)?;
+        let serial = self.bus.send(object, interface, method, body).await.map_err(failed)?;
         loop {
             let message = self.bus.next().await.map_err(failed)?;
             if !message.answers(serial) {
@@ -164,6 +180,25 @@ impl Manager {
         }
         Err(HostError::JobFailed { attempted: attempted.to_owned(), result })
     }
+}
+
+/// Whether the cgroup of a service is delegated to it (Delegate=yes).
+///
+/// # Errors
+/// A [`HostError`]; [`HostError::Refused`] if there is no such unit.
+pub fn delegates(unit: &str) -> Result<bool, HostError> {
+    let attempted = format!("tell of {unit}");
+    blocking(&attempted, async {
+        let mut manager = Manager::connect().await?;
+        let answer = manager.call(&attempted, "GetUnit", &(unit,), |_| {}).await?;
+        let (object,): (OwnedObjectPath,) = answer.body().map_err(|error| from_bus(&manager.path, error))?;
+        let asked = (SERVICE, "Delegate");
+        let answer =
+            manager.call_of(&attempted, (object.as_str(), PROPERTIES), "Get", &asked, |_| {}).await?;
+        let (value,): (OwnedVariant,) = answer.body().map_err(|error| from_bus(&manager.path, error))?;
+        bool::try_from(value)
+            .map_err(|_| HostError::Nonsense { what: "Delegate is no truth value".to_owned() })
+    })
 }
 
 /// Starts a unit that is installed, and returns when it runs.

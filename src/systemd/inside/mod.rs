@@ -32,7 +32,7 @@ use super::bus::{self, Bus, Incoming};
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A connection to the systemd inside a container. Dropping it closes it.
 ///

@@ -1,7 +1,7 @@
 # systemd's own varlink client against the socket.
 
 check_varlinkctl_tells_what_the_service_is() {
-    varlinkctl info $S | tee /dev/stderr | grep -q dormouse
+    varlinkctl info $S | shows dormouse
     equal interfaces "$(varlinkctl list-interfaces $S | grep -c '^io\.dormouse\.')" \
         "$(ls /usr/share/dormouse/interfaces/io.dormouse.* | wc -l)"
     varlinkctl list-methods $S io.dormouse.Container | grep -q 'io.dormouse.Container.Create'

@@ -11,6 +11,25 @@ check_systemd_257_boots_ready_without_failed_units_and_stops_cleanly() {
     equal "the exit code" "$(get machine exitCode)" 0
 }
 
+check_systemd_257_in_a_user_namespace_is_as_well() {
+    remove_at_end shifted
+    dormouse run --userns auto --network none --detach --name shifted --wait ready --timeout 200 \
+        --rootfs /var/lib/machines/trixie /sbin/init
+    local pid
+    pid=$(get shifted pid)
+    [ "$(stat -c %u "/proc/$pid")" -ge 65536 ] || fail "root of the container is $(stat -c %u "/proc/$pid") on the host"
+    equal ready "$(get shifted ready)" true
+    equal "failed units" "$(call Unit.List '{"name": "shifted", "activeStates": ["failed"]}' | jq '.units | length')" 0
+    equal "the state of the system" "$(call Unit.Status '{"name": "shifted"}' | jq -r .systemState)" running
+    equal "the owner inside" "$(dormouse exec shifted stat -c %u:%g /etc/passwd)" 0:0
+    # What it writes is root's on the disk too.
+    dormouse exec shifted touch /root/written
+    equal "the owner on the disk" "$(stat -c %u /var/lib/machines/trixie/root/written)" 0
+    rm /var/lib/machines/trixie/root/written
+    dormouse stop shifted
+    equal "the exit code" "$(get shifted exitCode)" 0
+}
+
 check_limits_arrive_in_the_cgroup() {
     remove_at_end limited
     dormouse run --network none --detach --name limited --memory 64m --pids-limit 50 --cpus 0.5 busybox sleep 1000

@@ -21,10 +21,20 @@ check_every_container_has_a_scope_with_its_limits() {
         equal cpu.max "$(cat "$cgroup/cpu.max")" "50000 100000"
         equal cpuset.cpus "$(cat "$cgroup/cpuset.cpus")" 0
     done
+    # Other limits arrive in all of them, and none takes them away.
+    dormouse update --memory 96m --cpus 1 scoped
+    equal MemoryMax "$(property MemoryMax)" $((96 << 20))
+    equal CPUQuotaPerSecUSec "$(property CPUQuotaPerSecUSec)" 1s
+    for cgroup in "$(cgroup_of scoped)" "$(dirname "$(cgroup_of scoped)")"; do
+        equal memory.max "$(cat "$cgroup/memory.max")" $((96 << 20))
+        equal cpu.max "$(cat "$cgroup/cpu.max")" "100000 100000"
+    done
+    dormouse update --memory -1 scoped
+    equal MemoryMax "$(property MemoryMax)" infinity
     # By name, with what runs in it.
-    systemctl status --no-pager $unit | tee /dev/stderr | grep -q 'sleep 1000'
-    systemd-cgls --no-pager --unit dormouse.slice | tee /dev/stderr | grep -q $unit
-    systemd-cgtop --batch --iterations=2 --delay=500ms --depth=4 | tee /dev/stderr | grep -q $unit
+    systemctl status --no-pager $unit | shows 'sleep 1000'
+    systemd-cgls --no-pager --unit dormouse.slice | shows $unit
+    systemd-cgtop --batch --iterations=2 --delay=500ms --depth=4 | shows $unit
     # The service itself has nothing of it.
     equal "processes of the service" "$(cat /sys/fs/cgroup/system.slice/dormouse.service/cgroup.procs)" \
         "$(systemctl show --value --property MainPID dormouse.service)"
@@ -75,13 +85,13 @@ check_machined_knows_a_systemd_container() {
         --rootfs /var/lib/machines/trixie /sbin/init
     local m=known-machine
     within 20 machinectl show $m
-    machinectl list --no-legend --no-pager | tee /dev/stderr | grep "^$m *container *dormouse"
+    machinectl list --no-legend --no-pager | shows "^$m *container *dormouse"
     equal "the unit" "$(machinectl show --value --property Unit $m)" dormouse-known_machine.scope
     equal "the leader" "$(machinectl show --value --property Leader $m)" "$(get known_machine pid)"
-    machinectl status --no-pager $m | tee /dev/stderr | grep -q 'nginx'
+    machinectl status --no-pager $m | shows 'nginx'
     equal "the system inside" "$(systemctl -M $m is-system-running)" running
     equal "a unit inside" "$(systemctl -M $m is-active nginx.service)" active
-    journalctl -M $m --no-pager --quiet --unit nginx.service | tee /dev/stderr | grep -q nginx
+    journalctl -M $m --no-pager --quiet --unit nginx.service | shows nginx
     timeout 60 script --quiet --return --command \
         "machinectl --quiet shell root@$m /bin/sh -c 'cat /etc/hostname; touch /run/was-here'" /tmp/shell </dev/null
     dormouse exec known_machine test -e /run/was-here

@@ -34,14 +34,14 @@ check_a_systemd_container_is_a_unit_with_its_readiness_stop_and_socket() {
         'ExecStart=/usr/bin/dormouse run --rm --replace --network none --name unit-machine --rootfs /var/lib/machines/trixie /sbin/init'
     systemctl start unit-machine.socket
     # The first connection starts the container, waits in the socket's queue, and is answered by the service inside.
-    timeout 200 bash -c 'exec 5<>/dev/tcp/127.0.0.1/7777; cat <&5' | tee /dev/stderr | grep -x 'hello from inside'
+    timeout 200 bash -c 'exec 5<>/dev/tcp/127.0.0.1/7777; cat <&5' | shows 'hello from inside'
     within 100 systemctl is-active unit-machine.service
     equal "ready inside" "$(get unit-machine ready)" true
     equal "the state of the system" "$(call Unit.Status '{"name": "unit-machine"}' | jq -r .systemState)" running
     equal "the cgroup" "$(get unit-machine cgroup)" /system.slice/unit-machine.service/payload
     equal "the unit of the container's process" \
         "$(ps -o unit= -p "$(get unit-machine pid)")" unit-machine.service
-    systemctl status --no-pager unit-machine.service | tee /dev/stderr | grep -q nginx
+    systemctl status --no-pager unit-machine.service | shows nginx
     timeout 20 bash -c 'exec 5<>/dev/tcp/127.0.0.1/7777; cat <&5' | grep -x 'hello from inside'
     systemctl stop unit-machine.socket unit-machine.service
     equal "the result" "$(systemctl show --value --property Result unit-machine.service)" success
@@ -58,7 +58,7 @@ check_the_exit_code_and_the_output_are_the_units() {
     systemctl start unit-small.service
     within 30 systemctl is-failed unit-small.service
     equal "the exit code" "$(systemctl show --value --property ExecMainStatus unit-small.service)" 7
-    journalctl --unit unit-small.service --no-pager -o cat | tee /dev/stderr | grep -qx 'spoken inside'
+    journalctl --unit unit-small.service --no-pager -o cat | shows 'spoken inside'
     nothing_left_of unit-small.service unit-small
 }
 

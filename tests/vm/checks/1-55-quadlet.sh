@@ -114,3 +114,40 @@ check_generated_units_of_a_container_make_it_anew_or_start_it() {
     equal "the result" "$(systemctl show --value --property Result container-gen.service)" success
     equal "containers" "$(dormouse ps --all --format json | jq '[.[] | select(.name == "gen")] | length')" 0
 }
+
+# One file of each kind, each needed by the last one.
+check_files_of_all_kinds_are_started_with_the_pod_that_needs_them() {
+    take_back quad-shop-pod.service quad-web.service quad-made-build.service quad-base-image.service \
+        quad-data-volume.service quad-back-network.service
+    printf 'FROM busybox\nRUN echo built >/made\n' >/tmp/Containerfile.quad
+    give quad-base.image '[Image]' 'Image=localhost/busybox' 'Policy=missing'
+    give quad-made.build '[Unit]' 'Requires=quad-base-image.service' 'After=quad-base-image.service' \
+        '[Build]' 'ImageTag=quad-made' 'File=/tmp/Containerfile.quad' 'Network=none'
+    give quad-data.volume '[Volume]' 'VolumeName=quad-data'
+    give quad-back.network '[Network]' 'NetworkDeleteOnStop=yes'
+    give quad-shop.pod '[Pod]' 'PodName=quad-shop' 'PublishPort=8071:80' 'Network=quad-back.network'
+    give quad-web.container '[Container]' 'ContainerName=quad-web' 'Image=quad-made.build' 'Pod=quad-shop.pod' \
+        'Volume=quad-data.volume:/data' 'StopTimeout=1' \
+        'Exec=sh -c "cp /made /data; nc -ll -p 80 -e cat /data/made"' '[Service]' 'SuccessExitStatus=137'
+    systemctl daemon-reload
+    systemctl start quad-shop-pod.service
+    within 60 active quad-web.service
+    local unit
+    for unit in quad-base-image quad-data-volume quad-back-network quad-shop-pod; do
+        active $unit.service || fail "$unit is $(systemctl is-active $unit.service)"
+    done
+    equal "the result of the build" "$(systemctl show --value --property Result quad-made-build.service)" success
+    within 20 eval '[ "$(timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/8071 && cat <&3")" = built ]'
+    equal "the pod" "$(dormouse pod ls --format json | jq -r '.[].name')" quad-shop
+    equal "the containers of the pod" "$(dormouse ps --format json | jq -r '.[] | select(.name == "quad-web") | .pod')" quad-shop
+    systemctl stop quad-shop-pod.service
+    within 30 eval '[ "$(systemctl is-active quad-web.service)" != active ]'
+    equal "pods" "$(dormouse pod ls --format json)" "[]"
+    equal "containers" "$(dormouse ps --all --format json | jq '[.[] | select(.name == "quad-web")] | length')" 0
+    systemctl stop quad-back-network.service
+    equal "networks" "$(dormouse network ls --format json | jq '[.[] | select(.name | test("quad"))] | length')" 0
+    # What it has written stays.
+    grep -qx built "$(dormouse volume inspect quad-data | jq -r '.[0].mountPoint')/made"
+    dormouse volume rm quad-data
+    dormouse rmi quad-made
+}

@@ -47,6 +47,8 @@ pub fn make(build: &Build, filter: Option<&str>) -> Result<PathBuf> {
     for name in ["run", "library.sh", "checks"] {
         run_quietly(Command::new("cp").arg("--recursive").arg(checks.join(name)).arg(tree))?;
     }
+    let page = workspace::root().join("docs/peers.md");
+    fs::copy(&page, tree.join("peers.md")).map_err(on_file("copy", &page))?;
     let filter_file = tree.join("filter");
     fs::write(&filter_file, filter.unwrap_or_default()).map_err(on_file("write", &filter_file))?;
     if let Ok(number) = std::env::var(ACTIVATIONS) {
