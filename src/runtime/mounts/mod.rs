@@ -5,15 +5,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+mod cgroups;
+mod copy_up;
+
+use self::copy_up::copy_content;
 use super::Rootfs;
-use super::cgroup::{Hierarchy, Version};
 use super::overlay::Driver;
 use super::root::{Missing, Root, file_type};
 use super::syscall::{self, MountAttr};
@@ -464,7 +467,7 @@ fn shift(
 
 /// What a container is to see of the host's cgroups.
 pub(super) struct Cgroups<'a> {
-    pub hierarchies: &'a [Hierarchy],
+    pub hierarchies: &'a [super::cgroup::Hierarchy],
     /// The container's own, below each hierarchy, where it has no cgroup namespace that begins there.
     pub own: Option<&'a Path>,
 }
@@ -490,7 +493,7 @@ pub(super) fn mount(
     } else if is_bind(mount) {
         bind_source(mount, None)?
     } else if kind == "cgroup" || kind == "cgroup2" {
-        return cgroups(root, target, &options, of_host);
+        return cgroups::mount(root, target, &options, of_host);
     } else {
         let what = describe(&format!("a {kind}"));
         let source = mount.source().as_deref().and_then(Path::to_str).filter(|source| !source.is_empty());
@@ -556,144 +559,6 @@ fn refuse_proc(place: BorrowedFd<'_>, is_proc: bool, target: &Path) -> Result<()
             what: format!("mount on {target:?}, which lies in a procfs"),
             errno: Errno::PERM,
         });
-    }
-    Ok(())
-}
-
-/// The host's layout, seen from the container's own cgroup. With `rw`, only what it needs to make cgroups of its own
-/// below is writable: the unified hierarchy, and that named `systemd`. The unified one beside others is of use to nobody who
-/// can't, and a systemd that is given the other one would take it for its own.
-fn cgroups(root: &Root, target: &Path, options: &Options, of_host: &Cgroups<'_>) -> Result<(), MountFailure> {
-    let what = |name: &str| format!("mount the cgroup hierarchy {name} in the container");
-    let attributes = (options.set | NOSUID | NODEV | NOEXEC) & !RDONLY;
-    let writable = options.set & RDONLY == 0;
-    let freeze = |mount: &OwnedFd, what: String| {
-        let attr = MountAttr { set: RDONLY, ..MountAttr::default() };
-        syscall::mount_setattr(mount.as_fd(), false, &attr).map_err(failed(what))
-    };
-    let place =
-        root.place(target, Missing::Directory).map_err(failed(format!("make the mount point {target:?}")))?;
-    refuse_proc(place.as_fd(), false, target)?;
-    if let [Hierarchy { version: Version::V2, .. }] = of_host.hierarchies {
-        let mount = detached("cgroup2", "cgroup2", &[], attributes).map_err(failed(what("v2")))?;
-        if !writable {
-            freeze(&mount, what("v2"))?;
-        }
-        return attach(mount.as_fd(), place.as_fd()).map_err(failed(what("v2")));
-    }
-    let mode = [("mode".to_owned(), Some("755".to_owned()))];
-    let parent = detached("tmpfs", "tmpfs", &mode, attributes)
-        .map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
-    attach(parent.as_fd(), place.as_fd()).map_err(failed("mount a tmpfs for the cgroup hierarchies"))?;
-    for hierarchy in of_host.hierarchies {
-        if hierarchy.version == Version::V2 && !writable {
-            continue;
-        }
-        let name = hierarchy.directory_name();
-        rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o755))
-            .map_err(failed(what(&name)))?;
-        let (kind, data) = match hierarchy.version {
-            Version::V2 => ("cgroup2", Vec::new()),
-            Version::V1 => {
-                let mut data: Vec<_> =
-                    hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
-                if let Some(name) = &hierarchy.name {
-                    data.push(("none".to_owned(), None));
-                    data.push(("name".to_owned(), Some(name.clone())));
-                }
-                ("cgroup", data)
-            }
-        };
-        let mount = match of_host.own {
-            Some(own) => own_part(&hierarchy.mount.join(own), attributes),
-            None => detached(kind, kind, &data, attributes),
-        };
-        let mount = mount.map_err(failed(what(&name)))?;
-        let own = hierarchy.version == Version::V2 || hierarchy.name.as_deref() == Some("systemd");
-        if !(writable && own) {
-            freeze(&mount, what(&name))?;
-        }
-        let place = rustix::fs::openat(&parent, name.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed(what(&name)))?;
-        attach(mount.as_fd(), place.as_fd()).map_err(failed(what(&name)))?;
-        // As systemd has them on a host: a link for each of several that are mounted together.
-        if hierarchy.controllers.len() > 1 {
-            for controller in &hierarchy.controllers {
-                let _ = rustix::fs::symlinkat(name.as_str(), &parent, controller.as_str());
-            }
-        }
-    }
-    // The tmpfs itself needs no more directories.
-    freeze(&parent, "make the cgroup hierarchies' parent read-only".to_owned())
-}
-
-/// A part of a hierarchy, in place of a namespace that begins there.
-fn own_part(path: &Path, attributes: u64) -> Result<OwnedFd, Errno> {
-    let part = copy_tree(CWD, path, false)?;
-    let attr = MountAttr {
-        set: attributes,
-        clear: ATIME_MASK,
-        propagation: libc::MS_PRIVATE,
-        ..MountAttr::default()
-    };
-    syscall::mount_setattr(part.as_fd(), false, &attr)?;
-    Ok(part)
-}
-
-/// How deep an image's content below a tmpfs may go.
-const COPY_DEPTH_MAX: usize = 64;
-
-/// Copies what a directory holds, without following any link, keeping owners and modes.
-fn copy_content(from: BorrowedFd<'_>, into: BorrowedFd<'_>, depth: usize) -> Result<(), Errno> {
-    if depth > COPY_DEPTH_MAX {
-        return Err(Errno::NAMETOOLONG);
-    }
-    let own = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(
-        into,
-        Some(rustix::fs::Uid::from_raw(own.st_uid)),
-        Some(rustix::fs::Gid::from_raw(own.st_gid)),
-    )?;
-    rustix::fs::fchmod(into, Mode::from_raw_mode(own.st_mode & 0o7777))?;
-    for entry in Dir::read_from(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let stat = rustix::fs::statat(from, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                rustix::fs::mkdirat(into, name, mode)?;
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let below = rustix::fs::openat(from, name, flags, Mode::empty())?;
-                let copy = rustix::fs::openat(into, name, flags, Mode::empty())?;
-                copy_content(below.as_fd(), copy.as_fd(), depth + 1)?;
-            }
-            FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let copy = rustix::fs::openat(into, name, flags, mode)?;
-                std::io::copy(
-                    &mut std::fs::File::from(source),
-                    &mut std::fs::File::from(copy.try_clone().map_err(|_| Errno::MFILE)?),
-                )
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-                rustix::fs::fchown(&copy, Some(uid), Some(gid))?;
-                rustix::fs::fchmod(&copy, mode)?;
-            }
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(from, name, Vec::new())?;
-                rustix::fs::symlinkat(target.as_c_str(), into, name)?;
-                rustix::fs::chownat(into, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-            }
-            // Sockets, FIFOs and devices of an image below /run or /tmp are leftovers of its making.
-            _ => {}
-        }
     }
     Ok(())
 }
