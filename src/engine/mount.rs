@@ -2,7 +2,7 @@
 //! the container writes to, for root alone, without rights (nosuid, nodev), and without what is mounted in the container.
 //!
 //! There is one overlay at a time: a container that is started, or started again by its monitor, takes the one that is mounted
-//! here (`src/runtime/mounts.rs`). The mount stays until Unmount, the container's removal, or the end of the boot.
+//! here (`src/runtime/mounts/`). The mount stays until Unmount, the container's removal, or the end of the boot.
 
 use std::path::PathBuf;
 
