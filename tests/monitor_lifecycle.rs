@@ -295,6 +295,6 @@ fn a_monitor_that_sleeps_has_little_memory_of_its_own() {
         }
         sum
     };
-    // What parsing a spec takes is ten times as much.
-    wait_for("the monitor to be small", || (own_kib() <= 64).then_some(()));
+    // What parsing a spec takes is several times as much; where in the heap the few things lie that stay differs by some pages.
+    wait_for("the monitor to be small", || (own_kib() <= 96).then_some(()));
 }
