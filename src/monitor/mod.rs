@@ -187,6 +187,7 @@ fn detach(run_dir: &Path) -> io::Result<PathBuf> {
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    sys::outlive_the_payload();
     sys::ignore_signals();
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for target in 0..3 {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug)]
@@ -21,8 +22,40 @@ pub fn fork() -> io::Result<Fork> {
     // SAFETY: the monitor's process has one thread, so no lock can be held by a thread that the child lacks.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Fork::Child),
+        0 => {
+            restore_oom_score();
+            Ok(Fork::Child)
+        }
         pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+const UNCHANGED: i32 = i32::MIN;
+
+/// The score that this process was started with, if it has another one now.
+static INHERITED_OOM_SCORE: AtomicI32 = AtomicI32::new(UNCHANGED);
+
+/// Keeps the kernel from killing this process when the memory of its cgroup runs out: the limit of a scope counts the monitor
+/// too, and a container whose monitor is killed ends without anybody who could tell how. What it starts is killed as before.
+/// Without CAP_SYS_RESOURCE nothing changes.
+///
+/// Source: proc_pid_oom_score_adj(5).
+pub fn outlive_the_payload() {
+    let inherited = std::fs::read_to_string(OOM_SCORE).ok().and_then(|score| score.trim().parse().ok());
+    if let Some(score) = inherited
+        && std::fs::write(OOM_SCORE, "-1000").is_ok()
+    {
+        INHERITED_OOM_SCORE.store(score, Ordering::Relaxed);
+    }
+}
+
+/// Undoes [`outlive_the_payload`], for what this process is about to become.
+pub fn restore_oom_score() {
+    let score = INHERITED_OOM_SCORE.swap(UNCHANGED, Ordering::Relaxed);
+    if score != UNCHANGED {
+        // Who may lower it may raise it.
+        let _ = std::fs::write(OOM_SCORE, score.to_string());
     }
 }
 

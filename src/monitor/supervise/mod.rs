@@ -486,6 +486,7 @@ impl Supervisor {
             return io::ErrorKind::InvalidInput.into();
         };
         sys::reset_signals();
+        sys::restore_oom_score();
         std::process::Command::new(program).args(arguments).exec()
     }
 

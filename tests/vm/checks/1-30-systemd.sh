@@ -49,6 +49,7 @@ check_memory_limit_kills_and_is_told() {
     dormouse run --network none --detach --name greedy --memory 16m busybox sh -c 'tail /dev/zero' || true
     equal "the exit code" "$(call Container.Wait '{"name": "greedy"}' | jq .exitCode)" 137
     equal "told of the kill" "$(get greedy oomKilled)" true
+    equal "the payload's own score" "$(dormouse run --network none --rm busybox cat /proc/self/oom_score_adj)" 0
 }
 
 check_devices_of_the_host_are_out_of_reach() {

@@ -30,7 +30,7 @@ of_alice() {
 
 # The user with lingering and an image, unless an earlier check has seen to it.
 settle() {
-    [ ! -S $A ] || return 0
+    [ ! -e /run/settled-alice ] || return 0
     # Without a default route there is nothing that pasta could take over.
     if [ ! -e /sys/class/net/up0 ]; then
         ip link add up0 type dummy
@@ -44,6 +44,7 @@ settle() {
     within 30 as_alice systemctl --user start dormouse.socket
     equal "the mode of the socket" "$(stat -c %a:%U $A)" 600:alice
     as_alice dormouse import --quiet /usr/local/share/busybox.tar busybox
+    touch /run/settled-alice
 }
 
 check_a_users_service_wakes_at_the_first_call_and_sleeps_while_a_container_runs_in_its_scope() {
