@@ -1,18 +1,15 @@
 //! io.dormouse.Container.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::engine::{
-    Condition, ContainerFilter, ContainerSummary, Engine, EngineError, Phase, Since, signals,
-};
+use crate::engine::{Condition, ContainerFilter, ContainerSummary, Engine, EngineError, Phase, signals};
 use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::convert::{spec_from_wire, spec_to_wire};
 use super::errors::to_reply;
 use super::streams::{condition_of, streams};
-use super::{health, looked_up, mount_types, network_types, ordered};
+use super::{health, listing, looked_up, mount_types, network_types, ordered};
 use crate::wire::container as wire;
 
 const NAME: &str = "io.dormouse.Container";
@@ -175,7 +172,7 @@ impl ContainerInterface {
 
     async fn kill(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Kill_Args = call.parameters()?;
-        let signal = signal(given.signal.as_deref())?;
+        let signal = signal(given.signal.as_deref()).map_err(failed)?;
         self.engine.kill(&given.name, signal).map_err(failed)?;
         call.reply(wire::Kill_Reply {}).await
     }
@@ -260,14 +257,8 @@ impl ContainerInterface {
             phases: given.states.unwrap_or_default().into_iter().map(phase).collect(),
             labels: given.labels.unwrap_or_default().into_iter().collect(),
         };
-        // The subscription begins before the first look, so that no change falls between the two.
-        let mut changes = if call.wants_more() {
-            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
-        } else {
-            None
-        };
-        let mut known: HashMap<String, wire::Summary> = HashMap::new();
-        let mut first = true;
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let (engine, wanted) = (self.engine.clone(), filter.clone());
             let now = looked_up(move || engine.list(&wanted)).await.map_err(failed)?;
@@ -275,18 +266,8 @@ impl ContainerInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { containers: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for container in now {
-                if left.remove(&container.id).as_ref() != Some(&container) {
-                    changed.push(container.clone());
-                }
-                known.insert(container.id.clone(), container);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |container| &container.id) {
                 call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
-                first = false;
             }
             let events = changes.next().await.map_err(failed)?;
             self.engine.settle(&events).await.map_err(failed)?;
@@ -306,10 +287,11 @@ pub(super) fn unsigned<T: TryFrom<i64>>(field: &str, value: i64) -> Result<T, Ca
 }
 
 /// A signal by its name or number; SIGKILL unless told.
-pub(super) fn signal(text: Option<&str>) -> Result<i32, CallError> {
+pub(super) fn signal(text: Option<&str>) -> Result<i32, EngineError> {
     let text = text.unwrap_or("KILL");
-    signals::parse(text).ok_or_else(|| {
-        failed(EngineError::InvalidSpec { field: "signal".into(), reason: format!("{text:?} is no signal") })
+    signals::parse(text).ok_or_else(|| EngineError::InvalidSpec {
+        field: "signal".into(),
+        reason: format!("{text:?} is no signal"),
     })
 }
 

@@ -7,6 +7,7 @@ mod copy;
 mod errors;
 mod health;
 mod image;
+mod listing;
 mod logs;
 mod manager;
 mod mount_types;

@@ -1,15 +1,15 @@
 //! io.dormouse.Network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::engine::spec::NetworkAttachment;
-use crate::engine::{Engine, EngineError, Member, Network, NewNetwork, NewSubnet, Since};
+use crate::engine::{Engine, EngineError, Member, Network, NewNetwork, NewSubnet};
 use crate::network::Driver;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
 use super::network_types::addresses_from_wire;
-use super::{looked_up, ordered};
+use super::{listing, looked_up, ordered};
 use crate::wire::network as wire;
 
 const NAME: &str = "io.dormouse.Network";
@@ -91,24 +91,11 @@ impl NetworkInterface {
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
-        let names = given.names.unwrap_or_default();
-        let labels = given.labels.unwrap_or_default();
-        let is_wanted = |network: &wire::Details| {
-            (names.is_empty()
-                || names.iter().any(|name| {
-                    network.name == *name || (!name.is_empty() && network.id.starts_with(name.as_str()))
-                }))
-                && labels.iter().all(|(key, value)| {
-                    network.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
-                })
-        };
-        let mut changes = if call.wants_more() {
-            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
-        } else {
-            None
-        };
-        let mut known: HashMap<String, wire::Details> = HashMap::new();
-        let mut first = true;
+        let wanted = listing::Wanted::new(given.names, given.labels);
+        let is_wanted =
+            |network: &wire::Details| wanted.includes(&network.id, &network.name, &network.labels);
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let engine = self.engine.clone();
             let now = looked_up(move || all(&engine)).await.map_err(failed)?;
@@ -116,18 +103,8 @@ impl NetworkInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { networks: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for network in now {
-                if left.remove(&network.id).as_ref() != Some(&network) {
-                    changed.push(network.clone());
-                }
-                known.insert(network.id.clone(), network);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |network| &network.id) {
                 call.reply_continues(wire::List_Reply { networks: changed, gone }).await?;
-                first = false;
             }
             changes.next().await.map_err(failed)?;
         }

@@ -1,18 +1,15 @@
 //! io.dormouse.Pod.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::{
-    Engine, EngineError, Phase, PodMember, PodPhase, PodSpec, PodSummary, Share, Since, signals,
-};
+use crate::engine::{Engine, EngineError, Phase, PodMember, PodPhase, PodSpec, PodSummary, Share};
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
-use super::container::{signed, unsigned};
+use super::container::{signal, signed, unsigned};
 use super::errors::to_reply;
-use super::{looked_up, network_types, ordered, usage};
+use super::{listing, looked_up, network_types, ordered, usage};
 use crate::wire::container::{self, self as network};
 use crate::wire::pod as wire;
 
@@ -73,22 +70,10 @@ impl PodInterface {
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
-        let names = given.names.unwrap_or_default();
-        let labels = given.labels.unwrap_or_default();
-        let is_wanted = |pod: &wire::Summary| {
-            let is_named =
-                |name: &String| pod.name == *name || (!name.is_empty() && pod.id.starts_with(name.as_str()));
-            let has = |(key, value): (&String, &String)| {
-                pod.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
-            };
-            (names.is_empty() || names.iter().any(is_named)) && labels.iter().all(has)
-        };
-        let mut changes = match call.wants_more() {
-            true => Some(self.engine.follow_events(Since::Now).map_err(failed)?),
-            false => None,
-        };
-        let mut known: HashMap<String, wire::Summary> = HashMap::new();
-        let mut first = true;
+        let wanted = listing::Wanted::new(given.names, given.labels);
+        let is_wanted = |pod: &wire::Summary| wanted.includes(&pod.id, &pod.name, &pod.labels);
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let engine = self.engine.clone();
             let now = looked_up(move || engine.pods()).await.map_err(failed)?;
@@ -96,18 +81,8 @@ impl PodInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { pods: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for pod in now {
-                if left.remove(&pod.id).as_ref() != Some(&pod) {
-                    changed.push(pod.clone());
-                }
-                known.insert(pod.id.clone(), pod);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |pod| &pod.id) {
                 call.reply_continues(wire::List_Reply { pods: changed, gone }).await?;
-                first = false;
             }
             let events = changes.next().await.map_err(failed)?;
             self.engine.settle(&events).await.map_err(failed)?;
@@ -147,11 +122,7 @@ impl PodInterface {
 
     async fn kill(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::Kill_Args = call.parameters()?;
-        let text = given.signal.as_deref().unwrap_or("KILL");
-        let signal = signals::parse(text).ok_or_else(|| {
-            let reason = format!("{text:?} is no signal");
-            failed(EngineError::InvalidSpec { field: "signal".into(), reason })
-        })?;
+        let signal = signal(given.signal.as_deref()).map_err(failed)?;
         let engine = self.engine.clone();
         ordered(call, async move { engine.kill_pod(&given.name, signal).await }).await.map_err(failed)?;
         call.reply(wire::Kill_Reply {}).await

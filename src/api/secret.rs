@@ -1,19 +1,18 @@
 //! io.dormouse.Secret.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::engine::{Engine, EngineError, NewSecret, Secret, Since};
+use crate::engine::{Engine, EngineError, NewSecret, Secret};
 use crate::image::DescriptorReader;
 use crate::store::User;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::{CancelOnDrop, Descriptors, looked_up, ordered};
+use super::{CancelOnDrop, Descriptors, listing, looked_up, ordered};
 use crate::wire::secret as wire;
 
 const NAME: &str = "io.dormouse.Secret";
@@ -105,24 +104,10 @@ impl SecretInterface {
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
-        let names = given.names.unwrap_or_default();
-        let labels = given.labels.unwrap_or_default();
-        let is_wanted = |secret: &wire::Details| {
-            let named = |name: &String| {
-                secret.name == *name || (!name.is_empty() && secret.id.starts_with(name.as_str()))
-            };
-            (names.is_empty() || names.iter().any(named))
-                && labels.iter().all(|(key, value)| {
-                    secret.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
-                })
-        };
-        let mut changes = if call.wants_more() {
-            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
-        } else {
-            None
-        };
-        let mut known: HashMap<String, wire::Details> = HashMap::new();
-        let mut first = true;
+        let wanted = listing::Wanted::new(given.names, given.labels);
+        let is_wanted = |secret: &wire::Details| wanted.includes(&secret.id, &secret.name, &secret.labels);
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let engine = self.engine.clone();
             let now = looked_up(move || all(&engine)).await.map_err(failed)?;
@@ -130,18 +115,8 @@ impl SecretInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { secrets: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for secret in now {
-                if left.remove(&secret.id).as_ref() != Some(&secret) {
-                    changed.push(secret.clone());
-                }
-                known.insert(secret.id.clone(), secret);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |secret| &secret.id) {
                 call.reply_continues(wire::List_Reply { secrets: changed, gone }).await?;
-                first = false;
             }
             changes.next().await.map_err(failed)?;
         }

@@ -139,7 +139,7 @@ impl ContainerInterface {
 
     pub(super) async fn kill_exec(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::KillExec_Args = call.parameters()?;
-        let signal = signal(given.signal.as_deref())?;
+        let signal = signal(given.signal.as_deref()).map_err(failed)?;
         self.engine.kill_exec(&given.name, &given.exec, signal).map_err(failed)?;
         call.reply(wire::KillExec_Reply {}).await
     }

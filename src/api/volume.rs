@@ -1,15 +1,14 @@
 //! io.dormouse.Volume.
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::{Archive, Engine, EngineError, NewVolume, SaveTo, Since, Volume, VolumeDefinition};
+use crate::engine::{Archive, Engine, EngineError, NewVolume, SaveTo, Volume, VolumeDefinition};
 use crate::store::User;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::{Descriptors, looked_up, ordered, with_bytes};
+use super::{Descriptors, listing, looked_up, ordered, with_bytes};
 use crate::wire::volume as wire;
 
 const NAME: &str = "io.dormouse.Volume";
@@ -87,25 +86,13 @@ impl VolumeInterface {
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
-        let names = given.names.unwrap_or_default();
-        let labels = given.labels.unwrap_or_default();
+        let wanted = listing::Wanted::new(given.names, given.labels);
         let is_wanted = |volume: &wire::Details| {
-            let named = |name: &String| {
-                volume.name == *name || (!name.is_empty() && volume.id.starts_with(name.as_str()))
-            };
-            (names.is_empty() || names.iter().any(named))
-                && labels.iter().all(|(key, value)| {
-                    volume.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
-                })
+            wanted.includes(&volume.id, &volume.name, &volume.labels)
                 && given.unused.is_none_or(|unused| volume.containers.is_empty() == unused)
         };
-        let mut changes = if call.wants_more() {
-            Some(self.engine.follow_events(Since::Now).map_err(failed)?)
-        } else {
-            None
-        };
-        let mut known: HashMap<String, wire::Details> = HashMap::new();
-        let mut first = true;
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let engine = self.engine.clone();
             let now = looked_up(move || all(&engine)).await.map_err(failed)?;
@@ -113,18 +100,8 @@ impl VolumeInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { volumes: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for volume in now {
-                if left.remove(&volume.id).as_ref() != Some(&volume) {
-                    changed.push(volume.clone());
-                }
-                known.insert(volume.id.clone(), volume);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |volume| &volume.id) {
                 call.reply_continues(wire::List_Reply { volumes: changed, gone }).await?;
-                first = false;
             }
             changes.next().await.map_err(failed)?;
         }

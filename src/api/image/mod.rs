@@ -14,7 +14,7 @@ use crate::varlink::stream::Finish;
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::{CancelOnDrop, Descriptors, looked_up, ordered};
+use super::{CancelOnDrop, Descriptors, listing, looked_up, ordered};
 use crate::wire::image as wire;
 
 const NAME: &str = "io.dormouse.Image";
@@ -97,13 +97,8 @@ impl ImageInterface {
     }
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
-        let mut changes = if call.wants_more() {
-            Some(self.engine.follow_events(crate::engine::Since::Now).map_err(failed)?)
-        } else {
-            None
-        };
-        let mut known: HashMap<String, wire::Summary> = HashMap::new();
-        let mut first = true;
+        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
+        let mut told = listing::Told::nothing();
         loop {
             let engine = self.engine.clone();
             let now = looked_up(move || engine.images()).await.map_err(failed)?;
@@ -111,18 +106,8 @@ impl ImageInterface {
             let Some(changes) = &mut changes else {
                 return call.reply(wire::List_Reply { images: now, gone: Vec::new() }).await;
             };
-            let mut left = std::mem::take(&mut known);
-            let mut changed = Vec::new();
-            for image in now {
-                if left.remove(&image.id).as_ref() != Some(&image) {
-                    changed.push(image.clone());
-                }
-                known.insert(image.id.clone(), image);
-            }
-            let gone: Vec<String> = left.into_keys().collect();
-            if first || !changed.is_empty() || !gone.is_empty() {
+            if let Some((changed, gone)) = told.news(now, |image| &image.id) {
                 call.reply_continues(wire::List_Reply { images: changed, gone }).await?;
-                first = false;
             }
             changes.next().await.map_err(failed)?;
         }
