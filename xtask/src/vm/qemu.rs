@@ -22,6 +22,11 @@ const PROBE: Duration = Duration::from_secs(6);
 /// The first word of a guest has to come within this.
 const BOOT: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A kernel that panics within this of its start has run nothing of ours: systemd comes later under TCG, the checks much later.
+const EARLY: Duration = Duration::from_secs(8);
+/// So many early panics are the emulator's. TCG with two processors now and then lets one of them run an instruction that the
+/// other has just patched (`Oops: int3` while static keys are set); such a guest boots again by itself (`panic=1`).
+const EARLY_PANICS: usize = 3;
 /// How many lines of its console are told of a guest that died.
 const LAST_WORDS: usize = 40;
 
@@ -99,6 +104,7 @@ pub struct Guest {
     child: Owned,
     lines: Receiver<String>,
     console: PathBuf,
+    accelerator: Accelerator,
     limit: Duration,
     deadline: Instant,
 }
@@ -125,7 +131,7 @@ impl Guest {
         let child = Owned::new(child);
         let same = child.clone();
         undo::later(move || same.end());
-        Ok(Self { child, lines, console, limit, deadline: Instant::now() + limit })
+        Ok(Self { child, lines, console, accelerator, limit, deadline: Instant::now() + limit })
     }
 
     /// Boots it with its console here, until it powers off.
@@ -140,6 +146,7 @@ impl Guest {
     pub fn follow(&mut self, mut each: impl FnMut(&str)) -> End {
         let since = Instant::now();
         let mut silent = true;
+        let mut forgiven = 0;
         loop {
             match self.lines.recv_timeout(LOOK_EVERY) {
                 Ok(line) if line == LAST_LINE => return End::Done,
@@ -148,9 +155,20 @@ impl Guest {
                     each(&line);
                 }
                 Err(RecvTimeoutError::Disconnected) => return End::Died,
-                Err(RecvTimeoutError::Timeout) if self.has_panicked() => return End::Died,
                 Err(RecvTimeoutError::Timeout) if silent && since.elapsed() > BOOT => return End::Late(BOOT),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let panics = self.panics();
+                    if panics.iter().any(|after| !self.forgives(*after)) || panics.len() > EARLY_PANICS {
+                        return End::Died;
+                    }
+                    for after in panics.iter().skip(forgiven) {
+                        each(&format!(
+                            "| its kernel panicked {:.1} s after its start, before anything was run; it boots again",
+                            after.as_secs_f64()
+                        ));
+                    }
+                    forgiven = panics.len();
+                }
             }
             if Instant::now() > self.deadline {
                 return End::Late(self.limit);
@@ -158,9 +176,14 @@ impl Guest {
         }
     }
 
-    /// A kernel that has panicked stands still, and qemu with it goes on.
-    fn has_panicked(&self) -> bool {
-        fs::read(&self.console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains("Kernel panic"))
+    /// When after its start the kernel has panicked, each time that it has.
+    fn panics(&self) -> Vec<Duration> {
+        let console = fs::read(&self.console).unwrap_or_default();
+        panics_in(&String::from_utf8_lossy(&console))
+    }
+
+    fn forgives(&self, after: Duration) -> bool {
+        self.accelerator == Accelerator::Tcg && after < EARLY
     }
 
     /// What it said last on its console.
@@ -201,6 +224,20 @@ impl Drop for Owned {
     }
 }
 
+/// The times of the lines `[    1.127342] Kernel panic - not syncing: …`; one whose time can't be read counts as late.
+fn panics_in(console: &str) -> Vec<Duration> {
+    console
+        .lines()
+        .filter(|line| !line.contains("---[ end"))
+        .filter_map(|line| line.split_once("Kernel panic"))
+        .map(|(before, _)| {
+            let stamp = before.rsplit_once('[').and_then(|(_, stamp)| stamp.split_once(']'));
+            let seconds = stamp.and_then(|(seconds, _)| seconds.trim().parse().ok());
+            seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX)
+        })
+        .collect()
+}
+
 fn lines_of(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
@@ -233,7 +270,7 @@ fn with_disks(command: &mut Command, root: &Root, payload: &Path, extra: &str) {
     // On a busy machine the kernel's check of its timer takes a late tick for a broken one.
     let cmdline = format!(
         "no_timer_check console=ttyS0 root=/dev/nvme0n1 rw init=/usr/lib/systemd/systemd net.ifnames=0 systemd.show_status=false \
-         quiet {extra}"
+         quiet panic=1 {extra}"
     );
     command.arg("-kernel").arg(&root.kernel).args(["-append", cmdline.trim()]);
     command.args(["-smp", "2", "-m", "2048"]);
@@ -249,4 +286,23 @@ fn with_disks(command: &mut Command, root: &Root, payload: &Path, extra: &str) {
     command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
     // What a guest writes goes to files without a name there.
     command.env("TMPDIR", super::directory());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_are_told_by_the_time_of_the_kernel() {
+        let console = "[    1.127327] PKRU: 55555554\n\
+                       [    1.127425] Kernel panic - not syncing: Fatal exception in interrupt\r\n\
+                       [    2.594907] ---[ end Kernel panic - not syncing: Fatal exception in interrupt ]---\n\
+                       vmhost login: [  310.000001] Kernel panic - not syncing: sysrq\n\
+                       torn Kernel panic\n";
+        let panics = panics_in(console);
+        assert_eq!(
+            panics,
+            [Duration::from_secs_f64(1.127_425), Duration::from_secs_f64(310.000_001), Duration::MAX]
+        );
+    }
 }
