@@ -4,26 +4,10 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::{Host, Leaks};
+use common::{Host, Leaks, dormouse, said};
 use dormouse::systemd::unit_file::UnitFile;
 use dormouse::systemd::unit_file::words::Escapes;
 use serde_json::{Value, json};
-
-fn dormouse(host: &Host, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dormouse"))
-        .args(arguments)
-        .env("DORMOUSE_ADDRESS", host.address())
-        .current_dir(host.path())
-        .output()
-        .unwrap()
-}
-
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
 
 fn spec(host: &Host, name: &str) -> Value {
     let reply = host.call("Container.Inspect", json!({"name": name})).unwrap();

@@ -4,24 +4,8 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::Host;
+use common::{Host, dormouse, said};
 use serde_json::{Value, json};
-
-fn dormouse(host: &Host, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dormouse"))
-        .args(arguments)
-        .env("DORMOUSE_ADDRESS", host.address())
-        .current_dir(host.path())
-        .output()
-        .unwrap()
-}
-
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
 
 /// The documents, and what was said about them.
 fn generated(host: &Host, arguments: &[&str]) -> (Vec<Value>, String) {

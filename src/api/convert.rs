@@ -288,7 +288,7 @@ fn restart_from_wire(restart: Option<wire::RestartPolicy>) -> Result<engine::Res
     })
 }
 
-fn log_from_wire(log: Option<wire::LogConfig>) -> Result<engine::Log, EngineError> {
+pub(super) fn log_from_wire(log: Option<wire::LogConfig>) -> Result<engine::Log, EngineError> {
     let Some(log) = log else { return Ok(engine::Log::default()) };
     let engine::Log::K8sFile { size_max_bytes, files_max } = engine::Log::default() else {
         return Ok(engine::Log::None);

@@ -104,6 +104,15 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
             json!({"name": name, "state": state.as_str(), "wanted": "not running", "reason": reason}),
         ),
         EngineError::InvalidSpec { field, .. } => ("InvalidSpec", json!({"field": field, "reason": reason})),
+        EngineError::InvalidDocument { document, field, .. } => {
+            ("InvalidDocument", json!({"document": document, "field": field, "reason": reason}))
+        }
+        // What came of it says what went wrong, and the reason where.
+        EngineError::InDocument { error, .. } => {
+            let (name, mut parameters) = name_and_parameters(interface, error);
+            parameters["reason"] = json!(reason);
+            (name, parameters)
+        }
         EngineError::CommandNotFound { name, command } => {
             ("CommandNotFound", json!({"name": name, "command": command, "reason": reason}))
         }

@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn every_command_tells_programs_what_it_did() {
         // Their output is somebody else's, or a script or page; the --format of build and save is that of an image, as podman's.
-        const OTHERS: [&str; 7] =
-            ["attach", "build", "save", "completions", "man", "pod exists", "generate kube"];
+        const OTHERS: [&str; 8] =
+            ["attach", "build", "save", "completions", "man", "pod exists", "generate kube", "kube generate"];
         fn check(command: &clap::Command, path: &str) {
             for sub in command.get_subcommands() {
                 check(sub, format!("{path} {}", sub.get_name()).trim());

@@ -216,7 +216,8 @@ fn enter_raw() -> Result<Option<RawMode>, CliError> {
     RawMode::enter().map_err(|error| CliError::io("switch the terminal to raw mode", &error))
 }
 
-fn notify(state: &[NotifyState<'_>]) {
+/// Tells the service manager, if there is one that wants to know.
+pub fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         complain(&format!("dormouse: cannot notify the service manager: {error}\n"));
     }

@@ -106,7 +106,7 @@ impl Engine {
         Ok(Created { id, name, warnings })
     }
 
-    fn define(&self, spec: ContainerSpec) -> Result<(Definition, Option<Image>), EngineError> {
+    pub(super) fn define(&self, spec: ContainerSpec) -> Result<(Definition, Option<Image>), EngineError> {
         let Some(image) = spec.image.clone() else {
             return Ok((Definition::new(spec, None, Vec::new())?, None));
         };

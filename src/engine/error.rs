@@ -33,6 +33,10 @@ pub enum EngineError {
     StillRunning { name: String, state: Phase },
     #[error("{field}: {reason}")]
     InvalidSpec { field: String, reason: String },
+    #[error("document {document}, {field}: {reason}")]
+    InvalidDocument { document: usize, field: String, reason: String },
+    #[error("document {document}, {field}: {}", error.full_text())]
+    InDocument { document: usize, field: String, error: Box<EngineError> },
     #[error(
         "cannot run {command:?} in {name:?}: there is no such program in the container; check the path and the PATH"
     )]

@@ -71,7 +71,9 @@ pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
     Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
 };
-pub use kube::{GeneratedKube, KubeKind, KubeRequest};
+pub use kube::{
+    GeneratedKube, KubeKind, KubePlan, KubePlay, KubeRequest, PlayedKube, PlayedPod, RemovedKube,
+};
 pub use launch::Launched;
 pub use logs::{LogEntry, LogFilter, LogFollower, LogStream};
 pub use mounts::MountPoint;

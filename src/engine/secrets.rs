@@ -373,6 +373,18 @@ impl Engine {
         Ok(variables)
     }
 
+    /// A secret as it could be given again; `None` if there is none of this name. Blocks the thread.
+    pub(super) fn secret_as_given(&self, name: &str) -> Result<Option<NewSecret>, EngineError> {
+        match self.find_secret(name) {
+            Ok(found) if found.row.name == name => {
+                let (row, bytes) = self.bytes_of(name)?;
+                Ok(Some(NewSecret { name: row.name, bytes, labels: found.definition.labels, replace: true }))
+            }
+            Ok(_) | Err(EngineError::SecretNotFound { .. } | EngineError::SecretAmbiguous { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn bytes_of(&self, name: &str) -> Result<(SecretRow, Vec<u8>), EngineError> {
         // One that is replaced meanwhile has a new file.
         for _ in 0..3 {

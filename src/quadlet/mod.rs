@@ -206,7 +206,7 @@ fn generate(is_user: bool, report: &mut Report) -> Vec<Unit> {
 /// Every key and whether it is supported, in Markdown.
 fn table() -> String {
     let mut text = String::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Kube | Kind::Artifact)) {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Artifact) {
         text.push_str(&format!("\n`[{}]`, in `.{}` files:\n\n", kind.section(), kind.extension()));
         text.push_str("| key | becomes |\n|---|---|\n");
         for (key, meaning) in keys::keys(kind) {

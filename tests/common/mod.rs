@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dormouse::varlink::client::{ClientError, Connection, Reply};
@@ -437,6 +437,24 @@ impl<'a> Container<'a> {
         assert_eq!(reply["exitCode"], 0, "{reply}");
         reply["stdout"].as_str().unwrap().to_owned()
     }
+}
+
+/// Runs a command of the client, in the host's directory.
+pub fn dormouse(host: &Host, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(arguments)
+        .env("DORMOUSE_ADDRESS", host.address())
+        .current_dir(host.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// What a command has written to standard output; it must have ended well.
+#[track_caller]
+pub fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 /// The messages of a reply of `Logs`.

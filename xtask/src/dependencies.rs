@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &[Purpose], &str)] = &[
         &[Purpose::Test, Purpose::Bench],
         "the container engine to share images with, and to be measured against",
     ),
+    ("catatonit", &[Purpose::Test], "holds the pods of podman, which are to be ours too"),
     ("buildah", &[Purpose::Test, Purpose::Bench], "makes images"),
     ("skopeo", &[Purpose::Test, Purpose::Bench], "copies images between registries and archives"),
     ("docker-registry", &[Purpose::Test, Purpose::Bench], "a registry"),

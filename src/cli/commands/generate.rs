@@ -96,7 +96,7 @@ Examples:
   dormouse generate kube --type deployment --replicas 3 -f shop.yaml shop
 
 Containers that are named together come into one pod. What Kubernetes has no word for is left out, and told.")]
-struct Kube {
+pub(super) struct Kube {
     /// Containers, pods and volumes, by name, id or a prefix of the id
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -158,7 +158,7 @@ impl Generate {
 }
 
 impl Kube {
-    fn run(self, service: &Service) -> Result<(), CliError> {
+    pub(super) fn run(self, service: &Service) -> Result<(), CliError> {
         let kind = match self.kind {
             Kind::Pod => "pod",
             Kind::Deployment => "deployment",

@@ -22,6 +22,7 @@ mod info;
 mod inspect;
 mod journal;
 mod kill;
+mod kube;
 mod load;
 mod login;
 mod logout;
@@ -93,6 +94,7 @@ pub enum Command {
     Network(Box<network::Network>),
     Pod(Box<pod::Pod>),
     Generate(generate::Generate),
+    Kube(Box<kube::Kube>),
     Volume(volume::Volume),
     Secret(secret::Secret),
     Port(port::Port),
@@ -153,6 +155,7 @@ impl Command {
             Self::Exec(command) => return command.run(service),
             Self::Attach(command) => return command.run(service),
             Self::Healthcheck(command) => return command.run(service),
+            Self::Kube(command) => return command.run(service),
             Self::Create(command) => command.run(service),
             Self::Stop(command) => command.run(service),
             Self::Restart(command) => command.run(service),

@@ -19,7 +19,7 @@ use crate::cli::errors::CliError;
 use crate::cli::human::{parse_duration, parse_size};
 
 pub use mounts::absolute;
-pub use network::NetworkFlags;
+pub use network::{NetworkFlags, of_played_pods};
 pub use resources::LimitFlags;
 
 /// The flags that describe a container.
@@ -167,7 +167,7 @@ enum SdNotify {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogDriver {
+pub enum LogDriver {
     #[value(name = "k8s-file", alias = "json-file")]
     K8sFile,
     #[value(name = "journald")]
@@ -241,7 +241,7 @@ impl SpecFlags {
         put(&mut spec, "annotations", nonempty_map(pairs("--annotation", &self.annotations, false)?));
         put(&mut spec, "restart", self.restart.as_deref().map(parse_restart).transpose()?);
         put(&mut spec, "init", when(self.init));
-        put(&mut spec, "log", self.log()?);
+        put(&mut spec, "log", log_config(self.log_driver, &self.log_options)?);
         put(&mut spec, "runtime", self.runtime);
         put(&mut spec, "autoRemove", when(self.rm));
         self.health.add_to(&mut spec)?;
@@ -267,37 +267,36 @@ impl SpecFlags {
     fn environment(&self) -> Result<BTreeMap<String, String>, CliError> {
         environment(&self.env, &self.env_files)
     }
+}
 
-    fn log(&self) -> Result<Option<Value>, CliError> {
-        let mut log = Map::new();
-        for (key, value) in pairs("--log-opt", &self.log_options, false)? {
-            match key.as_str() {
-                "max-size" => {
-                    put(&mut log, "sizeMaxBytes", Some(flag_value("--log-opt", parse_size(&value))?))
-                }
-                "max-file" => {
-                    let count: i64 = value.parse().map_err(|_| {
-                        CliError::usage(format!("--log-opt: max-file must be a number, not {value:?}"))
-                    })?;
-                    put(&mut log, "filesMax", Some(count));
-                }
-                _ => {
-                    return Err(CliError::usage(format!("--log-opt: there is no option {key:?}"))
-                        .with_hint("max-size and max-file are known"));
-                }
+/// The `log` of a specification.
+pub fn log_config(driver: Option<LogDriver>, options: &[String]) -> Result<Option<Value>, CliError> {
+    let mut log = Map::new();
+    for (key, value) in pairs("--log-opt", options, false)? {
+        match key.as_str() {
+            "max-size" => put(&mut log, "sizeMaxBytes", Some(flag_value("--log-opt", parse_size(&value))?)),
+            "max-file" => {
+                let count: i64 = value.parse().map_err(|_| {
+                    CliError::usage(format!("--log-opt: max-file must be a number, not {value:?}"))
+                })?;
+                put(&mut log, "filesMax", Some(count));
+            }
+            _ => {
+                return Err(CliError::usage(format!("--log-opt: there is no option {key:?}"))
+                    .with_hint("max-size and max-file are known"));
             }
         }
-        if self.log_driver.is_none() && log.is_empty() {
-            return Ok(None);
-        }
-        let driver = match self.log_driver {
-            None | Some(LogDriver::K8sFile) => "k8sFile",
-            Some(LogDriver::Journald) => "journald",
-            Some(LogDriver::None) => "none",
-        };
-        put(&mut log, "driver", Some(driver));
-        Ok(Some(Value::Object(log)))
     }
+    if driver.is_none() && log.is_empty() {
+        return Ok(None);
+    }
+    let word = match driver {
+        None | Some(LogDriver::K8sFile) => "k8sFile",
+        Some(LogDriver::Journald) => "journald",
+        Some(LogDriver::None) => "none",
+    };
+    put(&mut log, "driver", Some(word));
+    Ok(Some(Value::Object(log)))
 }
 
 /// The flags alone, as a whole command.

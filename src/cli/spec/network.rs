@@ -94,6 +94,31 @@ impl NetworkFlags {
     }
 }
 
+/// What a pod that is made of a document is told of networks and ports.
+pub fn of_played_pods(
+    networks: &[String],
+    ports: &[String],
+    parameters: &mut Map<String, Value>,
+) -> Result<(), CliError> {
+    match networks.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["host"] => put(parameters, "hostNetwork", Some(true)),
+        ["none"] => put(parameters, "networks", Some(json!([]))),
+        texts => {
+            let alone =
+                |text: &&str| matches!(*text, "host" | "none" | "private") || text.starts_with("container:");
+            if let Some(text) = texts.iter().find(|text| alone(text)) {
+                return Err(CliError::usage(format!("--network: {text:?} is not possible for a pod"))
+                    .with_hint("names of networks are, and none or host alone"));
+            }
+            let attachments = texts.iter().map(|text| attachment(text)).collect::<Result<Vec<_>, _>>()?;
+            put(parameters, "networks", nonempty(&attachments));
+        }
+    }
+    let ports = ports.iter().map(|text| parse_port(text)).collect::<Result<Vec<_>, _>>()?;
+    put(parameters, "ports", nonempty(&ports));
+    Ok(())
+}
+
 fn extend(object: &mut Map<String, Value>, field: &str, more: &[String]) {
     if !more.is_empty() {
         let list = object.entry(field).or_insert_with(|| json!([]));

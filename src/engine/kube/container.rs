@@ -4,15 +4,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::dns_label;
+use super::play::escape;
 use super::pod::{Draft, put};
+use super::{SOURCE_LABEL, dns_label};
 use crate::engine::health::HealthCheck;
 use crate::engine::network::DEFAULT_NETWORK;
 use crate::engine::spec::{
     ContainerSpec, HealthTest, Mount, MountKind, Namespace, NetworkAttachment, Resources, Seccomp,
     SecretKind, SecretUse, UserNamespace,
 };
-use crate::engine::{Container, EngineError};
+use crate::engine::volumes::Volume;
+use crate::engine::{Container, EngineError, secrets};
 
 /// Fields that say what is said otherwise, or what matters only here.
 const TOLD_OTHERWISE: &[&str] = &[
@@ -64,14 +66,22 @@ impl Draft<'_> {
         let mut left = left_over(spec)?;
         let mut fields = Map::new();
         fields.insert("image".to_owned(), json!(image));
+        // Kubernetes would replace $(NAME) in these.
+        let is_known = |name: &str| {
+            spec.env.contains_key(name) || secrets::variables_of(definition).any(|known| known == name)
+        };
+        let words = |words: Option<&[String]>| {
+            json!(words.map(|words| words.iter().map(|word| escape(word, is_known)).collect::<Vec<_>>()))
+        };
+        let command = words(spec.command.as_deref());
         match spec.entrypoint.as_deref() {
             // The command is all that is executed.
-            Some([]) => put(&mut fields, "command", json!(spec.command)),
+            Some([]) => put(&mut fields, "command", command),
             Some(entrypoint) => {
-                put(&mut fields, "command", json!(entrypoint));
-                put(&mut fields, "args", json!(spec.command));
+                put(&mut fields, "command", words(Some(entrypoint)));
+                put(&mut fields, "args", command);
             }
-            None => put(&mut fields, "args", json!(spec.command)),
+            None => put(&mut fields, "args", command),
         }
         put(&mut fields, "workingDir", json!(spec.workdir));
         put(&mut fields, "tty", json!(spec.terminal));
@@ -81,8 +91,9 @@ impl Draft<'_> {
         let ports = self.publish(&ports);
         put(&mut fields, "ports", ports.into());
 
-        let mut env: Vec<Value> =
-            spec.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        let variable =
+            |(name, value): (&String, &String)| json!({"name": name, "value": escape(value, is_known)});
+        let mut env: Vec<Value> = spec.env.iter().map(variable).collect();
         let mut mounts = Vec::new();
         for mount in definition.mounts() {
             self.mount(container, mount, &mut mounts)?;
@@ -171,6 +182,11 @@ impl Draft<'_> {
                 let id = container.definition.volumes.get(target);
                 let volume = id.map(|id| self.engine.find_volume(id)).transpose()?;
                 match volume.filter(|_| name.is_some()) {
+                    Some(volume) if volume.row.anonymous => {
+                        let name = self.nameless(&volume, target);
+                        mounted.insert("name".to_owned(), json!(name));
+                        ("", Value::Null)
+                    }
                     Some(volume) => {
                         let claim = volume.row.name;
                         let about = json!({"persistentVolumeClaim": {"claimName": claim}});
@@ -189,25 +205,52 @@ impl Draft<'_> {
         }
         mounted.insert("mountPath".to_owned(), json!(target));
         put(&mut mounted, "readOnly", json!(mount.read_only));
+        put(&mut mounted, "subPath", json!(mount.subpath));
         mounts.push(mounted.into());
         Ok(())
     }
 
+    /// A volume that lives no longer than its containers, and that several of them may have.
+    fn nameless(&mut self, volume: &Volume, target: &str) -> String {
+        if let Some(name) = self.nameless.get(&volume.row.id) {
+            return name.clone();
+        }
+        // One that was made of a document is what it was there.
+        let told = volume.definition.labels.get(SOURCE_LABEL);
+        let told: Option<Value> = told.and_then(|told| serde_json::from_str(told).ok());
+        let mut source = told.filter(Value::is_object).unwrap_or_else(|| json!({"emptyDir": {}}));
+        let wanted = source["name"].as_str().unwrap_or(target).to_owned();
+        if let Some(map) = source["configMap"]["name"].as_str() {
+            self.warn(format_args!("the ConfigMap {map:?} is not part of it"));
+        }
+        if let Some(fields) = source.as_object_mut() {
+            fields.remove("name");
+        }
+        let name = self.volume(&wanted, source);
+        self.nameless.insert(volume.row.id.clone(), name.clone());
+        name
+    }
+
     /// A secret there has keys; ours is the one that is called as the secret.
     fn secret(&mut self, used: &SecretUse, env: &mut Vec<Value>, mounts: &mut Vec<Value>) {
-        let SecretUse { secret, kind } = used;
-        let there = dns_label(secret);
+        let SecretUse { secret: ours, kind } = used;
+        let found = self.engine.find_secret(ours).ok();
+        let is_of_a_document = found.is_some_and(|found| found.definition.labels.contains_key(SOURCE_LABEL));
+        let (there, secret) = match ours.split_once('_').filter(|_| is_of_a_document) {
+            Some((name, key)) => (name.to_owned(), key),
+            None => (dns_label(ours), ours.as_str()),
+        };
         match kind {
             SecretKind::Env { name } => {
                 let from = json!({"secretKeyRef": {"name": there, "key": secret}});
-                env.push(json!({"name": name.as_ref().unwrap_or(secret), "valueFrom": from}));
+                env.push(json!({"name": name.as_ref().unwrap_or(ours), "valueFrom": from}));
             }
             SecretKind::File { target, mode, uid, gid } => {
-                let target = target.as_ref().unwrap_or(secret);
+                let target = target.as_ref().unwrap_or(ours);
                 let path =
                     if target.starts_with('/') { target.clone() } else { format!("/run/secrets/{target}") };
                 let about = json!({"secret": {"secretName": there, "defaultMode": mode}});
-                let name = self.volume(&format!("secret-{secret}"), about);
+                let name = self.volume(&format!("secret-{ours}"), about);
                 mounts.push(json!({"name": name, "mountPath": path, "subPath": secret, "readOnly": true}));
                 if (*uid, *gid) != (0, 0) {
                     self.warn(format_args!("the secret {secret:?} belongs to root there"));
@@ -215,7 +258,7 @@ impl Draft<'_> {
             }
         }
         let hint = format!("kubectl create secret generic {there} --from-file={secret}=FILE");
-        self.warn(format_args!("the secret {secret:?} is not part of it: {hint}"));
+        self.warn(format_args!("the secret {ours:?} is not part of it: {hint}"));
     }
 
     fn security_of(&mut self, spec: &ContainerSpec, left: &mut Map<String, Value>) -> Value {

@@ -2,6 +2,7 @@
 //! none there is a warning.
 
 mod container;
+mod play;
 mod pod;
 
 use serde_json::{Map, Value, json};
@@ -10,6 +11,10 @@ use super::volumes::Volume;
 use super::{Engine, EngineError};
 use pod::Draft;
 
+pub use play::{KubePlan, KubePlay, PlayedKube, PlayedPod, RemovedKube};
+
+/// Marks what was made of a document: a volume with what Kubernetes calls it, and a secret.
+const SOURCE_LABEL: &str = "io.dormouse.kube";
 /// What a volume asks for, which has no size of its own. Podman's, too.
 const CLAIM: &str = "1Gi";
 

@@ -24,6 +24,8 @@ pub(super) struct Draft<'a> {
     pub dns: Dns,
     /// Fields of the pod's security context.
     pub security: Map<String, Value>,
+    /// What the volumes without a name are called that several containers have, by id.
+    pub nameless: BTreeMap<String, String>,
     /// Those of the pod, which its first container gets.
     pub ports: Vec<PortMapping>,
     published: Vec<Value>,
@@ -53,6 +55,7 @@ impl<'a> Draft<'a> {
             spec: Map::new(),
             dns: Dns::default(),
             security: Map::new(),
+            nameless: BTreeMap::new(),
             ports: Vec::new(),
             published: Vec::new(),
             restart: None,
@@ -108,7 +111,11 @@ impl<'a> Draft<'a> {
     pub fn add(&mut self, container: &Container) -> Result<(), EngineError> {
         let mut described = self.describe(container)?;
         let taken = |name: &str, containers: &[Value]| containers.iter().any(|other| other["name"] == name);
-        let mut name = dns_label(&container.row.name);
+        // What was made of a document has its pod's name before its own.
+        let own = container.row.name.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('-'));
+        let is_in_pod = container.definition.pod.is_some();
+        let mut name =
+            dns_label(own.filter(|own| is_in_pod && !own.is_empty()).unwrap_or(&container.row.name));
         while taken(&name, &self.containers) {
             name.push('x');
         }

@@ -256,6 +256,13 @@ impl Engine {
         }
     }
 
+    /// Removes a volume of which nobody else knows. Blocks the thread.
+    pub(super) fn remove_unused_volume(&self, id: &str) -> Result<(), EngineError> {
+        let row = self.find_volume(id)?.row;
+        let _lock = lock_object(&self.paths().locks(), &row.id)?;
+        self.delete_volume(&row).map(drop)
+    }
+
     /// Removes a volume that nothing uses; the caller has its lock. False if it is gone already.
     fn delete_volume(&self, row: &VolumeRow) -> Result<bool, EngineError> {
         match self.store()?.delete_volume(&row.id) {

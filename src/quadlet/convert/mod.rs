@@ -3,6 +3,7 @@
 mod build;
 mod container;
 mod image;
+mod kube;
 mod network;
 mod pod;
 mod storage;
@@ -201,6 +202,10 @@ pub(super) fn note(kind: Kind, key: &str) -> &'static str {
         (_, "StopTimeout") => "nothing: its containers stop as their own keys say",
         (_, "TLSVerify") => "only `true`; registries.conf(5) says which registries go without",
         (_, "ForceRM") => "only `true`, which is the case: nothing is left of a step that failed",
+        (Kind::Kube, "SetWorkingDirectory") => "`WorkingDirectory=`, of `yaml` or `unit`",
+        (Kind::Kube, "AutoUpdate") => "nothing, which is told",
+        (Kind::Kube, "KubeDownForce") => "`--force`, at the end too",
+        (Kind::Kube, "Yaml") => "the file",
         (_, "SetWorkingDirectory") => "the context",
         _ => "",
     }
@@ -262,8 +267,9 @@ impl<'a, 'c, 'r> Conversion<'a, 'c, 'r> {
             Kind::Pod => self.pod()?,
             Kind::Image => self.image()?,
             Kind::Build => self.build()?,
+            Kind::Kube => self.kube()?,
             // There is no such command yet, so that `check` has refused it.
-            Kind::Kube | Kind::Artifact => return Err(self.problem("", "there is no such command")),
+            Kind::Artifact => return Err(self.problem("", "there is no such command")),
         }
         let section = self.source.kind.section();
         self.unit.rename_section(section, &format!("X-{section}"));

@@ -1,5 +1,7 @@
 //! io.dormouse.Pod.
 
+mod kube;
+
 use std::time::Duration;
 
 use serde::Serialize;
@@ -26,7 +28,7 @@ impl Interface for PodInterface {
     }
 
     fn description(&self) -> &'static str {
-        include_str!("../../interfaces/io.dormouse.Pod.varlink")
+        include_str!("../../../interfaces/io.dormouse.Pod.varlink")
     }
 
     fn call<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Result<(), CallError>> {
@@ -45,6 +47,8 @@ impl Interface for PodInterface {
                 "Prune" => self.prune(call).await,
                 "Top" => self.top(call).await,
                 "Stats" => self.stats(call).await,
+                "PlayKube" => kube::play(&self.engine, call).await,
+                "RemoveKube" => kube::remove(&self.engine, call).await,
                 _ => Err(CallError::MethodNotImplemented),
             }
         })
