@@ -1,6 +1,6 @@
 //! What all measurements share: the place, the images, taking turns, and ending when Ctrl-C comes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::figure::{Result, failed};
+
+/// Sparse: what is not written takes no place.
+const DISK_BYTES: u64 = 16 << 30;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -17,6 +20,7 @@ pub struct Bench {
     images: PathBuf,
     hurry: u32,
     place: tempfile::TempDir,
+    disk: PathBuf,
     run_place: tempfile::TempDir,
     mounted: Vec<PathBuf>,
 }
@@ -31,7 +35,10 @@ impl Bench {
         };
         // What is on the disk of a host is on the disk here, and what is in its /run, a tmpfs, is on a tmpfs.
         let (place, run_place) = (temporary("/var/tmp")?, temporary("/dev/shm")?);
-        let mut bench = Self { images: images.to_owned(), hurry, place, run_place, mounted: Vec::new() };
+        let disk = place.path().join("disk");
+        let mut bench =
+            Self { images: images.to_owned(), hurry, place, disk, run_place, mounted: Vec::new() };
+        bench.mount_disk()?;
         bench.mount_controllers()?;
         Ok(bench)
     }
@@ -42,7 +49,7 @@ impl Bench {
 
     /// A new directory of this run.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = self.place.path().join(name);
+        let path = self.disk.join(name);
         fs::create_dir_all(&path).map_err(failed(format!("make {}", path.display())))?;
         Ok(path)
     }
@@ -56,7 +63,7 @@ impl Bench {
 
     /// An image's root file system, as a directory.
     pub fn tree(&self, image: &str) -> Result<PathBuf> {
-        let tree = self.place.path().join(format!("tree-{image}"));
+        let tree = self.disk.join(format!("tree-{image}"));
         if !tree.exists() {
             let tree = self.directory(&format!("tree-{image}"))?;
             run(Command::new("tar")
@@ -92,6 +99,22 @@ impl Bench {
             }
         }
         Ok((of_ours, of_theirs))
+    }
+
+    /// The disk is an ext4 as mkfs makes it, in a file, wherever this runs. An ext4 without a journal, as in some virtual
+    /// machines, gives no inode out again within a minute, and finds another by trying one after the other: there a side
+    /// is the slower the more files both have removed before.
+    fn mount_disk(&mut self) -> Result<()> {
+        let image = self.place.path().join("disk.ext4");
+        let file = File::create(&image).map_err(failed(format!("make {}", image.display())))?;
+        file.set_len(DISK_BYTES).map_err(failed(format!("make {} larger", image.display())))?;
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(&image))?;
+        fs::create_dir(&self.disk).map_err(failed(format!("make {}", self.disk.display())))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.disk))?;
+        self.mounted.push(self.disk.clone());
+        Ok(())
     }
 
     /// crun refuses a hybrid hierarchy while the cgroup2 part of it has controllers: they are moved to the other part.
