@@ -4,9 +4,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../image_registry/mod.rs"]
+mod image_registry;
+#[path = "../image_tools/mod.rs"]
+mod image_tools;
 #[path = "../network_support/mod.rs"]
 mod network_support;
 
+mod images;
 mod peers;
 mod templates;
 mod unit;

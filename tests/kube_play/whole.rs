@@ -1,11 +1,12 @@
 //! All that a file asks for, and the way there and back.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::common::{Host, Leaks, dormouse, messages, said, wait_until};
-use crate::{exec, names, play, spec, without_nulls, write};
+use crate::{exec, names, play, pod, spec, without_nulls, write};
 
 const EVERYTHING: &str = include_str!("everything.yaml");
 
@@ -211,7 +212,12 @@ fn what_was_described_is_made_again() {
     fs::write(host.path().join("shop.yaml"), &yaml).unwrap();
     assert_eq!(said(&dormouse(&host, &["kube", "down", "shop.yaml"])), "shop\n");
     assert_eq!(host.names(), [""; 0]);
-    said(&dormouse(&host, &["kube", "play", "--network", "none", "shop.yaml"]));
+    let from_stdin = Command::new(env!("CARGO_BIN_EXE_dormouse"))
+        .args(["--address", &host.address(), "kube", "play", "--network", "none", "-"])
+        .stdin(fs::File::open(host.path().join("shop.yaml")).unwrap())
+        .output()
+        .unwrap();
+    said(&from_stdin);
     let (after, again) = describe();
     assert_eq!(again, yaml, "the same is described");
     for (before, after) in before.iter().zip(&after) {
@@ -245,5 +251,50 @@ fn what_was_described_is_made_again() {
     said(&dormouse(&host, &["kube", "down", "shop.yaml"]));
     said(&dormouse(&host, &["volume", "rm", "data"]));
     said(&dormouse(&host, &["secret", "rm", "my_token"]));
+    leaks.assert_none_after();
+}
+
+#[test]
+fn probes_are_health_checks_and_parts_of_claims_are_made() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    let of_container = "    livenessProbe: {tcpSocket: {port: 8000}, periodSeconds: 1, timeoutSeconds: 10}
+    startupProbe: {tcpSocket: {port: 8000}, periodSeconds: 2, failureThreshold: 30, timeoutSeconds: 10}
+    volumeMounts: [{name: data, mountPath: /data, subPath: a/b}]";
+    let server = "  - name: server
+    image: busybox
+    command: [sh, -c, 'mkdir /www; echo ok > /www/alive; exec httpd -f -p 8000 -h /www']
+    livenessProbe: {httpGet: {path: alive, port: 8000}, periodSeconds: 1, timeoutSeconds: 10}
+    lifecycle: {stopSignal: SIGKILL}
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]";
+    let yaml = pod("web", of_container, server);
+    let (_, warnings) = play(&host, &yaml, &[]);
+    assert_eq!(warnings, "");
+    let health = |name: &str| {
+        let container = host.call("Container.Inspect", json!({"name": name})).unwrap()["container"].take();
+        container["summary"]["health"].clone()
+    };
+    for name in ["web-main", "web-server"] {
+        wait_until("it is healthy", || health(name) == "healthy");
+    }
+    let check = without_nulls(spec(&host, "web-main")["healthCheck"].take());
+    assert_eq!(
+        (&check["intervalUSec"], &check["timeoutUSec"], &check["startPeriodUSec"], &check["onFailure"]),
+        (&json!(1_000_000), &json!(10_000_000), &json!(60_000_000), &json!("kill"))
+    );
+    assert_eq!(spec(&host, "web-server")["stopSignal"], "SIGKILL");
+    exec(&host, "web-main", "echo kept > /data/file");
+    // A container may have put a link where a part was, which leads nowhere else.
+    let details = host.call("Volume.Inspect", json!({"name": "data"})).unwrap()["volume"].take();
+    let data = std::path::Path::new(details["mountPoint"].as_str().unwrap()).to_owned();
+    assert_eq!(fs::read_to_string(data.join("a/b/file")).unwrap(), "kept\n");
+    host.call("Pod.RemoveKube", json!({"yaml": yaml})).unwrap();
+    fs::rename(data.join("a"), data.join("real")).unwrap();
+    std::os::unix::fs::symlink("/etc", data.join("a")).unwrap();
+    let refusal = host.call("Pod.PlayKube", json!({"yaml": yaml, "networks": []})).unwrap_err();
+    assert!(refusal.reason().contains("document 1, spec.containers[0].volumeMounts: "), "{refusal:?}");
+    assert!(!std::path::Path::new("/etc/b").exists());
+    assert_eq!(names(&host, "Pod", "pods"), [""; 0]);
+    host.call("Volume.Remove", json!({"name": "data"})).unwrap();
     leaks.assert_none_after();
 }

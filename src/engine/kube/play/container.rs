@@ -340,6 +340,12 @@ fn health(fields: &mut Fields<'_>, spec: &mut ContainerSpec) -> Result<(), Engin
     Ok(())
 }
 
+/// Kubernetes asks from outside, and looks at no certificate. Which program an image has for it, if any, is not known.
+const GET: &str = "curl -fks -o /dev/null \"$0\" || wget -q -O /dev/null \"$0\"";
+/// The same for a port; busybox has no `-z`.
+const CONNECT: &str =
+    r#"nc -z -w 1 "$0" "$1" || nc -w 1 "$0" "$1" -e true || bash -c ': <"/dev/tcp/$0/$1"' "$0" "$1""#;
+
 /// Times are seconds.
 struct Probe {
     test: HealthTest,
@@ -369,16 +375,13 @@ impl Probe {
             let path = get.text("path")?.unwrap_or_default();
             let url = format!("{scheme}://{host}:{port}/{}", path.trim_start_matches('/'));
             get.finish(Rest::Told)?;
-            // Kubernetes asks from outside and looks at no certificate; an image has one of the two, if any.
-            let script = "curl -fks -o /dev/null \"$0\" || wget -q -O /dev/null \"$0\"";
-            test = Some(HealthTest::Command(["/bin/sh", "-c", script, &url].map(str::to_owned).to_vec()));
+            test = Some(HealthTest::Command(script(GET, &[&url])));
         }
         if let Some(mut socket) = fields.object("tcpSocket")? {
             let port = port(&mut socket)?;
             let host = socket.text("host")?.unwrap_or_else(|| "localhost".to_owned());
             socket.finish(Rest::Told)?;
-            let command = ["nc", "-z", "-w", "1", &host, &port.to_string()].map(str::to_owned).to_vec();
-            test = Some(HealthTest::Command(command));
+            test = Some(HealthTest::Command(script(CONNECT, &[&host, &port.to_string()])));
         }
         let mut seconds = |name: &str, default: u64| -> Result<u64, EngineError> {
             Ok(fields.number::<u32>(name)?.map_or(default, u64::from))
@@ -391,6 +394,10 @@ impl Probe {
         fields.finish(Rest::Told)?;
         Ok(test.map(|test| Self { test, delay, period, timeout, threshold }))
     }
+}
+
+fn script(text: &str, arguments: &[&str]) -> Vec<String> {
+    ["/bin/sh", "-c", text].iter().chain(arguments).map(|word| (*word).to_owned()).collect()
 }
 
 fn port(fields: &mut Fields<'_>) -> Result<u16, EngineError> {

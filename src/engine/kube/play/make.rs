@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::super::super::spec::MountKind;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::super::super::spec::{Mount, MountKind};
 use super::super::super::{
     Condition, Engine, EngineError, EventKind, LogFilter, NewSecret, NewVolume, Streams, VolumeDefinition,
     blocking,
@@ -205,6 +208,9 @@ impl Engine {
             container.spec.pod = Some(pod_name.to_owned());
             let one = self.create(container.spec.clone()).await.map_err(|error| container.place.of(error))?;
             warnings.extend(one.warnings);
+            let (engine, mounts) = (self.clone(), container.spec.mounts.clone());
+            let parts = blocking(move || engine.make_parts(&mounts)).await;
+            parts.map_err(|error| container.place.below("volumeMounts").of(error))?;
             created.push((container, one.id, one.name));
         }
         Ok(created)
@@ -229,6 +235,24 @@ impl Engine {
             }
         }
         Ok(volume.row.id)
+    }
+
+    /// Directories of claims that are mounted by themselves, as Kubernetes makes them. Blocks the thread.
+    fn make_parts(&self, mounts: &[Mount]) -> Result<(), EngineError> {
+        for mount in mounts {
+            let (MountKind::Volume { name: Some(name), .. }, Some(part)) = (&mount.kind, &mount.subpath)
+            else {
+                continue;
+            };
+            let volume = self.find_volume(name)?;
+            let root = self.volume_path(&volume);
+            // One with a file system of its own is there only while a container runs.
+            if !volume.row.anonymous && root.starts_with(self.paths().volume(&volume.row.id)) {
+                make_below(&root, part)
+                    .map_err(|errno| EngineError::io("make", root.join(part), errno.into()))?;
+            }
+        }
+        Ok(())
     }
 
     async fn run_init(&self, container: &PlannedContainer, id: &str, name: &str) -> Result<(), EngineError> {
@@ -321,6 +345,35 @@ fn make_on_host(wanted: &OnHost) -> Result<Vec<PathBuf>, EngineError> {
         _ => std::fs::create_dir_all(&wanted.path).map_err(failed)?,
     }
     Ok(made)
+}
+
+/// Makes the directories of a path that are missing, with the permissions of the root. Containers may change what is there at
+/// the same time: nothing leads out of it.
+fn make_below(root: &Path, part: &str) -> Result<(), Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&root)?.st_mode);
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let open = |path: &Path| rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+    let (mut opened, mut so_far) = (open(Path::new("."))?, PathBuf::new());
+    for name in Path::new(part) {
+        so_far.push(name);
+        opened = match open(&so_far) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&opened, name, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                let made = open(&so_far)?;
+                rustix::fs::fchmod(&made, mode)?;
+                made
+            }
+            // A file can be a part, too.
+            Err(Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+    }
+    Ok(())
 }
 
 fn fill(

@@ -335,9 +335,10 @@ impl Volumes {
                     continue;
                 }
                 Source::Claim { name, read_only: is_fixed } => {
-                    // At its first use it gets what the image has, as with podman.
+                    // At its first use it gets what the image has, as with podman; a part of it is made.
                     let name = Some(name.clone());
-                    (MountKind::Volume { name, copy: true, options: BTreeMap::new() }, read_only || *is_fixed)
+                    let copy = part.is_none();
+                    (MountKind::Volume { name, copy, options: BTreeMap::new() }, read_only || *is_fixed)
                 }
                 Source::Image(image) => (MountKind::Image { image: image.clone() }, read_only),
             };
