@@ -28,7 +28,7 @@ fn what_is_wrong_is_told_by_document_and_field() {
     check(
         behind("kind: Pod\nmetadata: {name: 'a b'}\nspec: {containers: [{name: a, image: busybox}]}\n"),
         2,
-        "spec.containers[0]",
+        "metadata.name",
     );
     check(behind("kind: Deployment\nmetadata: {name: a}\nspec: {}\n"), 2, "spec.template");
     check(behind(&good), 2, "metadata.name");
@@ -217,6 +217,16 @@ fn what_fails_in_the_middle_leaves_nothing() {
     host.call("Pod.PlayKube", json!({"yaml": pod("kept", keep, ""), "networks": []})).unwrap();
     assert_eq!(exec(&host, "kept-main", "echo $A"), "old");
     // Nothing of a text that is no good is carried out, and what runs goes on.
+    let kept = pod("kept", "", "");
+    let on_none = json!({"yaml": kept, "networks": [{"network": "nonesuch"}], "replace": true});
+    assert_eq!(host.call("Pod.PlayKube", on_none).unwrap_err().name(), "NetworkNotFound");
+    let sysctl =
+        play(&pod("kept", "", "  securityContext: {sysctls: [{name: net.ipv4.ip_forward, value: '1'}]}"));
+    assert_eq!(sysctl.parameters["field"], "spec.containers[0]", "{sysctl:?}");
+    let claim =
+        "kind: PersistentVolumeClaim\nmetadata: {name: c, annotations: {volume.podman.io/device: /x}}\n";
+    let claim = play(&format!("{kept}---\n{claim}"));
+    assert_eq!(claim.parameters["field"], "metadata.name", "{claim:?}");
     let refusal = play(&pod("kept", "    securityContext: {runAsNonRoot: true}", ""));
     assert_eq!(refusal.name(), "InvalidDocument");
     assert_eq!(exec(&host, "kept-main", "echo on"), "on");

@@ -158,6 +158,13 @@ impl Engine {
         Ok(Pod { row, definition })
     }
 
+    /// What is wrong with a pod that is to be made, but for its name being taken.
+    pub(super) fn check_pod(&self, spec: &PodSpec) -> Result<(), EngineError> {
+        let name = spec.name.as_deref().unwrap_or("pod");
+        names::check("spec.name", name)?;
+        self.check_networks(&define(spec.clone(), name)?.frame)
+    }
+
     /// Finds a pod by name, id, or a prefix of the id that is its alone.
     ///
     /// # Errors

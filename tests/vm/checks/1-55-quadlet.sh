@@ -151,3 +151,31 @@ check_files_of_all_kinds_are_started_with_the_pod_that_needs_them() {
     dormouse volume rm quad-data
     dormouse rmi quad-made
 }
+
+check_a_kube_file_is_a_service_that_is_ready_with_its_pod_and_ends_with_it() {
+    take_back quad-kube.service quad-job.service
+    printf '%s\n' 'kind: Pod' 'metadata: {name: quad-kube}' 'spec:' '  terminationGracePeriodSeconds: 1' '  containers:' \
+        '  - {name: web, image: busybox, command: [sleep, "1000"]}' >/tmp/quad-kube.yaml
+    give quad-kube.kube '[Kube]' 'Yaml=/tmp/quad-kube.yaml' 'Network=none' '[Service]' 'TimeoutStartSec=200'
+    sed 's/quad-kube/quad-job/; s/^spec:/spec:\n  restartPolicy: Never/; s/\[sleep, "1000"\]/["false"]/' /tmp/quad-kube.yaml >/tmp/quad-job.yaml
+    give quad-job.kube '[Kube]' 'Yaml=/tmp/quad-job.yaml' 'Network=none' 'ExitCodePropagation=any' '[Service]' 'TimeoutStartSec=200'
+    systemctl daemon-reload
+    systemctl start quad-kube.service
+    active quad-kube.service
+    equal "the container" "$(get quad-kube-web state)" running
+    # Nor does it end with the service.
+    systemctl stop dormouse.service
+    sleep 2
+    active quad-kube.service
+    equal "the container" "$(get quad-kube-web state)" running
+    systemctl stop quad-kube.service
+    equal "the result" "$(systemctl show --value --property Result quad-kube.service)" success
+    systemctl start quad-kube.service
+    # What the main process could not remove, the unit does.
+    systemctl kill --kill-whom=main --signal=KILL quad-kube.service
+    within 60 eval '[ "$(systemctl is-active quad-kube.service)" = failed ]'
+    equal "pods" "$(dormouse pod ls --format json)" "[]"
+    systemctl start quad-job.service || true
+    within 60 eval '[ "$(systemctl show --value --property Result quad-job.service)" = exit-code ]'
+    equal "pods" "$(dormouse pod ls --format json)" "[]"
+}

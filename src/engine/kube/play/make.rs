@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::super::super::spec::{Mount, MountKind};
+use super::super::super::spec::{Mount, MountKind, Namespace};
 use super::super::super::{
     Condition, Engine, EngineError, EventKind, LogFilter, NewSecret, NewVolume, Streams, VolumeDefinition,
     blocking,
@@ -79,10 +79,29 @@ impl Engine {
 
     /// What can be found out before anything is removed.
     fn check_plan(&self, plan: &KubePlan) -> Result<(), EngineError> {
+        for (place, claim) in &plan.claims {
+            claim.definition.check().map_err(|error| place.of(error))?;
+        }
         for pod in &plan.pods {
+            self.check_pod(&pod.spec).map_err(|error| pod.place.of(error))?;
+            let share = pod.spec.share.unwrap_or_default();
             for container in &pod.containers {
-                let (definition, _) =
-                    self.define(container.spec.clone()).map_err(|error| container.place.of(error))?;
+                // As it will be in its pod, which has no id yet.
+                let mut spec = container.spec.clone();
+                let of_pod = || Namespace::Pod(String::new());
+                if share.net {
+                    spec.network_namespace = Some(of_pod());
+                }
+                for (is_shared, namespace) in [
+                    (share.ipc, &mut spec.ipc_namespace),
+                    (share.uts, &mut spec.uts_namespace),
+                    (share.pid, &mut spec.pid_namespace),
+                ] {
+                    if is_shared {
+                        *namespace = of_pod();
+                    }
+                }
+                let (definition, _) = self.define(spec).map_err(|error| container.place.of(error))?;
                 if let Some(place) = &container.not_root
                     && !is_not_root(&definition.user)
                 {
@@ -137,9 +156,12 @@ impl Engine {
                     continue;
                 }
                 if plan.start {
-                    let started = self.start(&created_id, Streams::default()).await;
-                    let launched = started.map_err(|error| container.place.of(error))?;
-                    played.warnings.extend(launched.warnings);
+                    match self.start(&created_id, Streams::default()).await {
+                        Ok(launched) => played.warnings.extend(launched.warnings),
+                        // Somebody else has started it.
+                        Err(EngineError::WrongState { .. }) => {}
+                        Err(error) => return Err(container.place.of(error)),
+                    }
                 }
                 kept.push((created_id, created_name));
             }
