@@ -266,11 +266,10 @@ impl Engine {
         }
         let filter = match &definition.spec.seccomp {
             _ if request.privileged => None,
-            Seccomp::Default => {
-                serde_json::to_value(seccomp::default_profile(&capabilities::typed(&capabilities))).ok()
-            }
+            Seccomp::Default => Some(seccomp::default_profile(&capabilities::typed(&capabilities))),
             _ => oci::seccomp_profile(definition, &capabilities)?,
         };
+        let filter = filter.and_then(|filter| serde_json::to_value(filter).ok());
         Ok((process, filter))
     }
 }

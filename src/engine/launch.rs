@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::monitor::config::{
     GO_ON, HOLD, LogDriver, MonitorConfig, Notify, RestartPolicy, RuntimeChoice, SPEC_FILE_NAME,
@@ -33,6 +35,30 @@ const ANSWER_MAX_BYTES: usize = 64 << 10;
 /// What a monitor takes at once.
 const FDS_PER_PACKET: usize = 8;
 
+/// Who starts when. A start keeps a processor busy, and the kernel makes one cgroup and one network namespace at a time: many at
+/// once only keep each other from getting done, the first as late as the last.
+#[derive(Debug)]
+pub(super) struct Queue(Semaphore);
+
+/// A start waits now and then, for the kernel or the disk; then another goes on.
+const STARTS_PER_PROCESSOR: usize = 4;
+/// A start that takes longer than this, as by a hook that waits, keeps nobody else waiting.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Default for Queue {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Semaphore::new(STARTS_PER_PROCESSOR * processors))
+    }
+}
+
+impl Queue {
+    /// Waits for as many others as are before it, in the order of arrival, and for no longer than [`QUEUE_PATIENCE`].
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(QUEUE_PATIENCE, self.0.acquire()).await.ok()?.ok()
+    }
+}
+
 impl Engine {
     /// Starts a container that does not run, and returns when its command has been executed. Must run to its end once
     /// begun.
@@ -43,13 +69,16 @@ impl Engine {
     pub async fn start(&self, name: &str, streams: Streams) -> Result<Launched, EngineError> {
         let id = self.find_row(name)?.id;
         let lock = self.lock(&id).await?;
+        let turn = self.inner.starts.turn().await;
         let engine = self.clone();
-        blocking(move || {
+        let result = blocking(move || {
             let result = engine.launch(&id, streams);
             drop(lock);
             result
         })
-        .await
+        .await;
+        drop(turn);
+        result
     }
 
     fn launch(&self, id: &str, streams: Streams) -> Result<Launched, EngineError> {

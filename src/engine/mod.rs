@@ -111,6 +111,7 @@ struct Inner {
     /// Opened by the first call that needs it: a call for the version does not pay for it.
     store: OnceLock<Store>,
     anchors: network::Anchors,
+    starts: launch::Queue,
     unit: Option<UnitFrame>,
 }
 
@@ -159,6 +160,7 @@ impl Engine {
                 _read_only_program: read_only_program,
                 store,
                 anchors: network::Anchors::default(),
+                starts: launch::Queue::default(),
                 unit,
             }),
         })

@@ -5,7 +5,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 
 use crate::identity;
@@ -63,7 +63,9 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
     mounts::check_sources(definition)?;
     rlimits(definition, &mut warnings)?;
     block_io(&definition.spec.resources)?;
-    seccomp_profile(definition, &[])?;
+    if let Seccomp::Profile(_) = definition.spec.seccomp {
+        seccomp_profile(definition, &[])?;
+    }
     Ok(warnings)
 }
 
@@ -158,9 +160,6 @@ pub(super) fn build(
         linux["uidMappings"] = json!(users);
         linux["gidMappings"] = json!(groups);
     }
-    if let Some(profile) = seccomp_profile(definition, &capabilities)? {
-        linux["seccomp"] = profile;
-    }
     let mut process = json!({
         "terminal": spec.terminal,
         "user": {
@@ -199,6 +198,9 @@ pub(super) fn build(
         attempted: "build the specification".to_owned(),
         reason: error.to_string(),
     })?;
+    if let (Some(linux), Some(profile)) = (built.linux_mut(), seccomp_profile(definition, &capabilities)?) {
+        linux.set_seccomp(Some(profile));
+    }
     if definition.systemd {
         let run_dir = engine.paths().run_container(id);
         let host_directory = run_dir.join("host");
@@ -629,17 +631,15 @@ fn rlimits(definition: &Definition, warnings: &mut Vec<String>) -> Result<Vec<Va
 pub(super) fn seccomp_profile(
     definition: &Definition,
     capabilities: &[String],
-) -> Result<Option<Value>, EngineError> {
+) -> Result<Option<LinuxSeccomp>, EngineError> {
     let spec = &definition.spec;
     let capabilities = capabilities::typed(capabilities);
-    let profile = match &spec.seccomp {
-        Seccomp::Default if spec.privileged => return Ok(None),
-        Seccomp::Unconfined => return Ok(None),
-        Seccomp::Default => seccomp::default_profile(&capabilities),
+    match &spec.seccomp {
+        Seccomp::Default if spec.privileged => Ok(None),
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::Default => Ok(Some(seccomp::default_profile(&capabilities))),
         Seccomp::Profile(profile) => seccomp::profile_from_json(profile, &capabilities)
-            .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))?,
-    };
-    serde_json::to_value(profile)
-        .map(Some)
-        .map_err(|error| invalid("spec.seccomp.profile", error.to_string()))
+            .map(Some)
+            .map_err(|error| invalid("spec.seccomp.profile", error.to_string())),
+    }
 }

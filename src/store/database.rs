@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::group_commit::Log;
@@ -65,6 +66,8 @@ impl Store {
         let wrap = |source| database_error(&path, "open the database", source);
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(Duration::from_secs(30)).map_err(wrap)?;
+        // A plan does not depend on what is looked for. Else a statement with a range is planned anew each time it is used.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(wrap)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;
         if version > schema::newest() {
             return Err(StoreError::TooNew { path, found: version, known: schema::newest() });

@@ -1,9 +1,13 @@
 //! Which cgroup hierarchies the host has mounted, and where.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{CgroupError, Layout};
 
@@ -36,27 +40,43 @@ impl Hierarchy {
     }
 }
 
+/// Where there are few mounts, the table is read at once.
+const TABLE_BYTES: usize = 8 << 10;
+
 /// The hierarchies of this host. Cheap to clone: whoever looks at many cgroups reads the mount table once.
 #[derive(Debug, Clone)]
 pub struct Mounted(Arc<[Hierarchy]>);
 
+/// The table that was read last, by which process, and what was found in it.
+static LAST: Mutex<Option<(File, u32, Mounted)>> = Mutex::new(None);
+
 impl Mounted {
-    /// Reads them from the caller's mount table.
+    /// Reads them from this process's mount table, which takes long; while nothing is mounted, once.
     ///
     /// # Errors
     /// [`CgroupError::NotMounted`] on a host without cgroups; [`CgroupError::File`] when the table can't be read.
     pub fn read() -> Result<Self, CgroupError> {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        // After a fork the table may be another one, and who asks about changes takes the answer away from the other.
+        if let Some((table, process, mounted)) = &*last
+            && *process == std::process::id()
+            && !has_changed(table)
+        {
+            return Ok(mounted.clone());
+        }
+        *last = None;
         let path = PathBuf::from("/proc/self/mountinfo");
-        let table = std::fs::read_to_string(&path).map_err(|source| CgroupError::File {
-            what: "read",
-            path,
-            source,
-        })?;
+        let failed = |source| CgroupError::File { what: "read", path: path.clone(), source };
+        let mut file = File::open(&path).map_err(failed)?;
+        let mut table = String::with_capacity(TABLE_BYTES);
+        file.read_to_string(&mut table).map_err(failed)?;
         let hierarchies = parse(&table);
         if hierarchies.is_empty() {
             return Err(CgroupError::NotMounted);
         }
-        Ok(Self(hierarchies.into()))
+        let mounted = Self(hierarchies.into());
+        *last = Some((file, std::process::id(), mounted.clone()));
+        Ok(mounted)
     }
 
     /// As if there were none.
@@ -67,6 +87,15 @@ impl Mounted {
     pub(crate) fn hierarchies(&self) -> &[Hierarchy] {
         &self.0
     }
+}
+
+/// Whether something was mounted or unmounted since the table was opened or this was asked last.
+///
+/// Source: proc_pid_mounts(5), which is about the same table.
+fn has_changed(table: &File) -> bool {
+    let mut asked = [PollFd::new(table, PollFlags::PRI)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut asked, Some(&at_once)), Ok(0))
 }
 
 /// The layout that a set of hierarchies makes.

@@ -12,8 +12,9 @@ pub(super) use agent::Agent;
 pub(super) use bpf::{Compiled, compile};
 pub use profile::profile_from_json;
 
-use oci_spec::runtime::{Capability, LinuxSeccomp};
-use serde_json::json;
+use oci_spec::runtime::{
+    Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+};
 
 /// A profile that cannot be read or compiled.
 #[derive(Debug, thiserror::Error)]
@@ -75,42 +76,59 @@ pub fn architecture_names() -> Vec<String> {
 
 /// The profile of a container that has `capabilities` and no profile of its own.
 pub fn default_profile(capabilities: &[Capability]) -> LinuxSeccomp {
-    let has = |wanted: &str| {
-        capabilities
-            .iter()
-            .any(|have| serde_json::to_value(have).is_ok_and(|name| name.as_str() == Some(wanted)))
+    let names: Vec<serde_json::Value> =
+        capabilities.iter().filter_map(|have| serde_json::to_value(have).ok()).collect();
+    let has = |wanted: &str| names.iter().any(|name| name.as_str() == Some(wanted));
+    let allowed = |names: &[&str]| rule(names, LinuxSeccompAction::ScmpActAllow);
+    let refused = |names: &[&str], errno: u32| {
+        let mut rule = rule(names, LinuxSeccompAction::ScmpActErrno);
+        rule.set_errno_ret(Some(errno));
+        rule
     };
-    let mut rules = vec![
-        json!({"names": tables::ALLOWED, "action": "SCMP_ACT_ALLOW"}),
-        json!({"names": tables::REFUSED, "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM}),
-    ];
+    let mut rules = vec![allowed(tables::ALLOWED), refused(tables::REFUSED, EPERM)];
     for (capability, names) in tables::WITH_CAPABILITY {
-        rules.push(if has(capability) {
-            json!({"names": names, "action": "SCMP_ACT_ALLOW"})
-        } else {
-            json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM})
-        });
+        rules.push(if has(capability) { allowed(names) } else { refused(names, EPERM) });
     }
     // Linux, Linux in 32 bit, and both with the old address layout; asking for the current one.
     for persona in [0u64, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
-        rules.push(json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW",
-                          "args": [{"index": 0, "value": persona, "op": "SCMP_CMP_EQ"}]}));
+        rules.push(only_if(allowed(&["personality"]), &[(0, LinuxSeccompOperator::ScmpCmpEq, persona)]));
+    }
+    if !has("CAP_AUDIT_WRITE") {
+        rules.push(only_if(
+            refused(&["socket"], libc::EINVAL.cast_unsigned()),
+            &[
+                (0, LinuxSeccompOperator::ScmpCmpEq, AF_NETLINK),
+                (2, LinuxSeccompOperator::ScmpCmpEq, NETLINK_AUDIT),
+            ],
+        ));
     }
     // Sockets to the host that other machines' sockets are (vsock) are not for containers.
-    if has("CAP_AUDIT_WRITE") {
-        rules.push(json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW",
-                          "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}]}));
-    } else {
-        rules.push(json!({"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EINVAL,
-                          "args": [{"index": 0, "value": AF_NETLINK, "op": "SCMP_CMP_EQ"},
-                                   {"index": 2, "value": NETLINK_AUDIT, "op": "SCMP_CMP_EQ"}]}));
-        rules.push(json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW",
-                          "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}]}));
-    }
-    serde_json::from_value(json!({
-        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": ENOSYS,
-        "architectures": bpf::architectures(),
-        "syscalls": rules,
-    }))
-    .expect("our own profile has the form of the runtime specification")
+    rules.push(only_if(allowed(&["socket"]), &[(0, LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK)]));
+    let mut profile = LinuxSeccomp::default();
+    profile
+        .set_default_action(LinuxSeccompAction::ScmpActErrno)
+        .set_default_errno_ret(Some(ENOSYS))
+        .set_architectures(Some(bpf::architectures().to_vec()))
+        .set_syscalls(Some(rules));
+    profile
+}
+
+fn rule(names: &[&str], action: LinuxSeccompAction) -> LinuxSyscall {
+    let mut rule = LinuxSyscall::default();
+    rule.set_names(names.iter().map(ToString::to_string).collect()).set_action(action);
+    rule
+}
+
+/// A rule for calls whose arguments are so: the index of each, how it is compared, and with what.
+fn only_if(mut rule: LinuxSyscall, conditions: &[(usize, LinuxSeccompOperator, u64)]) -> LinuxSyscall {
+    let conditions = conditions.iter().map(|(index, operator, value)| {
+        LinuxSeccompArgBuilder::default()
+            .index(*index)
+            .op(*operator)
+            .value(*value)
+            .build()
+            .expect("what is not set has a default")
+    });
+    rule.set_args(Some(conditions.collect()));
+    rule
 }
