@@ -1,5 +1,8 @@
 //! The end of a container.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::runtime::cgroup::Cgroup;
@@ -126,10 +129,12 @@ impl Engine {
     }
 }
 
+/// Removes a directory with all that is below, however deep a container has made that.
 pub(super) fn remove_tree(dir: &Path) {
-    match std::fs::remove_dir_all(dir) {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return };
+    match File::open(parent).and_then(|parent| crate::image::remove_tree(parent.as_fd(), name)) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(?dir, %error, "cannot remove the directory, left for the next wake"),
     }
 }

@@ -34,6 +34,7 @@ pub use layer::{ImportedLayer, LayerStore, Limits, Progress, Whiteouts};
 pub use owners::Owners;
 pub use record::LayerTar;
 pub use reference::Reference;
+pub use remove::remove_tree;
 pub use source::DescriptorReader;
 pub use tree_tar::{LayerTree, Rewrite, TreeKind, part_tar, part_tar_as, tree_tar, tree_tar_as};
 pub use unpack::{copy_in, is_tar};

@@ -1,4 +1,4 @@
-//! Removing a tree that a hostile archive has made.
+//! Removing a tree that a hostile archive, or what runs in a container, has made.
 
 use std::{
     ffi::OsStr,
@@ -14,12 +14,18 @@ use rustix::{
     io::Errno,
 };
 
+/// So deep directories are emptied in their place, which does for almost every tree.
+const DEPTH_MAX: usize = 32;
+
 /// Removes `name` in `parent`, whatever it is, with all that is below; that it is gone already is no error.
 ///
-/// Links are removed, never followed. A tree can be far deeper than descriptors or stack would last for (each entry
-/// of an archive may go through links of the tree, and so build on a path of any length): a directory that is not
-/// empty is therefore moved up into the topmost one and emptied there, which takes two descriptors at any depth.
-pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+/// Links are removed, never followed, and nothing that is mounted in the tree is entered (rmdir(2) says EBUSY). A tree can be far deeper than descriptors or stack would last for (each entry
+/// of an archive may go through links of the tree, and so build on a path of any length; who runs in a container goes down
+/// step by step): a directory that lies deeper than [`DEPTH_MAX`] and is not empty is therefore moved up into the topmost one
+/// and emptied there.
+/// # Errors
+/// The kernel's; what was removed before is gone then.
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     remove_tree_with(parent, name, &mut |_, _| Ok(()))
 }
 
@@ -45,11 +51,11 @@ pub(super) fn remove_tree_with(
     }
     let top = open_directory(parent, name)?;
     let mut moved = Moved { next: 0, waiting: Vec::new() };
-    empty(top.as_fd(), top.as_fd(), &mut moved, before)?;
+    empty(top.as_fd(), top.as_fd(), 0, &mut moved, before)?;
     while let Some(number) = moved.waiting.pop() {
         let name = moved_name(number);
         let directory = open_directory(top.as_fd(), OsStr::new(&name))?;
-        empty(directory.as_fd(), top.as_fd(), &mut moved, before)?;
+        empty(directory.as_fd(), top.as_fd(), 0, &mut moved, before)?;
         rustix::fs::unlinkat(top.as_fd(), name.as_str(), AtFlags::REMOVEDIR)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
@@ -71,10 +77,11 @@ fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 
-/// Removes everything in `directory`, but moves directories that are not empty to `top`.
+/// Removes everything in `directory`, but moves directories that lie too deep and are not empty to `top`.
 fn empty(
     directory: BorrowedFd<'_>,
     top: BorrowedFd<'_>,
+    depth: usize,
     moved: &mut Moved,
     before: &mut dyn FnMut(BorrowedFd<'_>, &OsStr) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -97,6 +104,12 @@ fn empty(
         }
         match rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) if depth < DEPTH_MAX => {
+                let below = open_directory(directory, OsStr::from_bytes(name.to_bytes()))?;
+                empty(below.as_fd(), top, depth + 1, moved, before)?;
+                drop(below);
+                rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
+            }
             Err(Errno::NOTEMPTY | Errno::EXIST) => loop {
                 let number = moved.next;
                 moved.next += 1;
@@ -152,6 +165,24 @@ mod tests {
         }
         remove(home.path(), "d");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_tree_stays() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: mounting takes root");
+            return;
+        }
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("kept"), "x").unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let place = home.path().join("tree/place");
+        fs::create_dir_all(&place).unwrap();
+        rustix::mount::mount_bind(outside.path(), &place).unwrap();
+        let removed = remove_tree(fs::File::open(home.path()).unwrap().as_fd(), OsStr::new("tree"));
+        rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(removed.unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        assert!(outside.path().join("kept").exists());
     }
 
     #[test]
