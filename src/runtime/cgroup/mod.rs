@@ -16,6 +16,7 @@ mod devices_bpf;
 mod hierarchy;
 mod limits;
 mod oom;
+mod tree;
 mod usage;
 
 use std::fs::OpenOptions;
@@ -538,18 +539,10 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::File`] when it cannot be read; one that does not exist has no processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        let mut pids = Vec::new();
         if self.hierarchies().is_empty() {
-            return Ok(pids);
+            return Ok(Vec::new());
         }
-        for directory in subtree(&self.primary())? {
-            match read(&directory.join("cgroup.procs")) {
-                Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok())),
-                Err(CgroupError::File { source, .. }) if is_gone(&source) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(pids)
+        tree::processes(&self.primary())
     }
 
     /// Removes it and everything below it, waiting up to two seconds for the last processes to go.
@@ -565,7 +558,7 @@ impl Cgroup {
             self.hierarchies().iter().map(|hierarchy| self.directory(hierarchy)).collect();
         loop {
             let mut failure = None;
-            left.retain(|directory| match remove_tree(directory) {
+            left.retain(|directory| match tree::remove(directory) {
                 Ok(()) => false,
                 Err(error) => {
                     failure = Some(error);
@@ -705,55 +698,7 @@ fn is_populated(directory: &Path) -> bool {
     if let Ok(events) = read(&directory.join("cgroup.events")) {
         return keyed(&events, "populated") == Some(1);
     }
-    subtree(directory).unwrap_or_default().iter().any(|directory| {
-        read(&directory.join("cgroup.procs")).is_ok_and(|processes| !processes.trim().is_empty())
-    })
-}
-
-/// How many cgroups a payload may have made before nobody looks at more of them.
-const SUBTREE_MAX: usize = 1 << 16;
-
-/// A cgroup and all below it, parents before children; empty when it does not exist.
-fn subtree(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
-    let mut found = vec![directory.to_path_buf()];
-    let mut next = 0;
-    while let Some(current) = found.get(next).cloned() {
-        next += 1;
-        let entries = match std::fs::read_dir(&current) {
-            Ok(entries) => entries,
-            Err(error) if is_gone(&error) => continue,
-            Err(source) => return Err(CgroupError::File { what: "read", path: current, source }),
-        };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && found.len() < SUBTREE_MAX {
-                found.push(entry.path());
-            }
-        }
-    }
-    if !directory.exists() {
-        found.clear();
-    }
-    Ok(found)
-}
-
-fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
-    // Most have no children, and the first call does it.
-    match std::fs::remove_dir(directory) {
-        Ok(()) => return Ok(()),
-        Err(error) if is_gone(&error) => return Ok(()),
-        Err(_) => {}
-    }
-    for directory in subtree(directory)?.into_iter().rev() {
-        match std::fs::remove_dir(&directory) {
-            Ok(()) => {}
-            Err(error) if is_gone(&error) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                return Err(CgroupError::Busy { path: directory });
-            }
-            Err(source) => return Err(CgroupError::File { what: "remove", path: directory, source }),
-        }
-    }
-    Ok(())
+    tree::processes(directory).is_ok_and(|processes| !processes.is_empty())
 }
 
 /// A cgroup that went away while it was looked at says one of these.

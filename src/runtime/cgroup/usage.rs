@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Cgroup, CgroupError, keyed, read, subtree};
+use super::{Cgroup, CgroupError, keyed, read, tree};
 
 /// What a cgroup has used since it was made, and uses now. `None` where the host does not count it: without the
 /// controller, or by an older kernel.
@@ -131,11 +131,8 @@ impl Cgroup {
             return Ok(self.stat("memory", "memory.events", "oom_kill")?.unwrap_or(0));
         };
         // v1 counts per cgroup, so those that the payload made are added.
-        let mut kills = 0;
-        for directory in subtree(&directory)? {
-            kills += keyed(&read(&directory.join("memory.oom_control"))?, "oom_kill").unwrap_or(0);
-        }
-        Ok(kills)
+        let texts = tree::texts(&directory, "memory.oom_control")?;
+        Ok(texts.iter().filter_map(|text| keyed(text, "oom_kill")).sum())
     }
 
     /// Memory in use, in bytes, page cache included.
