@@ -67,6 +67,8 @@ impl Engine {
         mut definition: Definition,
         image: Option<Image>,
     ) -> Result<Created, EngineError> {
+        // What is made before there is a database would look as if that had been lost.
+        self.store()?;
         let mut warnings = self.check_on_this_host(&definition)?;
         let directories = PendingDirectories::make(self, &id)?;
         for attempt in 0.. {

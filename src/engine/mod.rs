@@ -135,13 +135,15 @@ impl Engine {
     /// An engine over these directories, which are made. The store is opened when it is first needed.
     ///
     /// # Errors
-    /// [`EngineError::Io`] where a directory can't be made, or is not ours.
+    /// [`EngineError::Io`] where a directory can't be made, or is not ours; [`EngineError::Store`] where the two don't belong
+    /// together.
     pub fn new(paths: Paths) -> Result<Self, EngineError> {
         Self::open(paths, None)
     }
 
     fn open(paths: Paths, unit: Option<UnitFrame>) -> Result<Self, EngineError> {
         paths.prepare()?;
+        paths.pair()?;
         overlay::prefer(wanted_overlay()?, &paths.state_dir);
         // Both lead to the running binary also after an upgrade. Without the right to mount there is no container of
         // another user that could be kept from writing to it.
@@ -202,6 +204,8 @@ impl Engine {
     }
 
     fn layers(&self) -> Result<LayerStore, EngineError> {
+        // What is put there before there is a database would look as if that had been lost.
+        self.store()?;
         LayerStore::open(&self.paths().state_dir).map_err(images::from_image_error)
     }
 

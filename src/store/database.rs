@@ -60,20 +60,23 @@ impl Store {
     /// Opens the database, and makes or migrates it.
     ///
     /// # Errors
-    /// [`StoreError::TooNew`] for a schema from the future, else the database's refusal.
+    /// [`StoreError::TooNew`] for a schema from the future, [`StoreError::Lost`] where there is none and should be, else the
+    /// database's refusal.
     pub fn open(paths: &Paths) -> Result<Self, StoreError> {
         let path = paths.database();
+        refuse_if_lost(paths, || Ok(std::fs::metadata(&path).map_or(true, |metadata| metadata.len() == 0)))?;
         let wrap = |source| database_error(&path, "open the database", source);
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(Duration::from_secs(30)).map_err(wrap)?;
         // A plan does not depend on what is looked for. Else a statement with a range is planned anew each time it is used.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(wrap)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;
+        let version = read_version(&connection).map_err(wrap)?;
         if version > schema::newest() {
             return Err(StoreError::TooNew { path, found: version, known: schema::newest() });
         }
-        // The journal mode is kept in the file; asking again would cost a lock at every wake.
         if version == 0 {
+            refuse_if_lost(paths, || Ok(read_version(&connection).map_err(wrap)? == 0))?;
+            // The journal mode is kept in the file; asking again would cost a lock at every wake.
             connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(wrap)?;
         }
         // FULL: a commit is on the disk when it returns, as an acknowledged change must be.
@@ -373,6 +376,23 @@ impl Store {
             Err(error) => Err(self.wrap("forget the image")(error)),
         }
     }
+}
+
+/// A database that has been lost, with a disk or by mistake, must not take everything along that it told of: what has no
+/// record is swept. Nothing is put anywhere before there is a database, so that a new one finds nothing.
+fn refuse_if_lost(paths: &Paths, is_new: impl Fn() -> Result<bool, StoreError>) -> Result<(), StoreError> {
+    if !is_new()? {
+        return Ok(());
+    }
+    match paths.not_empty() {
+        // Another process may have been the first meanwhile.
+        Some(directory) if is_new()? => Err(StoreError::Lost { path: paths.database(), directory }),
+        _ => Ok(()),
+    }
+}
+
+fn read_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {

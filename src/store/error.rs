@@ -22,6 +22,36 @@ pub enum StoreError {
         /// Which one.
         path: PathBuf,
     },
+    /// What belongs to a database is there, and the database is not.
+    #[error(
+        "the database {path:?} is gone or empty, but {directory:?} is not: without its records all of that would count as left over, and be removed; bring the database back (if its disk is not mounted, mount it), or move {directory:?} away to begin anew"
+    )]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// What would be lost with it.
+        directory: PathBuf,
+    },
+    /// The run directory is used with another state directory.
+    #[error(
+        "{run_dir:?} is that of the containers that are recorded in {other:?}, and what runs there would count as left over for another state directory; choose another with --run-dir (DORMOUSE_RUN_DIR), or remove those containers first"
+    )]
+    OtherState {
+        /// The run directory.
+        run_dir: PathBuf,
+        /// Where the records are.
+        other: PathBuf,
+    },
+    /// The state directory is used with another run directory.
+    #[error(
+        "the containers that are recorded in {state_dir:?} are those of a service with the run directory {other:?}, and what runs of them is known only there; use that one with --run-dir (DORMOUSE_RUN_DIR), or remove it if nothing runs there any more"
+    )]
+    OtherRun {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Where what runs is told.
+        other: PathBuf,
+    },
     /// A lock file can't be made or locked.
     #[error("cannot lock {path:?}")]
     Lock {

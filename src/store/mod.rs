@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE_DIR/                 0700
+//!   run-dir                  a link to the run directory that this belongs to
 //!   dormouse.db              SQLite, write-ahead log; one transaction per acknowledged change
 //!   containers/ID/           upper/ work/ log: what the container has written; etc: its hosts and resolv.conf
 //!   layers/HEX/              one extracted directory per layer, shared by all images
@@ -16,11 +17,13 @@
 //!   builds/ID/               secrets of a build
 //!   locks/                   one lock file per object that is being changed
 //!   names/                   what aardvark-dns serves
+//!   state-dir                a link to the state directory that the rest belongs to
 //!   events.log               what has happened since boot
 //! ```
 //!
 //! A row is the truth: a directory without a row is half-made or half-removed, and the next wake removes it
-//! ([`crate::engine`] does, under the object's lock). What is only true while the machine is up is never in here.
+//! ([`crate::engine`] does, under the object's lock). So nothing is swept where the rows may be lost, or another's: a database
+//! that is not there although it should be is an error, and so is a run directory with what another state directory tells of. What is only true while the machine is up is never in here.
 
 mod builds;
 mod database;

@@ -1,8 +1,12 @@
 //! Where everything lies.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+
+/// Two services that take a run directory over from each other, and nothing runs, come to an end soon.
+const PAIRING_TRIES: usize = 16;
 
 /// The two directories that the service uses, and the places in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,33 @@ impl Paths {
             private_directory(&dir)?;
         }
         Ok(())
+    }
+
+    /// Makes sure that the two directories are used with each other alone, as long as there are containers: for a service with
+    /// another state directory what runs would be left over, and with another run directory what is recorded would not run. A
+    /// link in each, `state-dir` and `run-dir`, leads to the other.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherState`], [`StoreError::OtherRun`]; [`StoreError::Directory`] where a link can't be made or read.
+    pub fn pair(&self) -> Result<(), StoreError> {
+        let (state_dir, run_dir) = (self.state_dir.clone(), self.run_dir.clone());
+        let is_used = |other: &Path| other.exists() && has_entries(&self.run_containers());
+        if let Some(other) = bind(&run_dir.join("state-dir"), &state_dir, is_used)? {
+            return Err(StoreError::OtherState { run_dir, other });
+        }
+        let is_used =
+            |other: &Path| has_entries(&Self { run_dir: other.to_owned(), ..self.clone() }.run_containers());
+        match bind(&state_dir.join("run-dir"), &run_dir, is_used)? {
+            Some(other) => Err(StoreError::OtherRun { state_dir, other }),
+            None => Ok(()),
+        }
+    }
+
+    /// A directory that holds what the database tells of, if one does.
+    pub(super) fn not_empty(&self) -> Option<PathBuf> {
+        let layers = self.state_dir.join("layers");
+        let all = [self.containers(), self.volumes(), self.secrets(), layers, self.run_containers()];
+        all.into_iter().find(|dir| has_entries(dir))
     }
 
     /// Makes the directories that builds alone need.
@@ -135,6 +166,52 @@ impl Paths {
     /// The record of what has happened since boot.
     pub fn events(&self) -> PathBuf {
         self.run_dir.join("events.log")
+    }
+}
+
+/// Makes a link lead to a directory. Where it leads to another one, and `is_used` says that this counts, that is what comes
+/// back.
+fn bind(
+    link: &Path,
+    directory: &Path,
+    is_used: impl Fn(&Path) -> bool,
+) -> Result<Option<PathBuf>, StoreError> {
+    let failed = |source| StoreError::Directory { path: link.to_owned(), source };
+    let own = std::path::absolute(directory).map_err(failed)?;
+    for _ in 0..PAIRING_TRIES {
+        match std::fs::read_link(link) {
+            Ok(other) if other == own || is_same(&other, &own) => return Ok(None),
+            Ok(other) if is_used(&other) => return Ok(Some(other)),
+            Ok(_) => match std::fs::remove_file(link) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        match std::os::unix::fs::symlink(&own, link) {
+            // On a full disk what is there is to be used all the same.
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                return Ok(None);
+            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            // Read back: another may have been quicker.
+            _ => {}
+        }
+    }
+    Err(failed(ErrorKind::ResourceBusy.into()))
+}
+
+fn has_entries(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Whether two paths lead to the same directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (std::fs::metadata(one), std::fs::metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
     }
 }
 

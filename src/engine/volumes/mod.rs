@@ -151,6 +151,8 @@ impl Engine {
         name: Option<String>,
         definition: &VolumeDefinition,
     ) -> Result<PendingVolume<'_>, EngineError> {
+        // What is made before there is a database would look as if that had been lost.
+        self.store()?;
         let id = names::new_id()?;
         let lock = lock_object(&self.paths().locks(), &id)?;
         let row = VolumeRow {
