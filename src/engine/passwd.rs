@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::image::overlay_attribute;
 
 use super::{Container, Engine, EngineError};
 
@@ -45,51 +47,67 @@ impl RootView {
         Self { directories }
     }
 
-    /// Reads a small file; `None` if no layer has it, or a higher one has taken it away (overlayfs: a character device
-    /// 0:0 is a whiteout).
-    fn read(&self, path: &str) -> Option<String> {
+    /// Reads a small file of `etc`; `None` if no layer has it, or a higher one has taken it away, or has something else in its
+    /// place. Nothing but a regular file is ever opened: to open a device does things to the host.
+    fn read(&self, name: &str) -> Option<String> {
         for dir in &self.directories {
-            let Ok(dir) =
-                rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            else {
-                continue;
-            };
-            let file = rustix::fs::openat2(
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let Ok(dir) = rustix::fs::open(dir, flags, Mode::empty()) else { continue };
+            let found = rustix::fs::openat2(
                 &dir,
-                path,
-                // Not waiting for a writer if it is a FIFO.
-                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY,
+                format!("etc/{name}"),
+                OFlags::PATH | OFlags::CLOEXEC,
                 Mode::empty(),
                 ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
             );
-            let Ok(file) = file else { continue };
-            let file = std::fs::File::from(file);
-            let kind = file.metadata().ok()?.file_type();
-            if kind.is_char_device() {
-                return None;
+            match found {
+                Ok(found) => return read_regular(&found),
+                Err(_) if hides_what_is_below(&dir) => return None,
+                Err(_) => {}
             }
-            if !kind.is_file() {
-                continue;
-            }
-            let mut bytes = Vec::new();
-            file.take(FILE_MAX_BYTES).read_to_end(&mut bytes).ok()?;
-            return Some(String::from_utf8_lossy(&bytes).into_owned());
         }
         None
     }
 }
 
+fn read_regular(found: &OwnedFd) -> Option<String> {
+    let stat = rustix::fs::fstat(found).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(FILE_MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether a layer shows nothing of those below it in `etc`: it has no directory there (a whiteout perhaps), or one that is
+/// opaque.
+fn hides_what_is_below(layer: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::statat(layer, "etc", AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        // A link leads to where another layer may have something.
+        return FileType::from_raw_mode(stat.st_mode) != FileType::Symlink;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut value = [0; 1];
+    rustix::fs::openat(layer, "etc", flags, Mode::empty()).is_ok_and(|etc| {
+        rustix::fs::fgetxattr(&etc, overlay_attribute("opaque"), &mut value[..]) == Ok(1) && value == *b"y"
+    })
+}
+
 /// Looks up `user[:group]`, with supplementary groups from the container and from the caller.
 pub(super) fn look_up(view: &RootView, wanted: &str, extra_groups: &[String]) -> Result<User, EngineError> {
-    let passwd = view.read("etc/passwd").unwrap_or_default();
-    let group = view.read("etc/group").unwrap_or_default();
+    let passwd = view.read("passwd").unwrap_or_default();
+    let group = view.read("group").unwrap_or_default();
     resolve(&passwd, &group, wanted, extra_groups)
 }
 
 /// The names of a container's users by their uid; the first one counts, as in getpwuid(3).
 pub(super) fn user_names(view: &RootView) -> HashMap<u32, String> {
     let mut names = HashMap::new();
-    for line in view.read("etc/passwd").unwrap_or_default().lines() {
+    for line in view.read("passwd").unwrap_or_default().lines() {
         let mut fields = line.split(':');
         if let (Some(name), Some(Ok(uid))) = (fields.next(), fields.nth(1).map(str::parse::<u32>)) {
             names.entry(uid).or_insert_with(|| name.to_owned());
@@ -200,6 +218,61 @@ mod tests {
             );
         }
         assert!(resolve(PASSWD, GROUP, "root", &["nogroup".into()]).is_err());
+    }
+
+    /// Two layers, of which the lower one has a passwd.
+    fn layers(prepare: impl Fn(&std::path::Path)) -> Option<String> {
+        let home = tempfile::tempdir().unwrap();
+        let [upper, lower] = ["upper", "lower"].map(|name| home.path().join(name));
+        for layer in [&upper, &lower] {
+            std::fs::create_dir_all(layer.join("etc")).unwrap();
+        }
+        std::fs::write(lower.join("etc/passwd"), PASSWD).unwrap();
+        prepare(&upper);
+        RootView::of(vec![upper, lower]).read("passwd")
+    }
+
+    fn node(path: &std::path::Path, kind: FileType, major: u32, minor: u32) {
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::RUSR, device).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_that_of_the_topmost_layer_that_has_or_hides_it() {
+        assert_eq!(layers(|_| {}).as_deref(), Some(PASSWD));
+        assert_eq!(
+            layers(|upper| std::fs::write(upper.join("etc/passwd"), "x").unwrap()).as_deref(),
+            Some("x")
+        );
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: devices take root");
+            return;
+        }
+        let whiteout = |path: &std::path::Path| node(path, FileType::CharacterDevice, 0, 0);
+        assert_eq!(layers(|upper| whiteout(&upper.join("etc/passwd"))), None);
+        let removed = |upper: &std::path::Path| {
+            std::fs::remove_dir(upper.join("etc")).unwrap();
+            whiteout(&upper.join("etc"));
+        };
+        assert_eq!(layers(removed), None);
+        let opaque = |upper: &std::path::Path| {
+            let etc = std::fs::File::open(upper.join("etc")).unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::fsetxattr(&etc, overlay_attribute("opaque"), b"y", flags).unwrap();
+        };
+        assert_eq!(layers(opaque), None);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: devices take root");
+            return;
+        }
+        // Nobody writes to the FIFO, and no driver has the device: neither could be opened.
+        assert_eq!(layers(|upper| node(&upper.join("etc/passwd"), FileType::Fifo, 0, 0)), None);
+        assert_eq!(layers(|upper| node(&upper.join("etc/passwd"), FileType::CharacterDevice, 60, 1)), None);
+        assert_eq!(layers(|upper| std::fs::create_dir(upper.join("etc/passwd")).unwrap()), None);
     }
 
     #[test]

@@ -130,9 +130,7 @@ pub fn part_tar_as(
         }
         FileType::RegularFile => {
             // The very file that is open, whatever its name leads to by now.
-            let path = format!("/proc/self/fd/{}", target.as_raw_fd());
-            let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(failed("open", name))?;
+            let fd = reopened(target).map_err(failed("open", name))?;
             writer.opened_file(b"", fd, &stat)?;
         }
         FileType::Symlink => {
@@ -340,12 +338,14 @@ impl<W: Write> Writer<'_, Counted<W>> {
     }
 
     fn file(&mut self, path: &[u8]) -> Result<(), ImageError> {
-        let Some(fd) = self.open(path, OFlags::NONBLOCK)? else { return Ok(()) };
-        let now = rustix::fs::fstat(&fd).map_err(failed("look at", path))?;
+        // Not for reading yet: what it was exchanged for may be a device, and to open that does things to the host.
+        let Some(found) = self.open(path, OFlags::PATH)? else { return Ok(()) };
+        let now = rustix::fs::fstat(&found).map_err(failed("look at", path))?;
         if FileType::from_raw_mode(now.st_mode) != FileType::RegularFile {
             // Exchanged since: what it is now was not meant.
             return Ok(());
         }
+        let fd = reopened(found.as_fd()).map_err(failed("open", path))?;
         if self.kind == TreeKind::Upper {
             self.overlay_marks(path, fd.as_fd())?;
         }
@@ -585,6 +585,12 @@ fn shows_the_kernel(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(directory).is_ok_and(|status| {
         KERNEL_FILE_SYSTEMS.iter().any(|magic| i128::from(*magic) == i128::from(status.f_type))
     })
+}
+
+/// The very file that is open by `O_PATH`, to be read.
+fn reopened(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
