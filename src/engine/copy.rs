@@ -22,6 +22,9 @@ use super::spec::{Mount, MountKind};
 use super::volumes::ReadyVolumes;
 use super::{Container, Engine, EngineError, users};
 
+/// How often a path is looked up again because something was renamed meanwhile: a container can go on with that for ever.
+pub(super) const TRIES: usize = 64;
+
 /// What is at a path of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // told once, in the IDL
@@ -327,7 +330,7 @@ fn open(container: &Container, root: &OwnedFd, path: &str, flags: OFlags) -> Res
         return Err(invalid("path", "a path with '..' is refused; write it without".to_owned()));
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
+    for _ in 0..TRIES {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Ok(found) => return Ok(found),
             // Something was renamed anywhere on the machine while `..` of a link was looked up.
@@ -348,6 +351,10 @@ fn open(container: &Container, root: &OwnedFd, path: &str, flags: OFlags) -> Res
             Err(errno) => return Err(io("open", path, errno)),
         }
     }
+    Err(EngineError::Failed {
+        attempted: format!("open {path:?} in {:?}", container.row.name),
+        reason: "files are renamed all the time on the way there; try again".to_owned(),
+    })
 }
 
 fn invalid(field: &str, reason: String) -> EngineError {

@@ -36,6 +36,8 @@ const REQUEST: &str = "health.json";
 const RESULTS: &str = "health.log";
 const RESULTS_MAX: usize = 5;
 const OUTPUT_BYTES_MAX: usize = 4096;
+/// So much is read before the time is looked at again: a command may write faster than it is read.
+const READS_MAX: usize = 64;
 
 /// What a check has to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -254,7 +256,7 @@ fn watch(running: &Running, output: OwnedFd, deadline: Instant) -> (Vec<u8>, boo
     let mut kept = Vec::new();
     let mut buffer = [0; 4096];
     let mut take = |kept: &mut Vec<u8>| -> bool {
-        loop {
+        for _ in 0..READS_MAX {
             match rustix::io::read(&output, &mut buffer) {
                 Ok(0) => return false,
                 Ok(length) => {
@@ -266,6 +268,7 @@ fn watch(running: &Running, output: OwnedFd, deadline: Instant) -> (Vec<u8>, boo
                 Err(_) => return false,
             }
         }
+        true
     };
     let mut open = true;
     loop {

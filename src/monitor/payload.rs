@@ -19,6 +19,8 @@ use super::state::ProcessRef;
 const CONSOLE_PAUSE: Duration = Duration::from_millis(100);
 /// How long the last output of a terminal may take to come through the kernel.
 const CONSOLE_LINGER: Duration = Duration::from_millis(500);
+/// More than a terminal holds of what nobody has read: its buffers in the kernel have 64 KiB.
+const CONSOLE_BYTES_MAX: usize = 1 << 20;
 
 /// What came of a read from the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,16 +189,22 @@ impl Payload {
         Output::End
     }
 
-    /// Reads what the payload had still written when it ended, and hands it to `take`.
+    /// Reads what the payload had still written when it ended, and hands it to `take`. Who else has got hold of its streams,
+    /// from another container perhaps, may write on for ever: what comes after the end is not waited for.
     pub fn drain(&mut self, buffer: &mut [u8], mut take: impl FnMut(Stream, &[u8])) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let fd = match stream {
                 Stream::Stdout => self.stdout.take(),
                 Stream::Stderr => self.stderr.take(),
             };
-            while let Some(fd) = &fd {
-                match rustix::io::read(fd, &mut *buffer) {
-                    Ok(length) if length > 0 => take(stream, &buffer[..length]),
+            let Some(fd) = fd else { continue };
+            let mut left = rustix::io::ioctl_fionread(&fd).unwrap_or(0);
+            while left > 0 {
+                match rustix::io::read(&fd, &mut *buffer) {
+                    Ok(length) if length > 0 => {
+                        left = left.saturating_sub(length as u64);
+                        take(stream, &buffer[..length]);
+                    }
                     Err(rustix::io::Errno::INTR) => {}
                     _ => break,
                 }
@@ -207,9 +215,13 @@ impl Payload {
         // Now that nobody has the other side open, the master reports the end after the last byte.
         drop(peer);
         let deadline = Instant::now() + CONSOLE_LINGER;
-        loop {
+        let mut left = CONSOLE_BYTES_MAX;
+        while left > 0 {
             match rustix::io::read(&master, &mut *buffer) {
-                Ok(length) if length > 0 => take(Stream::Stdout, &buffer[..length]),
+                Ok(length) if length > 0 => {
+                    left = left.saturating_sub(length);
+                    take(Stream::Stdout, &buffer[..length]);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
                     let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };

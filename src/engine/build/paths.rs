@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
+use crate::engine::copy::TRIES;
 use crate::image::build::patterns;
 
 /// What one step may name.
@@ -33,13 +34,14 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<Ow
         path => path,
     };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
+    for _ in 0..TRIES {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             // Something was renamed anywhere on the machine while `..` of a link was looked up.
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }
     }
+    Err(Errno::AGAIN)
 }
 
 pub(super) fn is_directory(root: BorrowedFd<'_>, path: &str) -> bool {

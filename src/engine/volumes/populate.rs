@@ -13,6 +13,7 @@ use crate::image::{ImageError, Owners, copy_in, part_tar};
 use crate::runtime::view;
 use crate::store::VolumeRow;
 
+use super::super::copy::TRIES;
 use super::super::images::from_image_error;
 use super::super::passwd::{self, RootView};
 use super::super::remove::remove_tree;
@@ -82,7 +83,7 @@ impl Engine {
         let io = |errno: Errno| EngineError::io("look into", target, errno.into());
         let root = view::merged(&layers).map_err(io)?;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        loop {
+        for _ in 0..TRIES {
             match rustix::fs::openat2(&root, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Ok(found) => {
                     let stat = rustix::fs::fstat(&found).map_err(io)?;
@@ -94,6 +95,7 @@ impl Engine {
                 Err(errno) => return Err(io(errno)),
             }
         }
+        Err(io(Errno::AGAIN))
     }
 }
 

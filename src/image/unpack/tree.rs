@@ -36,6 +36,8 @@ use crate::image::{
     remove::remove_tree_with,
 };
 
+/// How often a name is looked up again because something was renamed meanwhile: a container can go on with that for ever.
+const TRIES: usize = 64;
 /// Directories that are kept open; entries mostly come sorted by directory.
 const OPEN_MAX: usize = 64;
 /// Bound for what is remembered of directories until the end.
@@ -401,13 +403,14 @@ impl<'a> Tree<'a> {
         if !self.is_in_use {
             resolve |= ResolveFlags::NO_XDEV;
         }
-        loop {
+        for _ in 0..TRIES {
             match rustix::fs::openat2(self.root, path, flags, Mode::empty(), resolve) {
                 // Something was renamed anywhere on the machine while `..` of a link was looked up.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
             }
         }
+        Err(Errno::AGAIN)
     }
 
     fn pending(&mut self, path: &[u8]) -> Result<&mut Pending, ImageError> {
