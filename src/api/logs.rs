@@ -3,6 +3,7 @@
 use crate::engine::{LogFilter, LogLine, LogRequest, LogSource, LogStream};
 use crate::varlink::{Call, CallError};
 
+use super::Gathered;
 use super::container::{ContainerInterface, failed, signed, unsigned};
 use crate::wire::container as wire;
 
@@ -33,17 +34,17 @@ impl ContainerInterface {
             follow,
         };
         let mut log = self.engine.read_log(&given.name, request).await.map_err(failed)?;
-        let mut all = Vec::new();
+        let mut all = Gathered::new();
         loop {
             let lines = log.next().await.map_err(failed)?;
             if lines.is_empty() {
-                return call.reply(wire::Logs_Reply { entries: all }).await;
+                return call.reply(wire::Logs_Reply { entries: all.entries }).await;
             }
             let entries = lines.into_iter().map(entry);
             if call.wants_more() {
                 call.reply_continues(wire::Logs_Reply { entries: entries.collect() }).await?;
             } else {
-                all.extend(entries);
+                all.extend(entries, |entry| entry.message.len())?;
             }
         }
     }

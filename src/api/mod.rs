@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use crate::engine::{Engine, EngineError};
 use crate::varlink::stream::{Control, Finish};
+use crate::varlink::wire::MESSAGE_SIZE_MAX;
 use crate::varlink::{Call, CallError, Service};
 
 pub use podman::FlagReader;
@@ -122,6 +123,37 @@ async fn with_bytes<R: serde::Serialize>(
         }
     };
     call.reply(reply(count(result.map_err(failed)?))).await
+}
+
+/// What a plain call gathers, and has to fit into its one reply: who writes it may write without end.
+struct Gathered<T> {
+    entries: Vec<T>,
+    bytes: usize,
+}
+
+impl<T> Gathered<T> {
+    fn new() -> Self {
+        Self { entries: Vec::new(), bytes: 0 }
+    }
+
+    /// Adds entries; `size` is the length of what is text in one.
+    ///
+    /// # Errors
+    /// [`CallError::ExpectedMore`] where it is too much for one reply.
+    fn extend(
+        &mut self,
+        entries: impl Iterator<Item = T>,
+        size: impl Fn(&T) -> usize,
+    ) -> Result<(), CallError> {
+        for entry in entries {
+            self.bytes += size(&entry) + size_of::<T>();
+            if self.bytes > MESSAGE_SIZE_MAX {
+                return Err(CallError::ExpectedMore);
+            }
+            self.entries.push(entry);
+        }
+        Ok(())
+    }
 }
 
 fn finished<T>(result: Result<Result<T, EngineError>, tokio::task::JoinError>) -> Result<T, EngineError> {

@@ -8,7 +8,7 @@ use crate::systemd::journal::{JournalEntry, JournalFilter};
 use crate::varlink::{BoxFuture, Call, CallError, Interface};
 
 use super::errors::to_reply;
-use super::ordered;
+use super::{Gathered, ordered};
 use crate::wire::unit as wire;
 
 const NAME: &str = "io.dormouse.Unit";
@@ -129,17 +129,17 @@ impl UnitInterface {
         };
         let mut journal =
             self.engine.journal(&given.name, filter, given.afterCursor).await.map_err(failed)?;
-        let mut all = Vec::new();
+        let mut all = Gathered::new();
         loop {
             let entries = journal.next().await.map_err(failed)?;
             if entries.is_empty() {
-                return call.reply(wire::Journal_Reply { entries: all }).await;
+                return call.reply(wire::Journal_Reply { entries: all.entries }).await;
             }
             let entries = entries.into_iter().map(journal_entry);
             if call.wants_more() {
                 call.reply_continues(wire::Journal_Reply { entries: entries.collect() }).await?;
             } else {
-                all.extend(entries);
+                all.extend(entries, |entry| entry.message.len() + entry.cursor.len())?;
             }
         }
     }

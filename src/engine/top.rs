@@ -15,7 +15,12 @@ use super::passwd::{RootView, user_names};
 use super::{Engine, EngineError, users};
 
 /// Enough for any line of arguments that a person reads; a process may have megabytes of them.
-const ARGUMENTS_MAX_BYTES: u64 = 128 << 10;
+const ARGUMENTS_MAX_BYTES: usize = 4 << 10;
+/// For all processes together. A container may have thousands, and arguments of one letter each, which take thirty times as
+/// much here; those that come too late are told without arguments.
+const ALL_ARGUMENTS_MAX_BYTES: usize = 1 << 20;
+/// The list of a process's groups may be long.
+const STATUS_MAX_BYTES: usize = 1 << 20;
 
 /// A process in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +77,8 @@ impl Engine {
         let pids = processes()?;
         // How deep the container's pid namespace is.
         let level = namespace_pids(&read_of(init.pid, "status")).len().saturating_sub(1);
-        let found: Vec<Found> = pids.into_iter().filter_map(Found::read).collect();
+        let mut left = ALL_ARGUMENTS_MAX_BYTES;
+        let found: Vec<Found> = pids.into_iter().filter_map(|pid| Found::read(pid, &mut left)).collect();
         // A pid that was given to another process between the two is not among these, or is the container's again.
         let still: HashSet<i32> = processes()?.into_iter().collect();
         let users = user_names(&RootView::new(self, &container)?);
@@ -110,13 +116,17 @@ struct Found {
 }
 
 impl Found {
-    /// `None` if it has gone.
-    fn read(host_pid: i32) -> Option<Self> {
+    /// `None` if it has gone. `left`: of the bytes of all arguments.
+    fn read(host_pid: i32, left: &mut usize) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(format!("/proc/{host_pid}"), flags, Mode::empty()).ok()?;
-        let text = |name: &str| String::from_utf8_lossy(&read_in(&directory, name)).into_owned();
-        let (stat, status) = (text("stat"), text("status"));
-        let arguments = read_in(&directory, "cmdline");
+        let text =
+            |name: &str| String::from_utf8_lossy(&read_in(&directory, name, STATUS_MAX_BYTES)).into_owned();
+        let is_wanted = |line: &&str| ["Uid:", "Gid:", "NSpid:"].iter().any(|key| line.starts_with(key));
+        let status = text("status").lines().filter(is_wanted).collect::<Vec<_>>().join("\n");
+        let stat = text("stat");
+        let arguments = read_in(&directory, "cmdline", ARGUMENTS_MAX_BYTES.min(*left));
+        *left -= arguments.len();
         (!stat.is_empty() && !status.is_empty()).then_some(Self { host_pid, stat, status, arguments })
     }
 
@@ -222,10 +232,10 @@ fn read_of(pid: i32, name: &str) -> String {
 }
 
 /// Empty if the process has gone.
-fn read_in(directory: &OwnedFd, name: &str) -> Vec<u8> {
+fn read_in(directory: &OwnedFd, name: &str, bytes_max: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Ok(file) = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        && File::from(file).take(ARGUMENTS_MAX_BYTES).read_to_end(&mut bytes).is_err()
+        && File::from(file).take(bytes_max as u64).read_to_end(&mut bytes).is_err()
     {
         bytes.clear();
     }

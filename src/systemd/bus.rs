@@ -23,6 +23,11 @@ use zbus::{
 
 /// Bound for one message: systemd's own list of 10,000 units takes a few MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Bound for the fields of a message's header, which are a few names.
+const FIELDS_BYTES_MAX: usize = 16 << 10;
+/// Bound for what may hold anything ([`OwnedVariant`]): each element of an array becomes a value of its own, which takes a
+/// hundred times what it takes in the message.
+const ANYTHING_BYTES_MAX: usize = 512 << 10;
 /// Bound for everything that is read over one connection.
 const TOTAL_BYTES_MAX: usize = 256 << 20;
 const GREETING_BYTES_MAX: usize = 512;
@@ -180,6 +185,9 @@ impl Incoming {
         if self.signature != expected {
             return Err(nonsense(format!("{expected} was expected, not {}", self.signature)));
         }
+        if expected.contains('v') && self.body.bytes().len() > ANYTHING_BYTES_MAX {
+            return Err(nonsense("an answer is too large"));
+        }
         self.body.deserialize().map(|(value, _)| value).map_err(nonsense)
     }
 }
@@ -206,7 +214,7 @@ fn lengths(received: &[u8]) -> Result<Option<(usize, usize)>, BusError> {
         usize::try_from(number).unwrap_or(usize::MAX)
     };
     let (body, fields) = (number(4), number(12));
-    if body > MESSAGE_BYTES_MAX || fields > MESSAGE_BYTES_MAX {
+    if body > MESSAGE_BYTES_MAX || fields > FIELDS_BYTES_MAX {
         return Err(nonsense("it sends a message that is too large"));
     }
     Ok(Some(((FIXED_HEADER_BYTES + fields).next_multiple_of(8), body)))
@@ -300,7 +308,7 @@ mod tests {
                 bytes[index] = (seed >> 24) as u8;
             }
             if let Ok(Some(length)) = message_length(&bytes) {
-                assert!(length <= 2 * MESSAGE_BYTES_MAX + 32);
+                assert!(length <= MESSAGE_BYTES_MAX + FIELDS_BYTES_MAX + 32);
                 bytes.resize(length.min(4096), 0);
                 if bytes.len() == length
                     && let Ok(incoming) = parse(bytes)
@@ -310,6 +318,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_answer_of_anything_is_refused_where_it_would_take_much_memory() {
+        type Properties = std::collections::HashMap<String, OwnedVariant>;
+        let answer = |bytes: usize| {
+            let properties = std::collections::HashMap::from([("P", zbus::Variant::from(vec![1_u8; bytes]))]);
+            let message = Message::signal("/p", "i.f", "M").build(&(properties,)).unwrap();
+            parse(message.data().bytes().to_vec())
+                .unwrap()
+                .body::<(Properties,)>()
+                .map(|(properties,)| properties.len())
+        };
+        assert_eq!(answer(1000).unwrap(), 1);
+        assert!(matches!(answer(ANYTHING_BYTES_MAX), Err(BusError::Nonsense(_))));
+        // The header is read in the same way.
+        let mut bytes = signal("JobRemoved", &(7, "done"));
+        bytes[12..16].copy_from_slice(&(1_u32 << 20).to_ne_bytes());
+        assert!(matches!(message_length(&bytes), Err(BusError::Nonsense(_))));
     }
 
     #[test]

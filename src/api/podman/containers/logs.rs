@@ -1,6 +1,6 @@
 //! What containers have written.
 
-use crate::api::looked_up;
+use crate::api::{Gathered, looked_up};
 use crate::engine::{LogEntry, LogFilter, LogFollower, LogStream, Phase};
 
 use super::super::errors::{failed, occurred};
@@ -15,24 +15,24 @@ impl PodmanInterface {
         // Before it was ever started, there is nothing that could end.
         let follow = call.wants_more() && one.phase().is_alive();
         let mut log = self.engine.logs(one.id(), LogFilter::default(), follow).map_err(failed)?;
-        let mut all = Vec::new();
+        let mut all = Gathered::new();
         loop {
             let entries = log.next().await.map_err(failed)?;
             if entries.is_empty() {
                 break;
             }
-            let mut lines: Vec<String> = entries.iter().map(line).collect();
+            let lines = entries.iter().map(line);
             if call.wants_more() {
-                call.reply_continues(wire::GetContainerLogs_Reply { container: lines }).await?;
+                call.reply_continues(wire::GetContainerLogs_Reply { container: lines.collect() }).await?;
             } else {
-                all.append(&mut lines);
+                all.extend(lines, String::len)?;
             }
         }
         if call.wants_more() {
             // What clients take for the end of a stream that went on as long as the container did.
             return Err(occurred(format!("{} is no longer running", one.id())));
         }
-        call.reply(wire::GetContainerLogs_Reply { container: all }).await
+        call.reply(wire::GetContainerLogs_Reply { container: all.entries }).await
     }
 
     pub(super) async fn containers_logs(&self, call: &mut Call) -> Result<(), CallError> {
