@@ -138,7 +138,9 @@ fn serve(arguments: Arguments, mut listeners: Vec<Listener>) -> Result<(), Strin
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(Duration::from_secs(2))
-        .max_blocking_threads(32)
+        // More than all connections together can have calls: those that wait for what a client sends or takes, or for a
+        // registry, must not keep the others from their answers. A thread is made only when none is free.
+        .max_blocking_threads(512)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
     let service = crate::api::service(&engine, idle_timeout, crate::cli::spec_of_flags);
