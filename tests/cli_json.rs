@@ -122,7 +122,13 @@ fn volumes_networks_secrets_pods_and_connections_are_told_the_same_way() {
     assert_eq!(one(&host, "network rm", &["back"]), json!({"name": "back"}));
     assert_made(&one(&host, "secret create", &["key", &file]), "key");
     assert_eq!(one(&host, "secret rm", &["key"]), json!({"name": "key"}));
-    assert_made(&one(&host, "pod create", &["--name", "shop", "--net", "none"]), "shop");
+    for name in [&["shop"][..], &["--name", "flagged"]] {
+        let arguments = [&["--net", "none"], name].concat();
+        assert_made(&one(&host, "pod create", &arguments), name[name.len() - 1]);
+    }
+    assert_eq!(one(&host, "pod rm", &["flagged"]), json!({"name": "flagged"}));
+    let twice = dormouse(&host, &["pod", "create", "--name", "one", "two"]);
+    assert_eq!(twice.status.code(), Some(2), "{twice:?}");
     host.sleeper().with(json!({"pod": "shop", "networkNamespace": null})).named("db").create();
     for verb in ["start", "restart", "pause", "resume", "kill", "stop"] {
         assert_eq!(one(&host, &format!("pod {verb}"), &["shop"]), json!({"name": "shop"}), "{verb}");

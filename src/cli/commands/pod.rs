@@ -22,7 +22,7 @@ use crate::wire::pod::{State, Summary};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dormouse pod create --name shop -p 8080:80
+  dormouse pod create -p 8080:80 shop
   dormouse run -d --pod shop --name web nginx && dormouse run -d --pod shop --name db postgres
   dormouse run -d --pod new:shop -p 8080:80 --name web nginx
   dormouse pod stop shop && dormouse pod rm shop")]
@@ -61,8 +61,11 @@ enum Command {
 #[derive(Debug, Args)]
 struct Create {
     /// Name [default: made from two words]
-    #[arg(long, value_name = "NAME")]
+    #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// The same, as a flag
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+    named: Option<String>,
     /// What its containers share [default: net,ipc,uts]
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     share: Option<Vec<Kind>>,
@@ -312,7 +315,7 @@ impl Create {
         if spec.remove("publishAll").is_some() {
             return Err(CliError::usage("--publish-all: a pod has no image that says what it serves"));
         }
-        put(&mut spec, "name", self.name.as_ref());
+        put(&mut spec, "name", self.name.as_ref().or(self.named.as_ref()));
         put(&mut spec, "share", self.share.as_ref());
         put(&mut spec, "hostname", self.hostname.as_ref());
         put(&mut spec, "shmSizeBytes", self.shm_size);
