@@ -92,7 +92,11 @@ fn every_verb_tells_of_each_container_by_name_and_of_what_it_made_the_id() {
         assert!(removed.is_string(), "{removed}");
     }
     assert_eq!(one(&host, "rm", &["old"]), json!({"name": "old"}));
-    assert_eq!(one(&host, "rm", &["--ignore", "old"]), json!({"name": "old", "ignored": true}));
+    for verb in ["rm", "stop", "rmi"] {
+        assert_eq!(one(&host, verb, &["--ignore", "old"]), json!({"name": "old", "ignored": true}), "{verb}");
+        let output = dormouse(&host, &[verb, "old"]);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {output:?}");
+    }
     let job = ["--detach", "--wait", "exited", "--rm", "--name", "job", "--net", "none", "busybox", "true"];
     let run = one(&host, "run", &job);
     assert_made(&run, "job");
@@ -134,6 +138,12 @@ fn volumes_networks_secrets_pods_and_connections_are_told_the_same_way() {
         assert_eq!(one(&host, &format!("pod {verb}"), &["shop"]), json!({"name": "shop"}), "{verb}");
     }
     assert_eq!(one(&host, "pod rm", &["shop"]), json!({"name": "shop"}));
+    for verb in ["pod stop", "pod rm"] {
+        let gone = json!({"name": "shop", "ignored": true});
+        assert_eq!(one(&host, verb, &["--ignore", "shop"]), gone, "{verb}");
+        let (_, code) = told(&host, &[&verb[..3], &verb[4..], "--format", "json", "shop"]);
+        assert_eq!(code, 1, "{verb}");
+    }
     for prune in ["volume", "image"] {
         let (pruned, code) = told(&host, &[prune, "prune", "--format", "json"]);
         assert_eq!((pruned, code), (json!({"removed": [], "freedBytes": 0}), 0), "{prune}");

@@ -8,7 +8,7 @@ use super::port::port_text;
 use super::stats::UsageFlags;
 use super::top::Columns;
 use super::{Nothing, for_each};
-use crate::cli::done::{Done, each, tell, tell_all};
+use crate::cli::done::{Done, each_there, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, now_usec, parse_duration, parse_size};
 use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
@@ -43,7 +43,7 @@ enum Command {
     /// Stop all containers of pods
     Stop(Stop),
     /// Stop all containers of pods, and start them
-    Restart(Stop),
+    Restart(Restart),
     Kill(Kill),
     /// Freeze all processes of pods
     Pause(Names),
@@ -139,7 +139,7 @@ struct Exists {
 
 /// Pods that are stopped
 #[derive(Debug, Args)]
-struct Stop {
+struct Restart {
     /// Pods, by name, id or a prefix of the id
     #[arg(required = true, value_name = "POD")]
     names: Vec<String>,
@@ -148,6 +148,16 @@ struct Stop {
     time: Option<i64>,
     #[command(flatten)]
     form: FormatFlag,
+}
+
+/// As for a restart, and which may be gone
+#[derive(Debug, Args)]
+struct Stop {
+    #[command(flatten)]
+    given: Restart,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
 }
 
 /// Send a signal to the first process of each container of pods
@@ -172,6 +182,9 @@ struct Remove {
     /// Kill what runs first
     #[arg(short, long)]
     force: bool,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
     #[command(flatten)]
     form: FormatFlag,
 }
@@ -208,25 +221,20 @@ impl Pod {
             Command::Ls(list) => list.run(service),
             Command::Inspect(given) => given.run(service),
             Command::Exists(given) => summary(service, &given.name).map(drop),
-            Command::Start(given) => act(service, &given.form, &given.names, "start", "Start", json!({})),
-            Command::Stop(given) => {
-                act(service, &given.form, &given.names, "stop", "Stop", json!({"timeoutUSec": given.time}))
+            Command::Start(given) => given.act(service, "Start"),
+            Command::Stop(Stop { given, ignore }) => {
+                act(service, &given.form, &given.names, ignore, "Stop", json!({"timeoutUSec": given.time}))
             }
-            Command::Restart(given) => act(
-                service,
-                &given.form,
-                &given.names,
-                "restart",
-                "Restart",
-                json!({"timeoutUSec": given.time}),
-            ),
+            Command::Restart(given) => {
+                act(service, &given.form, &given.names, false, "Restart", json!({"timeoutUSec": given.time}))
+            }
             Command::Kill(given) => {
-                act(service, &given.form, &given.names, "kill", "Kill", json!({"signal": given.signal}))
+                act(service, &given.form, &given.names, false, "Kill", json!({"signal": given.signal}))
             }
-            Command::Pause(given) => act(service, &given.form, &given.names, "pause", "Pause", json!({})),
-            Command::Resume(given) => act(service, &given.form, &given.names, "resume", "Resume", json!({})),
+            Command::Pause(given) => given.act(service, "Pause"),
+            Command::Resume(given) => given.act(service, "Resume"),
             Command::Rm(given) => {
-                act(service, &given.form, &given.names, "remove", "Remove", json!({"force": given.force}))
+                act(service, &given.form, &given.names, given.ignore, "Remove", json!({"force": given.force}))
             }
             Command::Prune(form) => {
                 let reply: Value = call(service, "remove pods", "Prune", json!({}))?;
@@ -250,20 +258,28 @@ fn call<T: serde::de::DeserializeOwned>(
     service.call(attempted, &format!("io.dormouse.Pod.{method}"), parameters)
 }
 
+/// Calls a method for each pod. With `ignore`, one that is not there is no failure.
 fn act(
     service: &Service,
     form: &FormatFlag,
     names: &[String],
-    verb: &str,
+    ignore: bool,
     method: &str,
     parameters: Value,
 ) -> Result<(), CliError> {
-    each(form, names, |name| {
+    each_there(form, names, ignore, |name| {
         let mut parameters = parameters.clone();
         parameters["name"] = json!(name);
-        let Nothing {} = call(service, &format!("{verb} the pod {name:?}"), method, parameters)?;
+        let attempted = format!("{} the pod {name:?}", method.to_ascii_lowercase());
+        let Nothing {} = call(service, &attempted, method, parameters)?;
         Ok(Done::to(name))
     })
+}
+
+impl Names {
+    fn act(&self, service: &Service, method: &str) -> Result<(), CliError> {
+        act(service, &self.form, &self.names, false, method, json!({}))
+    }
 }
 
 fn summary(service: &Service, name: &str) -> Result<Summary, CliError> {
