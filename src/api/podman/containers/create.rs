@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::convert::spec_from_wire;
 use crate::api::{CancelOnDrop, looked_up, ordered};
-use crate::engine::{EngineError, PullRequest};
+use crate::engine::{EngineError, PullRequest, PullWhen};
 use crate::image::manifest::Platform;
 use crate::varlink::{Call, CallError};
 
@@ -34,20 +34,13 @@ impl PodmanInterface {
     /// Pulls the image, if that is wanted.
     async fn have_image(&self, image: &str, create: &wire::Create) -> Result<(), EngineError> {
         let policy = create.pull.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let (engine, name) = (self.engine.clone(), image.to_owned());
-        let is_here = looked_up(move || match engine.find_image(&name) {
-            Ok(_) => Ok(true),
-            Err(EngineError::ImageNotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        });
-        let wanted = match policy.as_str() {
-            "always" => true,
-            "never" | "false" => false,
-            _ => !is_here.await?,
+        let when = match policy.as_str() {
+            "always" => PullWhen::Always,
+            "newer" => PullWhen::Newer,
+            // The container says what is not there.
+            "never" | "false" => return Ok(()),
+            _ => PullWhen::Missing,
         };
-        if !wanted {
-            return Ok(());
-        }
         let platform = match (given(&create.overrideOS), given(&create.overrideArch)) {
             (None, None) => None,
             (os, architecture) => {
@@ -59,7 +52,7 @@ impl PodmanInterface {
                 })
             }
         };
-        let request = PullRequest { name: image.to_owned(), platform, credentials: None, if_missing: false };
+        let request = PullRequest { name: image.to_owned(), platform, credentials: None, when };
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         looked_up(move || engine.pull(&request, &flag, &|_| {})).await.map(drop)
