@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Cgroup, CgroupError, keyed, read, subtree};
+use super::remove::subtree;
+use super::{Cgroup, CgroupError, keyed, read};
 
 /// What a cgroup has used since it was made, and uses now. `None` where the host does not count it: without the
 /// controller, or by an older kernel.
