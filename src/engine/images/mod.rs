@@ -74,11 +74,7 @@ impl Engine {
     }
 
     /// As [`Self::find_image`]; a name that is none of this machine is one of `others`.
-    fn image_among(
-        &self,
-        name: &str,
-        others: impl FnOnce() -> Vec<Reference>,
-    ) -> Result<Image, EngineError> {
+    fn image_among(&self, name: &str, others: impl FnOnce() -> Vec<Reference>) -> Result<Image, EngineError> {
         let store = self.store()?;
         if let Some(row) = store.image(name)? {
             return read_config(row);
@@ -99,12 +95,10 @@ impl Engine {
                 }
             }
         }
-        let mut rows = store.images_by_prefix(name.strip_prefix("sha256:").unwrap_or(name))?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read_config(row),
-            (Some(_), false) => Err(EngineError::ImageAmbiguous { image: name.to_owned() }),
-            (None, _) => Err(EngineError::ImageNotFound { image: name.to_owned() }),
-        }
+        read_config(store.image_by_prefix(name.strip_prefix("sha256:").unwrap_or(name))?.one(
+            || EngineError::ImageAmbiguous { image: name.to_owned() },
+            || EngineError::ImageNotFound { image: name.to_owned() },
+        )?)
     }
 
     /// Gives an image one more name, which another image may lose by it. Returns the name in full.

@@ -128,7 +128,7 @@ impl Engine {
         let id = names::new_id()?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
         names::check("spec.name", &name)?;
-        if self.store()?.find_pods(&name)?.iter().any(|row| row.name == name) {
+        if self.store()?.find_pod(&name)?.ok().is_some_and(|row| row.name == name) {
             return Err(EngineError::PodExists { pod: name });
         }
         let _lock = self.lock(&id).await?;
@@ -170,11 +170,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::PodNotFound`].
     pub fn find_pod(&self, name: &str) -> Result<Pod, EngineError> {
-        let mut rows = self.store()?.find_pods(name)?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read(row),
-            _ => Err(EngineError::PodNotFound { pod: name.to_owned() }),
-        }
+        let not_found = || EngineError::PodNotFound { pod: name.to_owned() };
+        read(self.store()?.find_pod(name)?.one(not_found, not_found)?)
     }
 
     /// All pods, oldest first. One that is removed while the list is made is left out.
