@@ -168,10 +168,12 @@ impl Engine {
     /// Finds a pod by name, id, or a prefix of the id that is its alone.
     ///
     /// # Errors
-    /// [`EngineError::PodNotFound`].
+    /// [`EngineError::PodNotFound`], [`EngineError::PodAmbiguous`].
     pub fn find_pod(&self, name: &str) -> Result<Pod, EngineError> {
-        let not_found = || EngineError::PodNotFound { pod: name.to_owned() };
-        read(self.store()?.find_pod(name)?.one(not_found, not_found)?)
+        read(self.store()?.find_pod(name)?.one(
+            || EngineError::PodAmbiguous { pod: name.to_owned() },
+            || EngineError::PodNotFound { pod: name.to_owned() },
+        )?)
     }
 
     /// All pods, oldest first. One that is removed while the list is made is left out.
