@@ -5,9 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
+use rustix::fs::XattrFlags;
 
 use super::remove::is_populated;
 use super::{Cgroup, CgroupError, Hierarchy, Version, limits, read, write};
+
+/// The mark of a cgroup that was made for one below it, and goes with the last of those.
+pub(super) const MADE: &str = "user.dormouse.made";
+/// A parent may be removed, empty as it still is, before its child is made. So often that is tried again.
+const TRIES: usize = 16;
 
 /// A new cgroup, which is removed again unless [`PendingCgroup::keep`] is called.
 #[derive(Debug)]
@@ -39,7 +45,10 @@ impl Drop for PendingCgroup {
 
 impl Cgroup {
     /// Makes it in every hierarchy and sets the limits.
-    pub(in super::super) fn create(self, resources: Option<&LinuxResources>) -> Result<PendingCgroup, CgroupError> {
+    pub(in super::super) fn create(
+        self,
+        resources: Option<&LinuxResources>,
+    ) -> Result<PendingCgroup, CgroupError> {
         let wanted = resources.map(limits_wanted).unwrap_or_default();
         let mut made: Vec<PathBuf> = Vec::new();
         let outcome = self.hierarchies().iter().try_for_each(|hierarchy| {
@@ -79,31 +88,27 @@ fn limits_wanted(resources: &LinuxResources) -> Vec<&'static str> {
     wanted
 }
 
-/// Makes the directory and its parents; whether it was made, or there already.
+/// Makes the directory and its parents, which are marked; whether it was made, or there already.
 pub(super) fn make_directory(hierarchy: &Hierarchy, directory: &Path) -> Result<bool, CgroupError> {
-    match std::fs::create_dir(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = directory.parent().filter(|parent| parent.starts_with(&hierarchy.mount));
-            let Some(parent) = parent else {
-                return Err(CgroupError::File { what: "create", path: directory.into(), source: error });
-            };
-            make_directory(hierarchy, parent)?;
-            match std::fs::create_dir(directory) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-                other => other.map_err(|source| CgroupError::File {
-                    what: "create",
-                    path: directory.into(),
-                    source,
-                })?,
+    let failed = |what, source| CgroupError::File { what, path: directory.into(), source };
+    let mut tries = TRIES;
+    while let Err(error) = std::fs::create_dir(directory) {
+        let parent = directory.parent().filter(|parent| parent.starts_with(&hierarchy.mount));
+        match (error.kind(), parent) {
+            (io::ErrorKind::AlreadyExists, _) => return Ok(false),
+            (io::ErrorKind::NotFound, Some(parent)) if tries > 0 => {
+                tries -= 1;
+                if make_directory(hierarchy, parent)? {
+                    // Where marks are not to be had (before Linux 5.7) it is not removed.
+                    let _ = rustix::fs::setxattr(parent, MADE, b"1", XattrFlags::empty());
+                }
             }
+            _ => return Err(failed("create", error)),
         }
-        Err(source) => return Err(CgroupError::File { what: "create", path: directory.into(), source }),
     }
     // Every user of the container may look at it, whatever the service's umask.
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755))
-        .map_err(|source| CgroupError::File { what: "open to all users", path: directory.into(), source })?;
+        .map_err(|source| failed("open to all users", source))?;
     if hierarchy.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
         inherit_cpuset(directory)?;
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::create::MADE;
 use super::{Cgroup, CgroupError, PATIENCE, is_gone, keyed, read};
 
 impl Cgroup {
@@ -35,6 +36,28 @@ impl Cgroup {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
+
+    /// Removes the cgroups above it that were made for one below them and hold nothing any more, up to `kept` or to one that
+    /// is somebody else's or in use.
+    pub fn remove_made_parents(&self, kept: &str) {
+        for hierarchy in self.hierarchies() {
+            let kept = hierarchy.mount.join(kept.trim_start_matches('/'));
+            let mut directory = self.directory(hierarchy);
+            while directory.pop() && directory != hierarchy.mount && directory != kept && was_made(&directory)
+            {
+                // The kernel decides: it may be in use again.
+                if std::fs::remove_dir(&directory).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Whether it was made for one below it.
+fn was_made(directory: &Path) -> bool {
+    let mut mark = [0; 8];
+    rustix::fs::getxattr(directory, MADE, &mut mark[..]).is_ok()
 }
 
 /// Whether processes are in a cgroup or below it.
