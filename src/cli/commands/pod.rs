@@ -4,11 +4,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::noun::{Noun, filters};
 use super::port::port_text;
 use super::stats::UsageFlags;
 use super::top::Columns;
-use super::{Nothing, for_each};
-use crate::cli::done::{Done, each_there, tell, tell_all};
+use crate::cli::done::{Done, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, now_usec, parse_duration, parse_size};
 use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
@@ -209,35 +209,47 @@ struct Usage {
     usage: UsageFlags,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    pods: Vec<Value>,
-}
+const PODS: Noun = Noun { one: "pod", many: "pods", interface: "io.dormouse.Pod" };
 
 impl Pod {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(given) => given.run(service),
-            Command::Exists(given) => summary(service, &given.name).map(drop),
+            Command::Inspect(given) => PODS.print_details(service, &given.form, &given.names),
+            Command::Exists(given) => PODS.inspect(service, &given.name).map(drop),
             Command::Start(given) => given.act(service, "Start"),
-            Command::Stop(Stop { given, ignore }) => {
-                act(service, &given.form, &given.names, ignore, "Stop", json!({"timeoutUSec": given.time}))
-            }
-            Command::Restart(given) => {
-                act(service, &given.form, &given.names, false, "Restart", json!({"timeoutUSec": given.time}))
-            }
+            Command::Stop(Stop { given, ignore }) => PODS.act(
+                service,
+                &given.form,
+                &given.names,
+                ignore,
+                "Stop",
+                json!({"timeoutUSec": given.time}),
+            ),
+            Command::Restart(given) => PODS.act(
+                service,
+                &given.form,
+                &given.names,
+                false,
+                "Restart",
+                json!({"timeoutUSec": given.time}),
+            ),
             Command::Kill(given) => {
-                act(service, &given.form, &given.names, false, "Kill", json!({"signal": given.signal}))
+                PODS.act(service, &given.form, &given.names, false, "Kill", json!({"signal": given.signal}))
             }
             Command::Pause(given) => given.act(service, "Pause"),
             Command::Resume(given) => given.act(service, "Resume"),
-            Command::Rm(given) => {
-                act(service, &given.form, &given.names, given.ignore, "Remove", json!({"force": given.force}))
-            }
+            Command::Rm(given) => PODS.act(
+                service,
+                &given.form,
+                &given.names,
+                given.ignore,
+                "Remove",
+                json!({"force": given.force}),
+            ),
             Command::Prune(form) => {
-                let reply: Value = call(service, "remove pods", "Prune", json!({}))?;
+                let reply: Value = PODS.call(service, "remove pods", "Prune", json!({}))?;
                 let removed = reply["removed"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 tell_all(&form, removed.map(Done::to).collect())
             }
@@ -249,43 +261,10 @@ impl Pod {
     }
 }
 
-fn call<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    attempted: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<T, CliError> {
-    service.call(attempted, &format!("io.dormouse.Pod.{method}"), parameters)
-}
-
-/// Calls a method for each pod. With `ignore`, one that is not there is no failure.
-fn act(
-    service: &Service,
-    form: &FormatFlag,
-    names: &[String],
-    ignore: bool,
-    method: &str,
-    parameters: Value,
-) -> Result<(), CliError> {
-    each_there(form, names, ignore, |name| {
-        let mut parameters = parameters.clone();
-        parameters["name"] = json!(name);
-        let attempted = format!("{} the pod {name:?}", method.to_ascii_lowercase());
-        let Nothing {} = call(service, &attempted, method, parameters)?;
-        Ok(Done::to(name))
-    })
-}
-
 impl Names {
     fn act(&self, service: &Service, method: &str) -> Result<(), CliError> {
-        act(service, &self.form, &self.names, false, method, json!({}))
+        PODS.act(service, &self.form, &self.names, false, method, json!({}))
     }
-}
-
-fn summary(service: &Service, name: &str) -> Result<Summary, CliError> {
-    let attempted = format!("inspect the pod {name:?}");
-    let reply: Value = call(service, &attempted, "Inspect", json!({ "name": name }))?;
-    typed(&attempted, &reply["pod"]["summary"])
 }
 
 impl Processes {
@@ -296,7 +275,7 @@ impl Processes {
             processes: Vec<Value>,
         }
         let attempted = format!("list the processes of the pod {:?}", self.name);
-        let reply: Value = call(service, &attempted, "Top", json!({ "name": self.name }))?;
+        let reply: Value = PODS.call(service, &attempted, "Top", json!({ "name": self.name }))?;
         let containers: Vec<Value> = typed(&attempted, &reply["containers"])?;
         print_list(self.columns.form.format, &containers, || {
             let members: Vec<Member> =
@@ -304,20 +283,6 @@ impl Processes {
             let named = members.iter().map(|member| (Some(&*member.name), &*member.processes));
             self.columns.table(&attempted, &named.collect::<Vec<_>>())
         })
-    }
-}
-
-impl Inspect {
-    fn run(self, service: &Service) -> Result<(), CliError> {
-        let mut found = Vec::new();
-        let told = for_each(&self.names, |name| {
-            let mut reply: Value =
-                call(service, &format!("inspect the pod {name:?}"), "Inspect", json!({ "name": name }))?;
-            found.push(reply["pod"].take());
-            Ok(())
-        });
-        self.form.print(&found)?;
-        told
     }
 }
 
@@ -337,7 +302,7 @@ impl Create {
         put(&mut spec, "shmSizeBytes", self.shm_size);
         let labels = pairs("--label", &self.labels, true)?;
         put(&mut spec, "labels", (!labels.is_empty()).then_some(labels));
-        let reply: Value = call(service, "make a pod", "Create", json!({ "spec": spec }))?;
+        let reply: Value = PODS.call(service, "make a pod", "Create", json!({ "spec": spec }))?;
         let text = |field: &str| reply[field].as_str().unwrap_or_default();
         tell(&self.form, Done::made(text("name"), text("id")))
     }
@@ -345,27 +310,8 @@ impl Create {
 
 impl List {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        const ATTEMPTED: &str = "list pods";
-        let (mut names, mut labels) = (Vec::new(), Map::new());
-        for filter in &self.filters {
-            match filter.split_once('=') {
-                Some(("name" | "id", name)) => names.push(name),
-                Some(("label", label)) => {
-                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
-                    labels.insert(key.to_owned(), json!(value));
-                }
-                _ => {
-                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
-                        .with_hint("name=, id= and label= are known"));
-                }
-            }
-        }
-        let listed: Listed = call(service, ATTEMPTED, "List", json!({"names": names, "labels": labels}))?;
-        print_list(self.form.format, &listed.pods, || {
-            let pods: Vec<Summary> =
-                listed.pods.iter().map(|pod| typed(ATTEMPTED, pod)).collect::<Result<_, _>>()?;
-            self.text(&pods, now_usec())
-        })
+        let wanted = filters(&self.filters, "name=, id= and label=", |_, _| false)?;
+        PODS.print_list(service, &self.form, wanted, |pods| self.text(pods, now_usec()))
     }
 
     fn text(&self, pods: &[Summary], now: i64) -> Result<String, CliError> {
