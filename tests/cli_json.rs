@@ -51,7 +51,11 @@ fn assert_made(told: &Value, name: &str) {
 fn every_verb_tells_of_each_container_by_name_and_of_what_it_made_the_id() {
     let Some(host) = Host::new() else { return };
     let leaks = Leaks::before(&host);
-    let created = one(&host, "create", &["--name", "web", "--net", "none", "busybox", "sleep", "1000"]);
+    let created = one(
+        &host,
+        "create",
+        &["--pull", "newer", "--name", "web", "--net", "none", "busybox", "sleep", "1000"],
+    );
     assert_made(&created, "web");
     assert_eq!(created["warnings"], json!([]));
     let started = json!({"name": "web", "exitCode": null, "warnings": []});

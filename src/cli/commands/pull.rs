@@ -73,8 +73,10 @@ impl Pull {
     }
 }
 
-/// Gets an image as a part of something else: progress on standard error, nothing on standard output.
-pub(super) fn pull(service: &Service, image: &str, policy: When) -> Result<(), CliError> {
+/// Gets the image of a container before it is made: progress on standard error, nothing on standard output.
+pub(super) fn pull(service: &Service, image: &str, when: Option<When>) -> Result<(), CliError> {
+    // What is not there, Create says.
+    let Some(policy) = when.filter(|when| *when != When::Never) else { return Ok(()) };
     let parameters = json!({"name": image, "policy": policy});
     fetch(service, &format!("pull {image:?}"), parameters, false).map(drop)
 }

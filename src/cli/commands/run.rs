@@ -85,11 +85,7 @@ impl Run {
     /// The specification; its image is there, and its name is free, if that was asked for.
     fn prepare(&self, service: &Service) -> Result<Map<String, Value>, CliError> {
         let spec = self.spec.to_spec()?;
-        match self.pull {
-            // What is not there, Create says.
-            None | Some(When::Never) => {}
-            Some(when) => pull(service, self.spec.image(), when)?,
-        }
+        pull(service, self.spec.image(), self.pull)?;
         if self.replace {
             remove_predecessor(service, &spec)?;
         }
