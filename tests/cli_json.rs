@@ -51,7 +51,11 @@ fn assert_made(told: &Value, name: &str) {
 fn every_verb_tells_of_each_container_by_name_and_of_what_it_made_the_id() {
     let Some(host) = Host::new() else { return };
     let leaks = Leaks::before(&host);
-    let created = one(&host, "create", &["--name", "web", "--net", "none", "busybox", "sleep", "1000"]);
+    let created = one(
+        &host,
+        "create",
+        &["--pull", "newer", "--name", "web", "--net", "none", "busybox", "sleep", "1000"],
+    );
     assert_made(&created, "web");
     assert_eq!(created["warnings"], json!([]));
     let started = json!({"name": "web", "exitCode": null, "warnings": []});
@@ -92,7 +96,11 @@ fn every_verb_tells_of_each_container_by_name_and_of_what_it_made_the_id() {
         assert!(removed.is_string(), "{removed}");
     }
     assert_eq!(one(&host, "rm", &["old"]), json!({"name": "old"}));
-    assert_eq!(one(&host, "rm", &["--ignore", "old"]), json!({"name": "old", "ignored": true}));
+    for verb in ["rm", "stop", "rmi"] {
+        assert_eq!(one(&host, verb, &["--ignore", "old"]), json!({"name": "old", "ignored": true}), "{verb}");
+        let output = dormouse(&host, &[verb, "old"]);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {output:?}");
+    }
     let job = ["--detach", "--wait", "exited", "--rm", "--name", "job", "--net", "none", "busybox", "true"];
     let run = one(&host, "run", &job);
     assert_made(&run, "job");
@@ -122,12 +130,24 @@ fn volumes_networks_secrets_pods_and_connections_are_told_the_same_way() {
     assert_eq!(one(&host, "network rm", &["back"]), json!({"name": "back"}));
     assert_made(&one(&host, "secret create", &["key", &file]), "key");
     assert_eq!(one(&host, "secret rm", &["key"]), json!({"name": "key"}));
-    assert_made(&one(&host, "pod create", &["--name", "shop", "--net", "none"]), "shop");
+    for name in [&["shop"][..], &["--name", "flagged"]] {
+        let arguments = [&["--net", "none"], name].concat();
+        assert_made(&one(&host, "pod create", &arguments), name[name.len() - 1]);
+    }
+    assert_eq!(one(&host, "pod rm", &["flagged"]), json!({"name": "flagged"}));
+    let twice = dormouse(&host, &["pod", "create", "--name", "one", "two"]);
+    assert_eq!(twice.status.code(), Some(2), "{twice:?}");
     host.sleeper().with(json!({"pod": "shop", "networkNamespace": null})).named("db").create();
     for verb in ["start", "restart", "pause", "resume", "kill", "stop"] {
         assert_eq!(one(&host, &format!("pod {verb}"), &["shop"]), json!({"name": "shop"}), "{verb}");
     }
     assert_eq!(one(&host, "pod rm", &["shop"]), json!({"name": "shop"}));
+    for verb in ["pod stop", "pod rm"] {
+        let gone = json!({"name": "shop", "ignored": true});
+        assert_eq!(one(&host, verb, &["--ignore", "shop"]), gone, "{verb}");
+        let (_, code) = told(&host, &[&verb[..3], &verb[4..], "--format", "json", "shop"]);
+        assert_eq!(code, 1, "{verb}");
+    }
     for prune in ["volume", "image"] {
         let (pruned, code) = told(&host, &[prune, "prune", "--format", "json"]);
         assert_eq!((pruned, code), (json!({"removed": [], "freedBytes": 0}), 0), "{prune}");

@@ -261,7 +261,7 @@ fn a_pod_gets_a_unit_and_each_of_its_containers_one_that_is_bound_to_it() {
     assert!(warnings.contains("\"back\" has a restart policy of its own"), "{warnings}");
     let (pod, text) = read("p-shop.service");
     assert_eq!(words(&pod, "ExecStart"), ["/usr/bin/dormouse", "pod", "exists", "shop"]);
-    assert_eq!(words(&pod, "ExecStop"), ["/usr/bin/dormouse", "pod", "stop", "shop"]);
+    assert_eq!(words(&pod, "ExecStop"), ["/usr/bin/dormouse", "pod", "stop", "--ignore", "shop"]);
     assert!(pod.all("Unit", "After").iter().any(|after| after.value == "a.target"), "{text}");
     assert_eq!(read("container-front.service").0.text("Unit", "BindsTo"), Some("p-shop.service"));
 
@@ -273,8 +273,8 @@ fn a_pod_gets_a_unit_and_each_of_its_containers_one_that_is_bound_to_it() {
         ("Unit", "Before", "container-front.service container-back.service"),
         ("Service", "Type", "oneshot"),
         ("Service", "RemainAfterExit", "yes"),
-        ("Service", "ExecStartPre", "-/usr/bin/dormouse pod rm --force shop"),
-        ("Service", "ExecStopPost", "-/usr/bin/dormouse pod rm --force shop"),
+        ("Service", "ExecStartPre", "-/usr/bin/dormouse pod rm --force --ignore shop"),
+        ("Service", "ExecStopPost", "-/usr/bin/dormouse pod rm --force --ignore shop"),
     ] {
         assert_eq!(pod.text(section, key), Some(value), "{text}");
     }

@@ -517,9 +517,77 @@ fn mirrors_and_short_names_are_as_configured() {
     );
     assert!(names("alias:1").to_string().contains(&format!("{}/aliased:1", proxy.address)));
     assert!(names("team/small:1").to_string().contains(&format!("{}/team/small:1", proxy.address)));
+    // By the short name it is found again, and that is the one of its names that goes.
+    let inspect = |name: &str| host.call("Image.Inspect", json!({"name": name}));
+    for name in ["alias:1", "team/small:1"] {
+        assert_eq!(inspect(name).unwrap()["image"]["summary"]["names"], names("images.example/team/small:1"));
+    }
+    assert_eq!(host.call("Image.Remove", json!({"name": "alias:1"})).unwrap()["removed"], Value::Null);
+    assert_refused(inspect("alias:1"), "NotFound");
     assert_refused(host.call("Image.Pull", json!({"name": "blocked.example/x"})), "Unsupported");
     assert_refused(
         host.call("Image.Pull", json!({"name": "images.example/team/absent"})),
         "RegistryUnavailable",
     );
+}
+
+#[test]
+fn what_is_here_goes_before_registries_as_the_policy_says() {
+    let (Some(tools), Some(registry)) = (Tools::new(), Registry::plain()) else { return };
+    let proxy = Proxy::before(&registry);
+    tools.build("localhost/small:1", &[&|root: &Path| fs::write(root.join("file"), "1").unwrap()]);
+    tools.build("localhost/small:2", &[&|root: &Path| fs::write(root.join("file"), "2").unwrap()]);
+    let publish = |from: &str, to: &str| {
+        let to = format!("docker://{}/{to}", registry.address);
+        tools.skopeo_copy(&NO_TLS, &tools.stored(from), &to);
+    };
+    publish("localhost/small:1", "busybox:latest");
+    publish("localhost/small:1", "small:latest");
+    let config = Config::new(&format!(
+        "unqualified-search-registries = [\"{0}\"]\n[[registry]]\nlocation = \"{0}\"\ninsecure = true\n",
+        proxy.address
+    ));
+    let Some(host) = config.host() else { return };
+    let remote = format!("{}/small:latest", proxy.address);
+    let pull = |name: &str, policy: &str| host.call("Image.Pull", json!({"name": name, "policy": policy}));
+
+    // What is not here.
+    assert_refused(pull("small", "never"), "NotFound");
+    assert_refused(pull("127.0.0.1:1/absent", "newer"), "RegistryUnavailable");
+    assert_eq!(proxy.seen(), [""; 0]);
+    let first = pull("small", "missing").unwrap();
+    assert_eq!(first["fullName"], json!(remote));
+    proxy.seen();
+    for policy in ["missing", "never"] {
+        let again = pull("small", policy).unwrap();
+        assert_eq!((&again["id"], &again["fullName"]), (&first["id"], &json!(remote)), "{policy}");
+        assert_eq!((&again["digest"], proxy.seen()), (&Value::Null, Vec::new()), "{policy}");
+    }
+    assert_eq!(pull(first["id"].as_str().unwrap(), "missing").unwrap()["id"], first["id"]);
+
+    // The registry has another one now, and then does not answer.
+    publish("localhost/small:2", "small:latest");
+    let second = pull("small", "newer").unwrap();
+    assert_ne!(second["id"], first["id"]);
+    proxy.fail("GET", "/v2/", usize::MAX, Fault::Answer("503 Service Unavailable", ""));
+    assert_eq!(pull("small", "newer").unwrap()["id"], second["id"]);
+    assert_refused(pull("small", "always"), "RegistryUnavailable");
+    proxy.heal();
+
+    // One of this machine: as for a container, a short name is first that.
+    host.call("Image.Tag", json!({"name": "small", "newName": "localhost/busybox"})).unwrap();
+    proxy.seen();
+    for policy in ["missing", "newer", "never"] {
+        let here = pull("busybox", policy).unwrap();
+        assert_eq!(
+            (&here["id"], &here["fullName"]),
+            (&second["id"], &json!("localhost/busybox:latest")),
+            "{policy}"
+        );
+    }
+    assert_eq!(proxy.seen(), [""; 0]);
+    assert_eq!(pull("busybox", "always").unwrap()["id"], first["id"]);
+    let other =
+        json!({"name": "busybox", "policy": "missing", "platform": {"os": "linux", "architecture": "s390x"}});
+    assert_ne!(host.call("Image.Pull", other).unwrap()["fullName"], "localhost/busybox:latest");
 }

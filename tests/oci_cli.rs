@@ -431,3 +431,51 @@ fn readiness_is_passed_on_to_the_service_manager() {
     let mut run = manager.call(&other, &["run", "--bundle", dir.to_str().unwrap(), &other.id]);
     assert!(run.wait().unwrap().success());
 }
+
+#[test]
+fn cgroups_that_were_made_for_the_one_below_go_with_the_last_of_those() {
+    struct Theirs(Vec<std::path::PathBuf>);
+    impl Drop for Theirs {
+        fn drop(&mut self) {
+            for path in &self.0 {
+                fs::remove_dir(path).unwrap();
+            }
+        }
+    }
+    let (Some(one), Some(two), Some(bad)) = (Bundle::sleeper(), Bundle::sleeper(), Bundle::sleeper()) else {
+        return;
+    };
+    let top = format!("oci-test-parents-{}", std::process::id());
+    let theirs =
+        Theirs(oci_support::hierarchies().iter().map(|root| root.join(format!("{top}-theirs"))).collect());
+    for path in &theirs.0 {
+        fs::create_dir(path).unwrap();
+        // A cpuset of v1 has nothing to begin with.
+        for file in
+            ["cpuset.cpus", "cpuset.mems"].map(|name| path.join(name)).iter().filter(|file| file.exists())
+        {
+            let above = path.parent().unwrap().join(file.file_name().unwrap());
+            fs::write(file, fs::read(above).unwrap_or_default()).unwrap();
+        }
+    }
+    let exists = |name: &str| oci_support::hierarchies().iter().any(|root| root.join(name).is_dir());
+    let one = one.at("/linux/cgroupsPath", json!(format!("/{top}/deep/down/one")));
+    let two = two.at("/linux/cgroupsPath", json!(format!("/{top}/deep/two")));
+    one.up();
+    two.up();
+    one.call(&["delete", "--force"]).good();
+    assert!(!exists(&format!("{top}/deep/down")));
+    assert!(exists(&format!("{top}/deep/two")), "another one is below it still");
+    two.call(&["delete", "--force"]).good();
+    assert!(!exists(&top));
+
+    let bad = bad
+        .at("/linux/cgroupsPath", json!(format!("/{top}-theirs/ours/bad")))
+        .at("/process/args", json!(["/none"]));
+    bad.create().refused();
+    assert!(!exists(&format!("{top}-theirs/ours")), "nothing is left of one that failed");
+    let good = bad.at("/process/args", json!(["true"]));
+    good.run().good();
+    assert!(!exists(&format!("{top}-theirs/ours")));
+    assert!(theirs.0.iter().all(|path| path.is_dir()), "what somebody else has made stays");
+}

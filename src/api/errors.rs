@@ -125,7 +125,7 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
         EngineError::Unsupported { feature, .. } => {
             ("Unsupported", json!({"feature": feature, "reason": reason}))
         }
-        EngineError::PodNotFound { pod } => match interface {
+        EngineError::PodNotFound { pod } | EngineError::PodAmbiguous { pod } => match interface {
             "io.dormouse.Pod" => ("NotFound", json!({"name": pod, "reason": reason})),
             _ => ("PodNotFound", json!({"pod": pod, "reason": reason})),
         },

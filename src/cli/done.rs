@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::output::{Format, FormatFlag, pretty, print_line};
 use crate::cli::streams::{complain, print};
 use crate::cli::table::printable;
@@ -78,6 +78,24 @@ pub fn tell_all(form: &FormatFlag, all: Vec<Done>) -> Result<(), CliError> {
         }
         Format::Jsonlines => all.into_iter().try_for_each(|done| print_line(&Value::Object(done.fields))),
     }
+}
+
+/// As [`each`]; with `ignore`, one that is not there is no failure, and people read nothing of it.
+///
+/// # Errors
+/// As [`each`].
+pub fn each_there(
+    form: &FormatFlag,
+    names: &[String],
+    ignore: bool,
+    mut act: impl FnMut(&str) -> Result<Done, CliError>,
+) -> Result<(), CliError> {
+    each(form, names, |name| match act(name) {
+        Err(error) if ignore && error.kind == FailureKind::NotFound => {
+            Ok(Done::to(name).silently().with("ignored", true))
+        }
+        done => done,
+    })
 }
 
 /// Does the same to several things, and tells of each. A failure is told, and does not keep the others from being done.

@@ -117,12 +117,10 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Ambiguous`].
     pub fn find_row(&self, name: &str) -> Result<ContainerRow, EngineError> {
-        let mut rows = self.store()?.find_containers(name)?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => Ok(row),
-            (Some(_), false) => Err(EngineError::Ambiguous { name: name.to_owned() }),
-            (None, _) => Err(EngineError::NotFound { name: name.to_owned() }),
-        }
+        self.store()?.find_container(name)?.one(
+            || EngineError::Ambiguous { name: name.to_owned() },
+            || EngineError::NotFound { name: name.to_owned() },
+        )
     }
 
     /// As [`Self::find_row`], with the definition.

@@ -33,7 +33,7 @@ impl Engine {
         if let Some(name) = &spec.name {
             names::check("spec.name", name)?;
             // Early, before anything is made; the record's constraint decides among those who come at once.
-            if self.store()?.find_containers(name)?.iter().any(|row| row.name == *name) {
+            if self.store()?.find_container(name)?.ok().is_some_and(|row| row.name == *name) {
                 return Err(EngineError::AlreadyExists { name: name.clone() });
             }
         }

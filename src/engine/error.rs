@@ -51,6 +51,8 @@ pub enum EngineError {
         "there is no pod {pod:?}, or several have an id that begins with it; `dormouse pod ls` lists them"
     )]
     PodNotFound { pod: String },
+    #[error("several pods have an id that begins with {pod:?}; give more of it")]
+    PodAmbiguous { pod: String },
     #[error("a pod named {pod:?} exists; remove it, or choose another name")]
     PodExists { pod: String },
     #[error("the pod {pod:?} has no containers; `dormouse run --pod` puts one into it")]

@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::monitor::config::{
@@ -380,7 +382,7 @@ impl Engine {
             }
             command.arg("--sockets").arg(sockets.len().to_string());
         }
-        let mut child = command
+        let child = command
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
@@ -391,13 +393,26 @@ impl Engine {
         // Of no more use here, and an end of file can only be seen without it.
         drop(command);
         let pid = i32::try_from(child.id()).unwrap_or_default();
-        // It outlives this process if need be; while this process lives, it must be reaped by it.
-        std::thread::Builder::new()
-            .stack_size(16 << 10)
-            .spawn(move || child.wait())
-            .map_err(|error| failed("watch", error.to_string()))?;
+        reap(child).map_err(|error| failed("watch", error.to_string()))?;
         Ok(Monitor { pid, socket: ours })
     }
+}
+
+/// Sees to it that nothing is left of a child that has ended: it outlives this process if need be, and while this process lives,
+/// it must be reaped by it.
+fn reap(mut child: Child) -> std::io::Result<()> {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK)?;
+        let _entered = runtime.enter();
+        let ended = crate::readiness::watch(pidfd, Interest::READABLE)?;
+        runtime.spawn(async move {
+            if ended.readable().await.is_ok() {
+                let _ = child.wait();
+            }
+        });
+        return Ok(());
+    }
+    std::thread::Builder::new().stack_size(16 << 10).spawn(move || child.wait()).map(drop)
 }
 
 /// A monitor that was executed.

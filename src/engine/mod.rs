@@ -69,7 +69,7 @@ pub use generate::{GeneratedUnit, GeneratedUnits, UnitRequest};
 pub use health::HealthCheck;
 pub use images::{
     Archive, DiskUse, HistoryEntry, Image, ImportProgress, Imported, LayerProgress, LayerState, Loaded,
-    Pruned, PullRequest, Pulled, Pushed, SaveFormat, SaveTo,
+    Pruned, PullRequest, PullWhen, Pulled, Pushed, SaveFormat, SaveTo,
 };
 pub use kube::{
     GeneratedKube, KubeKind, KubePlan, KubePlay, KubeRequest, PlayedKube, PlayedPod, RemovedKube,

@@ -32,8 +32,6 @@ use super::{Container, Engine, EngineError, EventKind, names, now_usec};
 /// What Podman takes, and half of what systemd does.
 const SIZE_MAX: usize = 500 << 10;
 const TARGET: &str = "/run/secrets";
-/// With fewer digits an id is no name of a secret.
-const PREFIX_MIN: usize = 12;
 
 /// What is told of a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +156,7 @@ impl Engine {
         if new.bytes.len() > SIZE_MAX {
             return Err(invalid("data", format!("a secret has at most {SIZE_MAX} bytes")));
         }
-        let taken = self.store()?.find_secrets(&new.name)?.iter().any(|row| row.name == new.name);
+        let taken = self.store()?.find_secret(&new.name)?.ok().is_some_and(|row| row.name == new.name);
         if taken && !new.replace {
             return Err(EngineError::SecretExists { secret: new.name });
         }
@@ -214,13 +212,10 @@ impl Engine {
     /// # Errors
     /// [`EngineError::SecretNotFound`], [`EngineError::SecretAmbiguous`].
     pub fn find_secret(&self, name: &str) -> Result<Secret, EngineError> {
-        let mut rows = self.store()?.find_secrets(name)?;
-        rows.retain(|row| row.name == name || name.len() >= PREFIX_MIN);
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read(row),
-            (Some(_), false) => Err(EngineError::SecretAmbiguous { secret: name.to_owned() }),
-            (None, _) => Err(EngineError::SecretNotFound { secret: name.to_owned() }),
-        }
+        read(self.store()?.find_secret(name)?.one(
+            || EngineError::SecretAmbiguous { secret: name.to_owned() },
+            || EngineError::SecretNotFound { secret: name.to_owned() },
+        )?)
     }
 
     /// The containers that use a secret.

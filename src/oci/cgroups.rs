@@ -9,7 +9,7 @@ use crate::runtime::Cgroup;
 use crate::runtime::cgroup::{self, CgroupError};
 
 /// Where containers are whose specification says nothing.
-const DEFAULT_PARENT: &str = "/dormouse-runtime";
+pub const DEFAULT_PARENT: &str = "/dormouse-runtime";
 
 /// The place that was chosen.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Context;
+use super::cgroups::DEFAULT_PARENT;
 use super::error::{OciError, with_causes};
 use super::process::{ProcessRef, ends_within};
 use super::state::{Container, Status};
@@ -34,23 +35,26 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<(), OciError> 
 pub fn destroy(context: &Context, container: &Container) -> Result<(), OciError> {
     // One that was there before, and never got a process of ours, is somebody else's.
     let is_ours = !container.record.cgroup_was_there || container.record.init.is_some();
-    let cgroup = container.cgroup()?.filter(|cgroup| is_ours && cgroup.exists());
+    let place = container.cgroup()?;
+    let cgroup = place.as_ref().filter(|cgroup| is_ours && cgroup.exists());
     // Processes of a container without a pid namespace of its own live on without its first one.
-    if let Some(cgroup) = &cgroup {
+    if let Some(cgroup) = cgroup {
         cgroup.kill_all(libc::SIGKILL)?;
     }
     if let Some(pidfd) = container.record.init.and_then(ProcessRef::open) {
         // One that has just ended needs no signal.
         let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-        if let Some(cgroup) = &cgroup {
+        if let Some(cgroup) = cgroup {
             let _ = cgroup.thaw();
         }
         if !ends_within(&pidfd, PATIENCE) {
             return Err(OciError::Lingers { id: container.record.id.clone() });
         }
     }
-    if let Some(cgroup) = cgroup.filter(|_| !container.record.cgroup_was_there) {
-        cgroup.remove()?;
+    if let Some(place) = place.filter(|_| !container.record.cgroup_was_there) {
+        place.remove()?;
+        // What was not made in the end may have parents nevertheless. That of the others of ours stays: the next is soon there.
+        place.remove_made_parents(DEFAULT_PARENT);
     }
     let spec = container.spec();
     let state = container.state(Status::Stopped);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::find::{Found, Named};
 use super::group_commit::Log;
 use super::{Paths, StoreError, schema};
 
@@ -55,6 +56,14 @@ pub struct Store {
     connection: Mutex<Connection>,
     pub(super) log: Log,
 }
+
+const CONTAINERS: Named<ContainerRow> = Named {
+    attempted: "look up the container",
+    columns: "id, name, image_id, created_usec, definition",
+    table: "containers",
+    prefix_min: 1,
+    read: container_row,
+};
 
 impl Store {
     /// Opens the database, and makes or migrates it.
@@ -152,30 +161,12 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// Finds containers whose name is `name`, or whose id begins with it; the one of that very name or id alone if
-    /// there is one. At most two: more would not help to tell that it is ambiguous.
+    /// What is called so.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn find_containers(&self, name: &str) -> Result<Vec<ContainerRow>, StoreError> {
-        let wrap = self.wrap("look up the container");
-        let connection = self.connection();
-        let mut exact = connection
-            .prepare_cached("SELECT id, name, image_id, created_usec, definition FROM containers WHERE name = ?1 OR id = ?1")
-            .map_err(&wrap)?;
-        if let Some(row) = exact.query_row([name], container_row).optional().map_err(&wrap)? {
-            return Ok(vec![row]);
-        }
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        // An id is hexadecimal, so 'g' comes after all of those with this prefix.
-        let mut prefix = connection
-            .prepare_cached(
-                "SELECT id, name, image_id, created_usec, definition FROM containers WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2",
-            )
-            .map_err(&wrap)?;
-        prefix.query_map([name], container_row).and_then(Iterator::collect).map_err(&wrap)
+    pub fn find_container(&self, name: &str) -> Result<Found<ContainerRow>, StoreError> {
+        self.find(&CONTAINERS, name)
     }
 
     /// All containers, oldest first.
@@ -315,13 +306,13 @@ impl Store {
         id.map_or(Ok(None), |id| image_row(&connection, &id).map_err(&wrap))
     }
 
-    /// Images whose id begins with `sha256:` and `prefix`; at most two.
+    /// The image whose id begins with `sha256:` and `prefix`.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn images_by_prefix(&self, prefix: &str) -> Result<Vec<ImageRow>, StoreError> {
+    pub fn image_by_prefix(&self, prefix: &str) -> Result<Found<ImageRow>, StoreError> {
         if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
+            return Ok(Found::None);
         }
         let wrap = self.wrap("look up the image");
         let connection = self.connection();
@@ -334,6 +325,7 @@ impl Store {
             .map(|id| image_row(&connection, id))
             .filter_map(Result::transpose)
             .collect::<rusqlite::Result<_>>()
+            .map(Found::of)
             .map_err(&wrap)
     }
 
@@ -523,12 +515,12 @@ mod tests {
         let (_dir, _paths, store) = store();
         store.insert_container(&container("aa11", "web")).unwrap();
         store.insert_container(&container("aa22", "aa1")).unwrap();
-        assert_eq!(store.find_containers("aa").unwrap().len(), 2);
-        assert_eq!(store.find_containers("aa1").unwrap()[0].id, "aa22", "the one of that name");
-        assert_eq!(store.find_containers("aa11").unwrap()[0].name, "web");
-        assert!(store.find_containers("w").unwrap().is_empty(), "names have no prefixes");
-        assert!(store.find_containers("").unwrap().is_empty());
-        assert!(store.find_containers("%").unwrap().is_empty());
+        assert_eq!(store.find_container("aa").unwrap(), Found::Several);
+        assert_eq!(store.find_container("aa1").unwrap().ok().unwrap().id, "aa22", "the one of that name");
+        assert_eq!(store.find_container("aa11").unwrap().ok().unwrap().name, "web");
+        assert_eq!(store.find_container("w").unwrap(), Found::None, "names have no prefixes");
+        assert_eq!(store.find_container("").unwrap(), Found::None);
+        assert_eq!(store.find_container("%").unwrap(), Found::None);
     }
 
     #[test]

@@ -28,6 +28,7 @@
 mod builds;
 mod database;
 mod error;
+mod find;
 mod group_commit;
 mod images;
 mod locks;
@@ -42,6 +43,7 @@ mod volumes;
 pub use builds::BuildStepRow;
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
+pub use find::Found;
 pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};

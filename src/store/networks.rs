@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 use super::database::{is_constraint, name_taken};
+use super::find::{Found, Named};
 use super::{Store, StoreError};
 
 /// A network as recorded. `definition` is the engine's own JSON.
@@ -53,6 +54,14 @@ pub struct Reservations {
     pub ports: Vec<PortRow>,
 }
 
+const NETWORKS: Named<NetworkRow> = Named {
+    attempted: "look up the network",
+    columns: "id, name, created_usec, definition",
+    table: "networks",
+    prefix_min: 1,
+    read: network_row,
+};
+
 impl Store {
     /// Records a new network.
     ///
@@ -81,31 +90,12 @@ impl Store {
             .map_err(self.wrap("list the networks"))
     }
 
-    /// The network of this name or id; else those whose id begins with it, at most two.
+    /// What is called so.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn find_networks(&self, name: &str) -> Result<Vec<NetworkRow>, StoreError> {
-        let wrap = self.wrap("look up the network");
-        let connection = self.connection();
-        let exact = connection
-            .prepare_cached(
-                "SELECT id, name, created_usec, definition FROM networks WHERE name = ?1 OR id = ?1",
-            )
-            .and_then(|mut statement| statement.query_row([name], network_row).optional())
-            .map_err(&wrap)?;
-        if let Some(row) = exact {
-            return Ok(vec![row]);
-        }
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        connection
-            .prepare_cached(
-                "SELECT id, name, created_usec, definition FROM networks WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2",
-            )
-            .and_then(|mut statement| statement.query_map([name], network_row)?.collect())
-            .map_err(&wrap)
+    pub fn find_network(&self, name: &str) -> Result<Found<NetworkRow>, StoreError> {
+        self.find(&NETWORKS, name)
     }
 
     /// Forgets a network. False if there was none of this id.
@@ -323,10 +313,10 @@ mod tests {
         store.insert_network(&network("ab12", "n")).unwrap();
         assert!(matches!(store.insert_network(&network("ab34", "n")), Err(StoreError::NameTaken { .. })));
         store.insert_network(&network("ab34", "m")).unwrap();
-        assert_eq!(store.find_networks("ab1").unwrap()[0].name, "n");
-        assert_eq!(store.find_networks("ab").unwrap().len(), 2);
-        assert_eq!(store.find_networks("m").unwrap()[0].id, "ab34");
-        assert!(store.find_networks("").unwrap().is_empty());
+        assert_eq!(store.find_network("ab1").unwrap().ok().unwrap().name, "n");
+        assert_eq!(store.find_network("ab").unwrap(), Found::Several);
+        assert_eq!(store.find_network("m").unwrap().ok().unwrap().id, "ab34");
+        assert_eq!(store.find_network("").unwrap(), Found::None);
         assert_eq!(store.networks().unwrap().len(), 2);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Row, TransactionBehavior, params};
 
 use super::database::{container_row, name_taken};
+use super::find::{Found, Named};
 use super::users::delete_unused;
 use super::volumes::VolumeRow;
 use super::{ContainerRow, Store, StoreError};
@@ -23,6 +24,9 @@ pub struct PodRow {
 }
 
 const COLUMNS: &str = "id, name, created_usec, definition";
+
+const PODS: Named<PodRow> =
+    Named { attempted: "look up the pod", columns: COLUMNS, table: "pods", prefix_min: 1, read: pod_row };
 
 impl Store {
     /// Records a new pod.
@@ -50,28 +54,12 @@ impl Store {
             .map_err(self.wrap("list the pods"))
     }
 
-    /// The pod of this name or id; else those whose id begins with it, at most two.
+    /// What is called so.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn find_pods(&self, name: &str) -> Result<Vec<PodRow>, StoreError> {
-        let wrap = self.wrap("look up the pod");
-        let connection = self.connection();
-        let exact = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods WHERE name = ?1 OR id = ?1"))
-            .and_then(|mut statement| statement.query_row([name], pod_row).optional())
-            .map_err(&wrap)?;
-        if let Some(row) = exact {
-            return Ok(vec![row]);
-        }
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        // An id is hexadecimal, so 'g' comes after all of those with this prefix.
-        connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM pods WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2"))
-            .and_then(|mut statement| statement.query_map([name], pod_row)?.collect())
-            .map_err(&wrap)
+    pub fn find_pod(&self, name: &str) -> Result<Found<PodRow>, StoreError> {
+        self.find(&PODS, name)
     }
 
     /// Whether a pod of this very id is recorded.
@@ -187,6 +175,6 @@ mod tests {
         assert_eq!(store.pod_members("aa11").unwrap().len(), 1);
         assert!(store.delete_pod("aa11", &["c1".into()]).unwrap().is_some());
         assert!(!store.has_container("c1").unwrap() && !store.has_pod("aa11").unwrap());
-        assert!(store.find_pods("aa1").unwrap().is_empty());
+        assert_eq!(store.find_pod("aa1").unwrap(), Found::None);
     }
 }

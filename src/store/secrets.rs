@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::database::{is_constraint, name_taken};
+use super::find::{Found, Named};
 use super::volumes::users;
 use super::{Store, StoreError, User};
 
@@ -21,6 +22,14 @@ pub struct SecretRow {
     /// What is told of it.
     pub definition: String,
 }
+
+const SECRETS: Named<SecretRow> = Named {
+    attempted: "look up the secret",
+    columns: "id, name, created_usec, definition",
+    table: "secrets",
+    prefix_min: 12,
+    read: secret_row,
+};
 
 impl Store {
     /// Records a new secret.
@@ -50,31 +59,12 @@ impl Store {
             .map_err(self.wrap("list the secrets"))
     }
 
-    /// The secret of this name or id; else those whose id begins with it, at most two.
+    /// What is called so.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn find_secrets(&self, name: &str) -> Result<Vec<SecretRow>, StoreError> {
-        let wrap = self.wrap("look up the secret");
-        let connection = self.connection();
-        let exact = connection
-            .prepare_cached(
-                "SELECT id, name, created_usec, definition FROM secrets WHERE name = ?1 OR id = ?1",
-            )
-            .and_then(|mut statement| statement.query_row([name], secret_row).optional())
-            .map_err(&wrap)?;
-        if let Some(row) = exact {
-            return Ok(vec![row]);
-        }
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        connection
-            .prepare_cached(
-                "SELECT id, name, created_usec, definition FROM secrets WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2",
-            )
-            .and_then(|mut statement| statement.query_map([name], secret_row)?.collect())
-            .map_err(&wrap)
+    pub fn find_secret(&self, name: &str) -> Result<Found<SecretRow>, StoreError> {
+        self.find(&SECRETS, name)
     }
 
     /// The containers of each secret that has some, by the secret's id.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::database::{is_constraint, name_taken};
+use super::find::{Found, Named};
 use super::{Store, StoreError};
 
 /// A volume as recorded. `definition` is the engine's own JSON.
@@ -35,6 +36,14 @@ pub struct User {
 
 const COLUMNS: &str = "id, name, created_usec, anonymous, fresh, definition";
 
+const VOLUMES: Named<VolumeRow> = Named {
+    attempted: "look up the volume",
+    columns: COLUMNS,
+    table: "volumes",
+    prefix_min: 12,
+    read: volume_row,
+};
+
 impl Store {
     /// Records a new volume.
     ///
@@ -59,29 +68,12 @@ impl Store {
         Ok(rows)
     }
 
-    /// The volume of this name or id; else those whose id begins with it, at most two.
+    /// What is called so.
     ///
     /// # Errors
     /// The database's refusal.
-    pub fn find_volumes(&self, name: &str) -> Result<Vec<VolumeRow>, StoreError> {
-        let wrap = self.wrap("look up the volume");
-        let connection = self.connection();
-        let exact = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM volumes WHERE name = ?1 OR id = ?1"))
-            .and_then(|mut statement| statement.query_row([name], volume_row).optional())
-            .map_err(&wrap)?;
-        if let Some(row) = exact {
-            return Ok(vec![row]);
-        }
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        connection
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM volumes WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2"
-            ))
-            .and_then(|mut statement| statement.query_map([name], volume_row)?.collect())
-            .map_err(&wrap)
+    pub fn find_volume(&self, name: &str) -> Result<Found<VolumeRow>, StoreError> {
+        self.find(&VOLUMES, name)
     }
 
     /// The volumes that a container uses.

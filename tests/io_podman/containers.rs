@@ -143,6 +143,8 @@ fn options_are_refused_by_name_and_nothing_is_made() {
         (json!({"args": ["busybox"], "memory": "much"}), "memory"),
         (json!({"args": ["busybox"], "cidFile": "/tmp/x"}), "cidFile"),
         (json!({"args": ["busybox"], "oomKillDisable": true}), "oomKillDisable"),
+        (json!({"args": ["busybox"], "noHosts": true}), "noHosts"),
+        (json!({"args": ["busybox"], "imageVolume": "ignore"}), "imageVolume"),
         (json!({"args": ["busybox"], "name": "a b"}), "name"),
         (json!({"args": ["busybox", "x"], "restart": "sometimes"}), "sometimes"),
         (json!({"args": ["localhost:1/absent"], "name": "x"}), "localhost:1"),
@@ -151,6 +153,30 @@ fn options_are_refused_by_name_and_nothing_is_made() {
         assert!(refusal.reason().contains(part), "{refusal:?}");
     }
     assert_eq!(podman(&host, "ListContainers", json!({})).unwrap()["containers"], json!([]));
+}
+
+#[test]
+fn under_a_read_only_root_some_places_can_be_written_to_if_that_is_wanted() {
+    let Some(host) = Host::new() else { return };
+    let script = "for place in /run /tmp /var/tmp; do touch $place/x 2>/dev/null && echo $place; done; true";
+    for (more, expected) in [
+        (json!({"readonlytmpfs": true, "imageVolume": "bind"}), "/run\n/tmp\n/var/tmp\n"),
+        (json!({"readonlytmpfs": true, "tmpfs": ["/tmp:ro"]}), "/run\n/var/tmp\n"),
+        (json!({"readonlytmpfs": false}), ""),
+    ] {
+        let mut options = json!({"readonly": true});
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let id = create(&host, "box", &["sh", "-c", script], options);
+        podman(&host, "StartContainer", json!({"name": "box"})).unwrap();
+        podman(&host, "WaitContainer", json!({"name": "box"})).unwrap();
+        let logs = host.call("Container.Logs", json!({"name": id})).unwrap();
+        assert_eq!(
+            messages(&logs).iter().map(|line| format!("{line}\n")).collect::<String>(),
+            expected,
+            "{more}"
+        );
+        podman(&host, "RemoveContainer", json!({"name": "box"})).unwrap();
+    }
 }
 
 #[test]

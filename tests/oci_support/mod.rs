@@ -283,11 +283,16 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Where the host's hierarchies of cgroups are.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let cgroups = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    cgroups.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap())).collect()
+}
+
 /// The cgroups of a container, in all hierarchies.
 pub fn cgroups_of(id: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
-    let hierarchies: Vec<_> = hierarchies.chain([root.to_owned()]).collect();
+    let hierarchies = hierarchies();
     let places = hierarchies.iter().flat_map(|root| [root.join("dormouse-runtime").join(id), root.join(id)]);
     places.filter(|path| path.is_dir()).collect()
 }

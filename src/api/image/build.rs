@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use super::{ImageInterface, failed, wire};
 use crate::api::{CancelOnDrop, Descriptors, finished};
-use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, PullWhen, StepState};
+use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, StepState};
 use crate::engine::spec::{ContainerSpec, Mount, MountKind, Resources};
-use crate::engine::{Archive, EngineError};
+use crate::engine::{Archive, EngineError, PullWhen};
 use crate::image::DescriptorReader;
 use crate::varlink::stream::Finish;
 use crate::varlink::{Call, CallError};
@@ -122,6 +122,7 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
         pull: match given.pull {
             None | Some(wire::Build_Args_pull::missing) => PullWhen::Missing,
             Some(wire::Build_Args_pull::always) => PullWhen::Always,
+            Some(wire::Build_Args_pull::newer) => PullWhen::Newer,
             Some(wire::Build_Args_pull::never) => PullWhen::Never,
         },
         docker_format: given.format == Some(wire::Build_Args_format::docker),

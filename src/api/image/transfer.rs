@@ -8,7 +8,9 @@ use tokio::sync::Notify;
 
 use super::{ImageInterface, archive_of, count, failed, wire};
 use crate::api::{CancelOnDrop, Descriptors, PROGRESS_INTERVAL, finished, looked_up, with_bytes};
-use crate::engine::{EngineError, LayerProgress, LayerState, Loaded, PullRequest, SaveFormat, SaveTo};
+use crate::engine::{
+    EngineError, LayerProgress, LayerState, Loaded, PullRequest, PullWhen, SaveFormat, SaveTo,
+};
 use crate::image::manifest::Platform;
 use crate::image::registry::Credentials;
 use crate::varlink::stream::Finish;
@@ -94,7 +96,12 @@ impl ImageInterface {
                 variant: platform.variant,
             }),
             credentials: given.credentials.map(credentials),
-            if_missing: given.policy == Some(wire::Pull_Args_policy::missing),
+            when: match given.policy {
+                None | Some(wire::Pull_Args_policy::always) => PullWhen::Always,
+                Some(wire::Pull_Args_policy::missing) => PullWhen::Missing,
+                Some(wire::Pull_Args_policy::newer) => PullWhen::Newer,
+                Some(wire::Pull_Args_policy::never) => PullWhen::Never,
+            },
         };
         let engine = self.engine.clone();
         let (pulled, layers) = with_layers(

@@ -87,7 +87,7 @@ fn document(summary: &PodSummary) -> Value {
 fn failed_pod(error: EngineError) -> CallError {
     let reason = error.full_text();
     match error {
-        EngineError::PodNotFound { pod } => {
+        EngineError::PodNotFound { pod } | EngineError::PodAmbiguous { pod } => {
             CallError::reply("io.podman.PodNotFound", json!({"name": pod, "reason": reason}))
         }
         EngineError::PodEmpty { pod } => {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::pull::When;
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_size;
 use crate::cli::service::Service;
@@ -51,7 +52,7 @@ pub struct Build {
     no_cache: bool,
     /// When to ask registries for the images of FROM
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
-    pull: Option<Pull>,
+    pull: Option<When>,
     /// Media types of the image when it is pushed
     #[arg(long, value_enum, default_value = "oci")]
     format: Format,
@@ -97,14 +98,6 @@ pub struct Build {
     /// Only the id
     #[arg(short, long)]
     quiet: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Pull {
-    // No texts here: they would spread the flag over many lines of the help.
-    Missing,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -280,14 +273,7 @@ impl Build {
         luggage.put("noCache", self.no_cache);
         luggage.put("squash", self.squash);
         if let Some(pull) = self.pull {
-            luggage.put(
-                "pull",
-                match pull {
-                    Pull::Missing => "missing",
-                    Pull::Always => "always",
-                    Pull::Never => "never",
-                },
-            );
+            luggage.put("pull", json!(pull));
         }
         luggage.put("format", if self.format == Format::Docker { "docker" } else { "oci" });
         if let Some(seconds) = self.timestamp {

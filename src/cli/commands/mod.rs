@@ -30,6 +30,7 @@ mod logs;
 mod man;
 mod mount;
 mod network;
+mod noun;
 mod pause;
 mod pod;
 mod port;

@@ -1,14 +1,15 @@
 //! `dormouse network`
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Nothing, for_each};
-use crate::cli::done::{Done, each, tell, tell_all};
+use super::Nothing;
+use super::noun::{Noun, filters, made};
+use crate::cli::done::{Done, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_size;
-use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag};
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
 use crate::cli::table::{Table, printable, short_id};
@@ -185,74 +186,52 @@ struct Reload {
     form: FormatFlag,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    networks: Vec<Value>,
-}
+const NETWORKS: Noun = Noun { one: "network", many: "networks", interface: "io.dormouse.Network" };
 
 impl Network {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(inspect) => inspect.run(service),
-            Command::Rm(remove) => each(&remove.form, &remove.names, |name| {
-                let parameters = json!({"name": name, "force": remove.force});
-                let Nothing {} =
-                    call(service, &format!("remove the network {name:?}"), "Remove", parameters)?;
-                Ok(Done::to(name))
-            }),
+            Command::Inspect(given) => NETWORKS.print_details(service, &given.form, &given.names),
+            Command::Rm(given) => {
+                let parameters = json!({"force": given.force});
+                NETWORKS.act(service, &given.form, &given.names, false, "Remove", parameters)
+            }
             Command::Connect(connect) => connect.run(service),
             Command::Disconnect(given) => {
                 let attempted = format!("disconnect {:?} from {:?}", given.container, given.network);
                 let parameters = json!({"name": given.network, "container": given.container});
-                let Nothing {} = call(service, &attempted, "Disconnect", parameters)?;
+                let Nothing {} = NETWORKS.call(service, &attempted, "Disconnect", parameters)?;
                 let done = Done::to(&given.network).silently();
                 tell(&given.form, done.with("container", given.container))
             }
             Command::Prune(form) => {
-                let reply: Value = call(service, "remove unused networks", "Prune", json!({}))?;
+                let reply: Value = NETWORKS.call(service, "remove unused networks", "Prune", json!({}))?;
                 tell_all(&form, done_to(&reply["removed"]))
             }
             Command::Reload(given) => {
                 let parameters = json!({"container": given.container});
-                let reply: Value = call(service, "reload networks", "Reload", parameters)?;
+                let reply: Value = NETWORKS.call(service, "reload networks", "Reload", parameters)?;
                 tell_all(&given.form, done_to(&reply["reloaded"]))
             }
         }
     }
 }
 
-fn call<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    attempted: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<T, CliError> {
-    service.call(attempted, &format!("io.dormouse.Network.{method}"), parameters)
-}
-
 fn done_to(list: &Value) -> Vec<Done> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(Done::to).collect()
-}
-
-/// A network as the service describes it; people read its name.
-fn made(network: &Value) -> Done {
-    let text = |field: &str| network[field].as_str().unwrap_or_default();
-    Done::made(text("name"), text("id")).saying(text("name"))
 }
 
 impl Create {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("make the network {:?}", self.name);
-        if self.ignore {
-            let there: Listed = call(service, &attempted, "List", json!({"names": [self.name]}))?;
-            let network = there.networks.iter().find(|network| network["name"] == json!(self.name));
-            if let Some(network) = network {
-                return tell(&self.form, made(network).with("ignored", true));
-            }
+        if self.ignore
+            && let Some(network) = NETWORKS.named(service, &self.name)?
+        {
+            return tell(&self.form, made(&network).with("ignored", true));
         }
-        let reply: Value = call(service, &attempted, "Create", self.parameters()?)?;
+        let reply: Value = NETWORKS.call(service, &attempted, "Create", self.parameters()?)?;
         tell(&self.form, made(&reply["network"]))
     }
 
@@ -287,27 +266,8 @@ impl Create {
 
 impl List {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        const ATTEMPTED: &str = "list networks";
-        let (mut names, mut labels) = (Vec::new(), serde_json::Map::new());
-        for filter in &self.filters {
-            match filter.split_once('=') {
-                Some(("name" | "id", name)) => names.push(name),
-                Some(("label", label)) => {
-                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
-                    labels.insert(key.to_owned(), json!(value));
-                }
-                _ => {
-                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
-                        .with_hint("name=, id= and label= are known"));
-                }
-            }
-        }
-        let listed: Listed = call(service, ATTEMPTED, "List", json!({"names": names, "labels": labels}))?;
-        print_list(self.form.format, &listed.networks, || {
-            let networks: Vec<Details> =
-                listed.networks.iter().map(|network| typed(ATTEMPTED, network)).collect::<Result<_, _>>()?;
-            Ok(self.text(&networks))
-        })
+        let wanted = filters(&self.filters, "name=, id= and label=", |_, _| false)?;
+        NETWORKS.print_list(service, &self.form, wanted, |networks| Ok(self.text(networks)))
     }
 
     fn text(&self, networks: &[Details]) -> String {
@@ -335,20 +295,6 @@ impl List {
     }
 }
 
-impl Inspect {
-    fn run(self, service: &Service) -> Result<(), CliError> {
-        let mut found = Vec::new();
-        let told = for_each(&self.names, |name| {
-            let mut reply: Value =
-                call(service, &format!("inspect the network {name:?}"), "Inspect", json!({ "name": name }))?;
-            found.push(reply["network"].take());
-            Ok(())
-        });
-        self.form.print(&found)?;
-        told
-    }
-}
-
 impl Connect {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
@@ -357,7 +303,7 @@ impl Connect {
             "mac": self.mac_address, "aliases": some(&self.aliases), "interface": self.interface,
         });
         let attempted = format!("connect {:?} to {:?}", self.container, self.network);
-        let Nothing {} = call(service, &attempted, "Connect", parameters)?;
+        let Nothing {} = NETWORKS.call(service, &attempted, "Connect", parameters)?;
         tell(&self.form, Done::to(&self.network).silently().with("container", self.container))
     }
 }
@@ -365,6 +311,7 @@ impl Connect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::typed;
 
     #[test]
     fn a_network_has_a_row() {

@@ -4,11 +4,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::noun::{Noun, filters};
 use super::port::port_text;
 use super::stats::UsageFlags;
 use super::top::Columns;
-use super::{Nothing, for_each};
-use crate::cli::done::{Done, each, tell, tell_all};
+use crate::cli::done::{Done, tell, tell_all};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, now_usec, parse_duration, parse_size};
 use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
@@ -22,7 +22,7 @@ use crate::wire::pod::{State, Summary};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dormouse pod create --name shop -p 8080:80
+  dormouse pod create -p 8080:80 shop
   dormouse run -d --pod shop --name web nginx && dormouse run -d --pod shop --name db postgres
   dormouse run -d --pod new:shop -p 8080:80 --name web nginx
   dormouse pod stop shop && dormouse pod rm shop")]
@@ -43,7 +43,7 @@ enum Command {
     /// Stop all containers of pods
     Stop(Stop),
     /// Stop all containers of pods, and start them
-    Restart(Stop),
+    Restart(Restart),
     Kill(Kill),
     /// Freeze all processes of pods
     Pause(Names),
@@ -61,8 +61,11 @@ enum Command {
 #[derive(Debug, Args)]
 struct Create {
     /// Name [default: made from two words]
-    #[arg(long, value_name = "NAME")]
+    #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// The same, as a flag
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+    named: Option<String>,
     /// What its containers share [default: net,ipc,uts]
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     share: Option<Vec<Kind>>,
@@ -136,7 +139,7 @@ struct Exists {
 
 /// Pods that are stopped
 #[derive(Debug, Args)]
-struct Stop {
+struct Restart {
     /// Pods, by name, id or a prefix of the id
     #[arg(required = true, value_name = "POD")]
     names: Vec<String>,
@@ -145,6 +148,16 @@ struct Stop {
     time: Option<i64>,
     #[command(flatten)]
     form: FormatFlag,
+}
+
+/// As for a restart, and which may be gone
+#[derive(Debug, Args)]
+struct Stop {
+    #[command(flatten)]
+    given: Restart,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
 }
 
 /// Send a signal to the first process of each container of pods
@@ -169,6 +182,9 @@ struct Remove {
     /// Kill what runs first
     #[arg(short, long)]
     force: bool,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
     #[command(flatten)]
     form: FormatFlag,
 }
@@ -193,40 +209,47 @@ struct Usage {
     usage: UsageFlags,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    pods: Vec<Value>,
-}
+const PODS: Noun = Noun { one: "pod", many: "pods", interface: "io.dormouse.Pod" };
 
 impl Pod {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(given) => given.run(service),
-            Command::Exists(given) => summary(service, &given.name).map(drop),
-            Command::Start(given) => act(service, &given.form, &given.names, "start", "Start", json!({})),
-            Command::Stop(given) => {
-                act(service, &given.form, &given.names, "stop", "Stop", json!({"timeoutUSec": given.time}))
-            }
-            Command::Restart(given) => act(
+            Command::Inspect(given) => PODS.print_details(service, &given.form, &given.names),
+            Command::Exists(given) => PODS.inspect(service, &given.name).map(drop),
+            Command::Start(given) => given.act(service, "Start"),
+            Command::Stop(Stop { given, ignore }) => PODS.act(
                 service,
                 &given.form,
                 &given.names,
-                "restart",
+                ignore,
+                "Stop",
+                json!({"timeoutUSec": given.time}),
+            ),
+            Command::Restart(given) => PODS.act(
+                service,
+                &given.form,
+                &given.names,
+                false,
                 "Restart",
                 json!({"timeoutUSec": given.time}),
             ),
             Command::Kill(given) => {
-                act(service, &given.form, &given.names, "kill", "Kill", json!({"signal": given.signal}))
+                PODS.act(service, &given.form, &given.names, false, "Kill", json!({"signal": given.signal}))
             }
-            Command::Pause(given) => act(service, &given.form, &given.names, "pause", "Pause", json!({})),
-            Command::Resume(given) => act(service, &given.form, &given.names, "resume", "Resume", json!({})),
-            Command::Rm(given) => {
-                act(service, &given.form, &given.names, "remove", "Remove", json!({"force": given.force}))
-            }
+            Command::Pause(given) => given.act(service, "Pause"),
+            Command::Resume(given) => given.act(service, "Resume"),
+            Command::Rm(given) => PODS.act(
+                service,
+                &given.form,
+                &given.names,
+                given.ignore,
+                "Remove",
+                json!({"force": given.force}),
+            ),
             Command::Prune(form) => {
-                let reply: Value = call(service, "remove pods", "Prune", json!({}))?;
+                let reply: Value = PODS.call(service, "remove pods", "Prune", json!({}))?;
                 let removed = reply["removed"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 tell_all(&form, removed.map(Done::to).collect())
             }
@@ -238,35 +261,10 @@ impl Pod {
     }
 }
 
-fn call<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    attempted: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<T, CliError> {
-    service.call(attempted, &format!("io.dormouse.Pod.{method}"), parameters)
-}
-
-fn act(
-    service: &Service,
-    form: &FormatFlag,
-    names: &[String],
-    verb: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<(), CliError> {
-    each(form, names, |name| {
-        let mut parameters = parameters.clone();
-        parameters["name"] = json!(name);
-        let Nothing {} = call(service, &format!("{verb} the pod {name:?}"), method, parameters)?;
-        Ok(Done::to(name))
-    })
-}
-
-fn summary(service: &Service, name: &str) -> Result<Summary, CliError> {
-    let attempted = format!("inspect the pod {name:?}");
-    let reply: Value = call(service, &attempted, "Inspect", json!({ "name": name }))?;
-    typed(&attempted, &reply["pod"]["summary"])
+impl Names {
+    fn act(&self, service: &Service, method: &str) -> Result<(), CliError> {
+        PODS.act(service, &self.form, &self.names, false, method, json!({}))
+    }
 }
 
 impl Processes {
@@ -277,7 +275,7 @@ impl Processes {
             processes: Vec<Value>,
         }
         let attempted = format!("list the processes of the pod {:?}", self.name);
-        let reply: Value = call(service, &attempted, "Top", json!({ "name": self.name }))?;
+        let reply: Value = PODS.call(service, &attempted, "Top", json!({ "name": self.name }))?;
         let containers: Vec<Value> = typed(&attempted, &reply["containers"])?;
         print_list(self.columns.form.format, &containers, || {
             let members: Vec<Member> =
@@ -285,20 +283,6 @@ impl Processes {
             let named = members.iter().map(|member| (Some(&*member.name), &*member.processes));
             self.columns.table(&attempted, &named.collect::<Vec<_>>())
         })
-    }
-}
-
-impl Inspect {
-    fn run(self, service: &Service) -> Result<(), CliError> {
-        let mut found = Vec::new();
-        let told = for_each(&self.names, |name| {
-            let mut reply: Value =
-                call(service, &format!("inspect the pod {name:?}"), "Inspect", json!({ "name": name }))?;
-            found.push(reply["pod"].take());
-            Ok(())
-        });
-        self.form.print(&found)?;
-        told
     }
 }
 
@@ -312,13 +296,13 @@ impl Create {
         if spec.remove("publishAll").is_some() {
             return Err(CliError::usage("--publish-all: a pod has no image that says what it serves"));
         }
-        put(&mut spec, "name", self.name.as_ref());
+        put(&mut spec, "name", self.name.as_ref().or(self.named.as_ref()));
         put(&mut spec, "share", self.share.as_ref());
         put(&mut spec, "hostname", self.hostname.as_ref());
         put(&mut spec, "shmSizeBytes", self.shm_size);
         let labels = pairs("--label", &self.labels, true)?;
         put(&mut spec, "labels", (!labels.is_empty()).then_some(labels));
-        let reply: Value = call(service, "make a pod", "Create", json!({ "spec": spec }))?;
+        let reply: Value = PODS.call(service, "make a pod", "Create", json!({ "spec": spec }))?;
         let text = |field: &str| reply[field].as_str().unwrap_or_default();
         tell(&self.form, Done::made(text("name"), text("id")))
     }
@@ -326,27 +310,8 @@ impl Create {
 
 impl List {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        const ATTEMPTED: &str = "list pods";
-        let (mut names, mut labels) = (Vec::new(), Map::new());
-        for filter in &self.filters {
-            match filter.split_once('=') {
-                Some(("name" | "id", name)) => names.push(name),
-                Some(("label", label)) => {
-                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
-                    labels.insert(key.to_owned(), json!(value));
-                }
-                _ => {
-                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
-                        .with_hint("name=, id= and label= are known"));
-                }
-            }
-        }
-        let listed: Listed = call(service, ATTEMPTED, "List", json!({"names": names, "labels": labels}))?;
-        print_list(self.form.format, &listed.pods, || {
-            let pods: Vec<Summary> =
-                listed.pods.iter().map(|pod| typed(ATTEMPTED, pod)).collect::<Result<_, _>>()?;
-            self.text(&pods, now_usec())
-        })
+        let wanted = filters(&self.filters, "name=, id= and label=", |_, _| false)?;
+        PODS.print_list(service, &self.form, wanted, |pods| self.text(pods, now_usec()))
     }
 
     fn text(&self, pods: &[Summary], now: i64) -> Result<String, CliError> {

@@ -1,7 +1,7 @@
 //! `dormouse pull`
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::login::{UserFlags, platform};
@@ -20,6 +20,9 @@ Examples:
   dormouse pull --policy missing quay.io/team/web@sha256:…
   dormouse pull --platform linux/arm64 registry.example:5000/team/web:1.2
 
+With --policy missing an image that is here will do, and a short name is first one of this machine, as for run. With newer \
+what is here will do if the registry can't be asked. With never nothing is asked.
+
 Prints the id. Short names, mirrors and registries without TLS are as in registries.conf(5) of the service's host.")]
 pub struct Pull {
     /// Image
@@ -29,8 +32,8 @@ pub struct Pull {
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     platform: Option<Value>,
     /// Whether to ask the registry if there is an image of this name already
-    #[arg(long, value_enum, default_value = "always")]
-    policy: Policy,
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "always")]
+    policy: When,
     #[command(flatten)]
     user: UserFlags,
     /// No progress
@@ -40,10 +43,15 @@ pub struct Pull {
     form: FormatFlag,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Policy {
+/// When registries are asked for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum When {
+    // No texts here: they would spread the flag over many lines of the help.
     Always,
     Missing,
+    Newer,
+    Never,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,12 +63,8 @@ struct Progress {
 impl Pull {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("pull {:?}", self.image);
-        let policy = match self.policy {
-            Policy::Always => "always",
-            Policy::Missing => "missing",
-        };
         let mut parameters =
-            json!({"name": self.image, "policy": policy, "credentials": self.user.credentials()?});
+            json!({"name": self.image, "policy": self.policy, "credentials": self.user.credentials()?});
         if let Some(platform) = self.platform {
             parameters["platform"] = platform;
         }
@@ -69,8 +73,10 @@ impl Pull {
     }
 }
 
-/// Gets an image as a part of something else: progress on standard error, nothing on standard output.
-pub(super) fn pull(service: &Service, image: &str, policy: &str) -> Result<(), CliError> {
+/// Gets the image of a container before it is made: progress on standard error, nothing on standard output.
+pub(super) fn pull(service: &Service, image: &str, when: Option<When>) -> Result<(), CliError> {
+    // What is not there, Create says.
+    let Some(policy) = when.filter(|when| *when != When::Never) else { return Ok(()) };
     let parameters = json!({"name": image, "policy": policy});
     fetch(service, &format!("pull {image:?}"), parameters, false).map(drop)
 }

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Nothing, targets};
-use crate::cli::done::{Done, each};
-use crate::cli::errors::{CliError, FailureKind};
+use crate::cli::done::{Done, each_there};
+use crate::cli::errors::CliError;
 use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
 
@@ -40,20 +40,14 @@ impl Rm {
         let ended = ["created", "exited", "failed"];
         let states = if self.force { None } else { Some(ended.as_slice()) };
         let names = targets(service, self.names, self.all, states)?;
-        each(&self.form, &names, |name| {
-            let removed: Result<Nothing, CliError> = service.call(
+        each_there(&self.form, &names, self.ignore, |name| {
+            let Nothing {} = service.call(
                 format!("remove {name:?}"),
                 "io.dormouse.Container.Remove",
                 json!({
                     "name": name, "force": self.force.then_some(true), "volumes": self.volumes.then_some(true),
                 }),
-            );
-            match removed {
-                Err(error) if self.ignore && error.kind == FailureKind::NotFound => {
-                    return Ok(Done::to(name).silently().with("ignored", true));
-                }
-                removed => removed?,
-            };
+            )?;
             Ok(Done::to(name))
         })
     }

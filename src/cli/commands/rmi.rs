@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cli::done::{Done, each};
+use crate::cli::done::{Done, each_there};
 use crate::cli::errors::CliError;
 use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
@@ -16,6 +16,9 @@ pub struct Rmi {
     /// Images, by name, id or a prefix of the id
     #[arg(required = true, value_name = "IMAGE")]
     names: Vec<String>,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
     #[command(flatten)]
     form: FormatFlag,
 }
@@ -27,7 +30,7 @@ struct Removed {
 
 impl Rmi {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
-        each(&self.form, &self.names, |name| {
+        each_there(&self.form, &self.names, self.ignore, |name| {
             let attempted = format!("remove the image {name:?}");
             let removed: Removed =
                 service.call(attempted, "io.dormouse.Image.Remove", json!({ "name": name }))?;

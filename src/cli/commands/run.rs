@@ -1,10 +1,10 @@
 //! `dormouse run`
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, Args};
 use serde_json::{Map, Value, json};
 
 use super::create::{Created, with_pod};
-use super::pull::pull;
+use super::pull::{When, pull};
 use super::{Condition, Nothing, tell_warnings};
 use crate::cli::done::tell;
 use crate::cli::errors::{CliError, FailureKind};
@@ -49,9 +49,10 @@ pub struct Run {
     /// Remove a container that has the name already, whether it runs or not
     #[arg(long)]
     replace: bool,
-    /// Whether to ask registries for the image first: never, missing (if it is not there), always [default: never]
+    /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
+    /// they can't be asked), always [default: never]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "rootfs")]
-    pull: Option<Pull>,
+    pull: Option<When>,
     /// Keys that leave it running; "" for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
@@ -62,14 +63,6 @@ pub struct Run {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Pull {
-    // No texts here: they would spread the flag over many lines of the help.
-    Never,
-    Missing,
-    Always,
 }
 
 impl Run {
@@ -92,13 +85,7 @@ impl Run {
     /// The specification; its image is there, and its name is free, if that was asked for.
     fn prepare(&self, service: &Service) -> Result<Map<String, Value>, CliError> {
         let spec = self.spec.to_spec()?;
-        match self.pull {
-            None | Some(Pull::Never) => {}
-            // What is here under a short name need not be what a registry has under it.
-            Some(Pull::Missing) if is_there(service, self.spec.image())? => {}
-            Some(Pull::Missing) => pull(service, self.spec.image(), "missing")?,
-            Some(Pull::Always) => pull(service, self.spec.image(), "always")?,
-        }
+        pull(service, self.spec.image(), self.pull)?;
         if self.replace {
             remove_predecessor(service, &spec)?;
         }
@@ -161,18 +148,6 @@ impl Run {
                 Err(error)
             }
         }
-    }
-}
-
-/// Whether the service has an image that is called so, whoever made it.
-fn is_there(service: &Service, image: &str) -> Result<bool, CliError> {
-    let attempted = format!("look for the image {image:?}");
-    let found: Result<Value, CliError> =
-        service.call(attempted, "io.dormouse.Image.Inspect", json!({"name": image}));
-    match found {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind == FailureKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

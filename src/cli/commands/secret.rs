@@ -5,14 +5,13 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Nothing, for_each};
-use crate::cli::done::{Done, each, tell};
+use super::noun::{Noun, filters};
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
 use crate::cli::human::{format_ago, format_size, now_usec};
-use crate::cli::output::{DocumentFlag, FormatFlag, print_list, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag};
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
 use crate::cli::table::{Table, printable};
@@ -95,33 +94,17 @@ struct Remove {
     form: FormatFlag,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    secrets: Vec<Value>,
-}
+const SECRETS: Noun = Noun { one: "secret", many: "secrets", interface: "io.dormouse.Secret" };
 
 impl Secret {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(inspect) => inspect.run(service),
-            Command::Rm(remove) => each(&remove.form, &remove.names, |name| {
-                let attempted = format!("remove the secret {name:?}");
-                let Nothing {} = call(service, &attempted, "Remove", json!({ "name": name }))?;
-                Ok(Done::to(name))
-            }),
+            Command::Inspect(given) => SECRETS.print_details(service, &given.form, &given.names),
+            Command::Rm(given) => SECRETS.act(service, &given.form, &given.names, false, "Remove", json!({})),
         }
     }
-}
-
-fn call<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    attempted: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<T, CliError> {
-    service.call(attempted, &format!("io.dormouse.Secret.{method}"), parameters)
 }
 
 impl Create {
@@ -172,27 +155,8 @@ impl Create {
 
 impl List {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        const ATTEMPTED: &str = "list secrets";
-        let (mut names, mut labels) = (Vec::new(), serde_json::Map::new());
-        for filter in &self.filters {
-            match filter.split_once('=') {
-                Some(("name" | "id", name)) => names.push(name),
-                Some(("label", label)) => {
-                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
-                    labels.insert(key.to_owned(), json!(value));
-                }
-                _ => {
-                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
-                        .with_hint("name=, id= and label= are known"));
-                }
-            }
-        }
-        let listed: Listed = call(service, ATTEMPTED, "List", json!({"names": names, "labels": labels}))?;
-        print_list(self.form.format, &listed.secrets, || {
-            let secrets: Vec<Details> =
-                listed.secrets.iter().map(|secret| typed(ATTEMPTED, secret)).collect::<Result<_, _>>()?;
-            Ok(self.text(&secrets))
-        })
+        let wanted = filters(&self.filters, "name=, id= and label=", |_, _| false)?;
+        SECRETS.print_list(service, &self.form, wanted, |secrets| Ok(self.text(secrets)))
     }
 
     fn text(&self, secrets: &[Details]) -> String {
@@ -210,19 +174,5 @@ impl List {
             ]);
         }
         table.render()
-    }
-}
-
-impl Inspect {
-    fn run(self, service: &Service) -> Result<(), CliError> {
-        let mut found = Vec::new();
-        let told = for_each(&self.names, |name| {
-            let mut reply: Value =
-                call(service, &format!("inspect the secret {name:?}"), "Inspect", json!({ "name": name }))?;
-            found.push(reply["secret"].take());
-            Ok(())
-        });
-        self.form.print(&found)?;
-        told
     }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::targets;
-use crate::cli::done::{Done, each};
+use crate::cli::done::{Done, each_there};
 use crate::cli::errors::CliError;
 use crate::cli::human::parse_duration;
 use crate::cli::output::FormatFlag;
@@ -30,6 +30,9 @@ pub struct Stop {
     /// Time until SIGKILL, in seconds or as in 1m30s [default: the container's own]
     #[arg(short, long, visible_alias = "timeout", value_name = "TIME", value_parser = parse_duration)]
     time: Option<i64>,
+    /// No error for one that is not there
+    #[arg(short, long)]
+    ignore: bool,
     #[command(flatten)]
     form: FormatFlag,
 }
@@ -43,7 +46,7 @@ impl Stop {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let states = ["starting", "running", "paused", "stopping"];
         let names = targets(service, self.names, self.all, Some(&states))?;
-        each(&self.form, &names, |name| {
+        each_there(&self.form, &names, self.ignore, |name| {
             let stopped: Stopped = service.call(
                 format!("stop {name:?}"),
                 "io.dormouse.Container.Stop",

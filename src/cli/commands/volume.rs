@@ -9,11 +9,12 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::noun::{Noun, add_label, filters, made};
 use super::save::{open_output, remove};
-use super::{Nothing, for_each, tell_warnings};
-use crate::cli::done::{Done, each, tell};
+use super::tell_warnings;
+use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
-use crate::cli::output::{DocumentFlag, FormatFlag, print_list, print_pruned, typed};
+use crate::cli::output::{DocumentFlag, FormatFlag, print_pruned};
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
 use crate::cli::spec::pairs;
@@ -158,10 +159,7 @@ struct Import {
     form: FormatFlag,
 }
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    volumes: Vec<Value>,
-}
+const VOLUMES: Noun = Noun { one: "volume", many: "volumes", interface: "io.dormouse.Volume" };
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -188,28 +186,13 @@ impl Volume {
         match self.command {
             Command::Create(create) => create.run(service),
             Command::Ls(list) => list.run(service),
-            Command::Inspect(inspect) => inspect.run(service),
+            Command::Inspect(given) => VOLUMES.print_details(service, &given.form, &given.names),
             Command::Rm(remove) => remove.run(service),
             Command::Prune(prune) => prune.run(service),
             Command::Export(export) => export.run(service),
             Command::Import(import) => import.run(service),
         }
     }
-}
-
-fn call<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    attempted: &str,
-    method: &str,
-    parameters: Value,
-) -> Result<T, CliError> {
-    service.call(attempted, &format!("io.dormouse.Volume.{method}"), parameters)
-}
-
-/// A volume as the service describes it; people read its name.
-fn made(volume: &Value) -> Done {
-    let text = |field: &str| volume[field].as_str().unwrap_or_default();
-    Done::made(text("name"), text("id")).saying(text("name"))
 }
 
 impl Create {
@@ -222,48 +205,34 @@ impl Create {
             Some(name) => format!("make the volume {name:?}"),
             None => "make a volume".to_owned(),
         };
-        if let Some(name) = self.name.as_ref().filter(|_| self.ignore) {
-            let there: Listed = call(service, &attempted, "List", json!({"names": [name]}))?;
-            let volume = there.volumes.iter().find(|volume| volume["name"] == json!(name));
-            if let Some(volume) = volume {
-                return tell(&self.form, made(volume).with("ignored", true));
-            }
+        if let Some(name) = self.name.as_ref().filter(|_| self.ignore)
+            && let Some(volume) = VOLUMES.named(service, name)?
+        {
+            return tell(&self.form, made(&volume).with("ignored", true));
         }
         let parameters = json!({
             "name": self.name, "options": pairs("--opt", &self.options, false)?,
             "labels": pairs("--label", &self.labels, true)?,
         });
-        let reply: Value = call(service, &attempted, "Create", parameters)?;
+        let reply: Value = VOLUMES.call(service, &attempted, "Create", parameters)?;
         tell(&self.form, made(&reply["volume"]))
     }
 }
 
 impl List {
     fn run(self, service: &Service) -> Result<(), CliError> {
-        const ATTEMPTED: &str = "list volumes";
-        let (mut names, mut labels, mut unused) = (Vec::new(), serde_json::Map::new(), None);
-        for filter in &self.filters {
-            match filter.split_once('=') {
-                Some(("name" | "id", name)) => names.push(name),
-                Some(("label", label)) => {
-                    let (key, value) = label.split_once('=').unwrap_or((label, ""));
-                    labels.insert(key.to_owned(), json!(value));
-                }
-                Some(("dangling", "true" | "1")) => unused = Some(true),
-                Some(("dangling", "false" | "0")) => unused = Some(false),
-                _ => {
-                    return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
-                        .with_hint("name=, id=, label= and dangling=true|false are known"));
-                }
-            }
-        }
-        let parameters = json!({"names": names, "labels": labels, "unused": unused});
-        let listed: Listed = call(service, ATTEMPTED, "List", parameters)?;
-        print_list(self.form.format, &listed.volumes, || {
-            let volumes: Vec<Details> =
-                listed.volumes.iter().map(|volume| typed(ATTEMPTED, volume)).collect::<Result<_, _>>()?;
-            Ok(self.text(&volumes))
-        })
+        let mut unused = None;
+        let mut wanted =
+            filters(&self.filters, "name=, id=, label= and dangling=true|false", |key, value| {
+                unused = match (key, value) {
+                    ("dangling", "true" | "1") => Some(true),
+                    ("dangling", "false" | "0") => Some(false),
+                    _ => return false,
+                };
+                true
+            })?;
+        wanted["unused"] = json!(unused);
+        VOLUMES.print_list(service, &self.form, wanted, |volumes| Ok(self.text(volumes)))
     }
 
     fn text(&self, volumes: &[Details]) -> String {
@@ -287,34 +256,17 @@ impl List {
     }
 }
 
-impl Inspect {
-    fn run(self, service: &Service) -> Result<(), CliError> {
-        let mut found = Vec::new();
-        let told = for_each(&self.names, |name| {
-            let mut reply: Value =
-                call(service, &format!("inspect the volume {name:?}"), "Inspect", json!({ "name": name }))?;
-            found.push(reply["volume"].take());
-            Ok(())
-        });
-        self.form.print(&found)?;
-        told
-    }
-}
-
 impl Remove {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let names = if self.all {
             let unused = (!self.force).then_some(true);
-            let listed: Listed = call(service, "list volumes", "List", json!({ "unused": unused }))?;
-            listed.volumes.iter().filter_map(|volume| volume["name"].as_str().map(str::to_owned)).collect()
+            let listed = VOLUMES.list(service, json!({ "unused": unused }))?;
+            listed.iter().filter_map(|volume| volume["name"].as_str().map(str::to_owned)).collect()
         } else {
             self.names
         };
-        each(&self.form, &names, |name| {
-            let parameters = json!({"name": name, "force": self.force.then_some(true)});
-            let Nothing {} = call(service, &format!("remove the volume {name:?}"), "Remove", parameters)?;
-            Ok(Done::to(name))
-        })
+        let parameters = json!({"force": self.force.then_some(true)});
+        VOLUMES.act(service, &self.form, &names, false, "Remove", parameters)
     }
 }
 
@@ -326,11 +278,10 @@ impl Prune {
                 return Err(CliError::usage(format!("--filter: {filter:?} is no filter"))
                     .with_hint("label= is known"));
             };
-            let (key, value) = label.split_once('=').unwrap_or((label, ""));
-            labels.insert(key.to_owned(), json!(value));
+            add_label(&mut labels, label);
         }
         let parameters = json!({"anonymous": self.anonymous.then_some(true), "labels": labels});
-        let pruned: Pruned = call(service, "remove unused volumes", "Prune", parameters)?;
+        let pruned: Pruned = VOLUMES.call(service, "remove unused volumes", "Prune", parameters)?;
         print_pruned(&self.form, &pruned.removed, pruned.freed_bytes)
     }
 }
@@ -403,6 +354,7 @@ impl Import {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::typed;
 
     #[test]
     fn a_volume_has_a_row() {

@@ -40,9 +40,7 @@ use crate::image::manifest::{DOCKER_CONFIG, DOCKER_MANIFEST};
 use crate::image::{Digest, LayerStore, Reference};
 use crate::systemd::mode;
 
-pub use self::request::{
-    BuildEvent, BuildFile, BuildNetwork, BuildRequest, BuildStep, Built, PullWhen, StepState,
-};
+pub use self::request::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, BuildStep, Built, StepState};
 pub(super) use self::workplace::is_step;
 
 /// How soon a build ends that was given up.

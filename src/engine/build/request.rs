@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use crate::engine::LayerProgress;
 use crate::engine::spec::{ContainerSpec, Mount};
+use crate::engine::{LayerProgress, PullWhen};
 
 /// A build as asked for.
 #[derive(Debug, Default)]
@@ -65,18 +65,6 @@ impl Default for BuildFile {
     fn default() -> Self {
         Self::InContext(None)
     }
-}
-
-/// When to ask registries for the images of FROM.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PullWhen {
-    /// If the image is not here.
-    #[default]
-    Missing,
-    /// In any case.
-    Always,
-    /// Not at all.
-    Never,
 }
 
 /// Where RUN is.

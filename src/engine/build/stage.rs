@@ -10,12 +10,10 @@ use super::plan::Base;
 use super::trouble::{StepError, refused};
 use super::{Build, BuildEvent, BuildStep, StepState, notes};
 use crate::engine::definition::DEFAULT_PATH;
-use crate::engine::{EngineError, PullRequest, now_usec};
+use crate::engine::{EngineError, PullRequest, PullWhen, now_usec};
 use crate::image::Digest;
 use crate::image::build::{Flag, Instruction, Keyword, words};
 use crate::store::BuildStepRow;
-
-use super::request::PullWhen;
 
 /// A part of every key: another one makes the steps of older versions unknown.
 const KEY_VERSION: &str = "dormouse-step-1";
@@ -302,13 +300,13 @@ impl Build<'_> {
     /// An image of this machine, or of a registry.
     pub(super) fn image(&self, name: &str) -> Result<Draft, StepError> {
         let when = self.request.pull;
-        if when != PullWhen::Always {
+        if matches!(when, PullWhen::Missing | PullWhen::Never) {
             match self.engine.find_image(name) {
                 Err(EngineError::ImageNotFound { .. }) if when == PullWhen::Missing => {}
                 found => return self.draft_of(found?),
             }
         }
-        let request = PullRequest { name: name.to_owned(), ..PullRequest::default() };
+        let request = PullRequest { name: name.to_owned(), when, ..PullRequest::default() };
         let pulled =
             self.engine.pull(&request, &self.stop, &|layer| (self.tell)(BuildEvent::Layer(layer)))?;
         self.draft_of(self.engine.find_image(&pulled.id)?)

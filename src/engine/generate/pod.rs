@@ -21,7 +21,7 @@ impl UnitRequest {
         unit.add("Service", "RemainAfterExit", "yes");
         if self.new {
             // One that a crash has left goes first; its containers are units of their own, and come anew.
-            let remove = format!("-{}", command(&verb(&["rm", "--force", name])));
+            let remove = format!("-{}", command(&verb(&["rm", "--force", "--ignore", name])));
             let mut create = verb(&["create", "--name", name]);
             create.extend(flags::pod_flags(&pod.definition.spec)?);
             unit.add("Service", "ExecStartPre", &remove);
@@ -30,7 +30,7 @@ impl UnitRequest {
         } else {
             unit.add("Service", "ExecStart", command(&verb(&["exists", name])));
             // Its containers that have units have ended by then; here go the others.
-            unit.add("Service", "ExecStop", command(&verb(&["stop", name])));
+            unit.add("Service", "ExecStop", command(&verb(&["stop", "--ignore", name])));
         }
         unit.add("Install", "WantedBy", "default.target");
         Ok(finished(self.name_of_pod(name), &unit))

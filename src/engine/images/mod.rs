@@ -17,11 +17,12 @@ pub use load::Loaded;
 pub(super) use load::NewImage;
 pub(super) use prune::blocks_below;
 pub use prune::{DiskUse, Pruned};
-pub use pull::{PullRequest, Pulled};
+pub use pull::{PullRequest, PullWhen, Pulled};
 pub use push::Pushed;
 pub(super) use save::{PatientWriter, sink};
 pub use save::{SaveFormat, SaveTo};
 
+use crate::image::registry::Registries;
 use crate::image::{HistoryStep, ImageConfig, ImageError, Reference};
 use crate::store::{ImageRow, StoreError};
 
@@ -63,40 +64,41 @@ impl Engine {
         self.store()?.images()?.into_iter().map(read_config).collect()
     }
 
-    /// Finds an image by name, id, or a prefix of the id that is its alone.
+    /// Finds an image by name, id, or a prefix of the id that is its alone. A short name is first one of this machine, then
+    /// what it would be pulled as.
     ///
     /// # Errors
     /// [`EngineError::ImageNotFound`], [`EngineError::ImageAmbiguous`].
     pub fn find_image(&self, name: &str) -> Result<Image, EngineError> {
+        self.image_among(name, || pulled_as(name))
+    }
+
+    /// As [`Self::find_image`]; a name that is none of this machine is one of `others`.
+    fn image_among(&self, name: &str, others: impl FnOnce() -> Vec<Reference>) -> Result<Image, EngineError> {
         let store = self.store()?;
         if let Some(row) = store.image(name)? {
             return read_config(row);
         }
+        let named = |reference: &Reference| match (store.image(&reference.to_string())?, reference.digest()) {
+            (None, Some(digest)) => store.image_by_digest(&reference.name(), digest.as_str()),
+            (found, _) => Ok(found),
+        };
         if let Ok(reference) = reference(name)
-            && let Some(row) = store.image(&reference.to_string())?
+            && let Some(row) = named(&reference)?
         {
             return read_config(row);
         }
-        // A short name is first one of this machine, then what it would be pulled as.
-        if Reference::is_short(name)
-            && let Ok(reference) = Reference::of_docker(name)
-            && let Some(row) = store.image(&reference.to_string())?
-        {
-            return read_config(row);
-        }
-        for reference in [reference(name).ok(), Reference::of_docker(name).ok()].into_iter().flatten() {
-            if let Some(digest) = reference.digest()
-                && let Some(row) = store.image_by_digest(&reference.name(), digest.as_str())?
-            {
-                return read_config(row);
+        if Reference::is_short(name) {
+            for reference in others() {
+                if let Some(row) = named(&reference)? {
+                    return read_config(row);
+                }
             }
         }
-        let mut rows = store.images_by_prefix(name.strip_prefix("sha256:").unwrap_or(name))?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read_config(row),
-            (Some(_), false) => Err(EngineError::ImageAmbiguous { image: name.to_owned() }),
-            (None, _) => Err(EngineError::ImageNotFound { image: name.to_owned() }),
-        }
+        read_config(store.image_by_prefix(name.strip_prefix("sha256:").unwrap_or(name))?.one(
+            || EngineError::ImageAmbiguous { image: name.to_owned() },
+            || EngineError::ImageNotFound { image: name.to_owned() },
+        )?)
     }
 
     /// Gives an image one more name, which another image may lose by it. Returns the name in full.
@@ -198,11 +200,20 @@ impl Engine {
 
 /// Which of an image's names is meant; `None` if it was found by its id or a digest.
 fn name_of(image: &Image, name: &str) -> Option<String> {
-    [reference(name).ok(), Reference::of_docker(name).ok()]
-        .into_iter()
-        .flatten()
-        .map(|reference| reference.to_string())
-        .find(|full| image.row.names.contains(full))
+    let others = if Reference::is_short(name) { pulled_as(name) } else { Vec::new() };
+    let meant = reference(name).into_iter().chain(others).map(|reference| reference.to_string());
+    meant.into_iter().find(|full| image.row.names.contains(full))
+}
+
+/// What a short name may have been pulled as: what registries.conf(5) says, and Docker's before there was such a file.
+fn pulled_as(name: &str) -> Vec<Reference> {
+    let configured = Registries::load().map(|registries| registries.resolve(name).unwrap_or_default());
+    let mut references = configured.unwrap_or_else(|error| {
+        tracing::warn!(name, error = text_of(&error), "cannot tell what a short name stands for, ignoring");
+        Vec::new()
+    });
+    references.extend(Reference::of_docker(name).ok().filter(|docker| !references.contains(docker)));
+    references
 }
 
 fn reference(name: &str) -> Result<Reference, EngineError> {
@@ -221,9 +232,9 @@ fn read_config(row: ImageRow) -> Result<Image, EngineError> {
 }
 
 /// With all its causes, in one line.
-fn text_of(error: &ImageError) -> String {
+fn text_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::layers::WantedLayer;
 use super::load::NewImage;
-use super::{Engine, EngineError, LayerProgress, Loaded, from_image_error};
+use super::{Engine, EngineError, LayerProgress, Loaded, from_image_error, name_of};
 use crate::image::manifest::{
     Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestOrIndex, OCI_MANIFEST, Platform,
 };
@@ -25,8 +25,22 @@ pub struct PullRequest {
     pub platform: Option<Platform>,
     /// Default: those of the user's files.
     pub credentials: Option<Credentials>,
-    /// An image that is here already, under this name, is enough.
-    pub if_missing: bool,
+    /// Whether an image that is here already is enough.
+    pub when: PullWhen,
+}
+
+/// When registries are asked for an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullWhen {
+    /// If the image is not here.
+    #[default]
+    Missing,
+    /// In any case.
+    Always,
+    /// In any case; an image that is here is enough where none can be had.
+    Newer,
+    /// Not at all.
+    Never,
 }
 
 /// An image that was pulled.
@@ -34,7 +48,7 @@ pub struct PullRequest {
 pub struct Pulled {
     /// `sha256:` and 64 hexadecimal digits.
     pub id: String,
-    /// In full.
+    /// In full; the id of one that is here, and was asked for by it.
     pub name: String,
     /// Of its manifest or index, as the registry has it under this name; `None` if nothing was asked of a registry.
     pub digest: Option<String>,
@@ -51,13 +65,13 @@ struct Remote {
 }
 
 impl Engine {
-    /// Gets an image from a registry: only the layers that are not here, several at a time, each verified and unpacked
+    /// Gets an image, if it has to be, from a registry: only the layers that are not here, several at a time, each verified and unpacked
     /// while it comes. Blocks the thread. If it fails, or `cancelled` is set, no image is recorded; layers that are whole
     /// are kept for a day.
     ///
     /// # Errors
-    /// [`EngineError::NotInRegistry`], [`EngineError::Unauthorized`], [`EngineError::RegistryUnavailable`],
-    /// [`EngineError::InvalidImage`], [`EngineError::InvalidSpec`], [`EngineError::Unsupported`],
+    /// [`EngineError::ImageNotFound`], [`EngineError::ImageAmbiguous`], [`EngineError::NotInRegistry`],
+    /// [`EngineError::Unauthorized`], [`EngineError::RegistryUnavailable`], [`EngineError::InvalidImage`], [`EngineError::InvalidSpec`], [`EngineError::Unsupported`],
     /// [`EngineError::StorageFull`], [`EngineError::Cancelled`].
     pub fn pull(
         &self,
@@ -67,16 +81,62 @@ impl Engine {
     ) -> Result<Pulled, EngineError> {
         let registries = Registries::load().map_err(|error| from_registry_error(&request.name, error))?;
         let candidates = registries.resolve(&request.name).map_err(invalid_name)?;
-        if request.if_missing {
-            for name in candidates.iter().map(ToString::to_string) {
-                if let Some(row) = self.store()?.image(&name)? {
-                    return Ok(Pulled { id: row.id, name, digest: None });
+        let here = match request.when {
+            PullWhen::Always => None,
+            _ => self.image_here(request, &candidates)?,
+        };
+        match (request.when, here) {
+            (PullWhen::Missing | PullWhen::Never, Some(here)) => Ok(here),
+            (PullWhen::Never, None) => Err(EngineError::ImageNotFound { image: request.name.clone() }),
+            // Of what was made on this machine no registry has another.
+            (PullWhen::Newer, Some(here)) if here.name.starts_with("localhost/") => Ok(here),
+            (_, here) => {
+                let pulled = self.pull_first(&candidates, request, &registries, cancelled, progress);
+                match (pulled, here) {
+                    (Err(error), Some(here)) if !matches!(error, EngineError::Cancelled) => {
+                        tracing::warn!(
+                            image = here.name,
+                            error = error.full_text(),
+                            "no registry has a newer one, using the one that is here"
+                        );
+                        Ok(here)
+                    }
+                    (pulled, _) => pulled,
                 }
             }
         }
+    }
+
+    /// The image that is here under a name, and for the platform that is wanted.
+    fn image_here(
+        &self,
+        request: &PullRequest,
+        candidates: &[Reference],
+    ) -> Result<Option<Pulled>, EngineError> {
+        let image = match self.image_among(&request.name, || candidates.to_vec()) {
+            Ok(image) => image,
+            Err(EngineError::ImageNotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let fits = request.platform.as_ref().is_none_or(|wanted| {
+            (&wanted.os, &wanted.architecture) == (&image.config.os, &image.config.architecture)
+        });
+        let name = name_of(&image, &request.name).unwrap_or_else(|| image.row.id.clone());
+        Ok(fits.then_some(Pulled { id: image.row.id, name, digest: None }))
+    }
+
+    /// Tries one name after the other.
+    fn pull_first(
+        &self,
+        candidates: &[Reference],
+        request: &PullRequest,
+        registries: &Registries,
+        cancelled: &Arc<AtomicBool>,
+        progress: &(dyn Fn(LayerProgress) + Sync),
+    ) -> Result<Pulled, EngineError> {
         let mut failure = None;
-        for reference in &candidates {
-            match self.pull_reference(reference, request, &registries, cancelled, progress) {
+        for reference in candidates {
+            match self.pull_reference(reference, request, registries, cancelled, progress) {
                 Ok(pulled) => return Ok(pulled),
                 // A short name is looked for in the next registry.
                 Err(

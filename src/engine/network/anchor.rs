@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::network::namespace;
 use crate::network::netavark::HostLock;
-use crate::store::try_lock_object;
+use crate::store::{Found, try_lock_object};
 
 use super::super::spec::NetworkAttachment;
 use super::super::{Engine, EngineError, blocking, names};
@@ -82,7 +82,7 @@ impl Engine {
     fn drop_anchor(&self, id: &str) -> Result<(), EngineError> {
         let path = self.namespace_of(id);
         let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
-        if path.exists() || self.store()?.find_networks(id)?.is_empty() {
+        if path.exists() || self.store()?.find_network(id)? == Found::None {
             return Ok(());
         }
         let run_dir = self.paths().run_container(id);
@@ -133,7 +133,7 @@ impl Engine {
     pub(super) fn weigh_anchors(&self, wanted: &[NetworkAttachment]) -> Result<bool, EngineError> {
         let mut any = false;
         for attachment in wanted {
-            for row in self.store()?.find_networks(&attachment.network)? {
+            if let Found::One(row) = self.store()?.find_network(&attachment.network)? {
                 any |= self.weigh_anchor_of(&row.id)?;
             }
         }
@@ -141,8 +141,9 @@ impl Engine {
     }
 
     fn weigh_anchor_of(&self, id: &str) -> Result<bool, EngineError> {
-        if !self.namespace_of(id).exists() || !self.store()?.find_networks(id)?.iter().any(|row| row.id == id)
-        {
+        let is_network =
+            || Ok::<_, EngineError>(self.store()?.find_network(id)?.ok().is_some_and(|row| row.id == id));
+        if !self.namespace_of(id).exists() || !is_network()? {
             return Ok(false);
         }
         let _lock = crate::store::lock_object(&self.paths().locks(), id)?;

@@ -35,7 +35,7 @@ use std::net::IpAddr;
 use crate::network::{
     Driver, IpNet, NetworkDefinition, Subnet, choose_free, is_interface_name, overlap, routes, unique_local,
 };
-use crate::store::{NetworkRow, StoreError};
+use crate::store::{Found, NetworkRow, StoreError};
 
 use super::{Container, Engine, EngineError, EventKind, blocking, names, now_usec};
 
@@ -99,6 +99,13 @@ pub struct Member {
     pub attached: Option<Attached>,
 }
 
+fn only(found: Found<NetworkRow>, name: &str) -> Result<NetworkRow, EngineError> {
+    found.one(
+        || EngineError::NetworkAmbiguous { network: name.to_owned() },
+        || EngineError::NetworkNotFound { network: name.to_owned() },
+    )
+}
+
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> EngineError {
     EngineError::InvalidSpec { field: field.into(), reason: reason.into() }
 }
@@ -158,18 +165,15 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NetworkNotFound`], [`EngineError::NetworkAmbiguous`].
     pub fn find_network(&self, name: &str) -> Result<Network, EngineError> {
-        let mut rows = self.store()?.find_networks(name)?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read(row),
-            (Some(_), false) => Err(EngineError::NetworkAmbiguous { network: name.to_owned() }),
-            (None, _) if name == DEFAULT_NETWORK => {
+        match self.store()?.find_network(name)? {
+            Found::None if name == DEFAULT_NETWORK => {
                 match self.create_network(NewNetwork { name: name.to_owned(), ..NewNetwork::default() }) {
                     // Two needed it at once.
                     Err(EngineError::NetworkExists { .. }) => self.find_network(name),
                     made => made,
                 }
             }
-            (None, _) => Err(EngineError::NetworkNotFound { network: name.to_owned() }),
+            found => read(only(found, name)?),
         }
     }
 
@@ -210,12 +214,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NetworkNotFound`], [`EngineError::NetworkInUse`].
     pub async fn remove_network(&self, name: &str, force: bool) -> Result<(), EngineError> {
-        let mut rows = self.store()?.find_networks(name)?;
-        let row = match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => row,
-            (Some(_), false) => return Err(EngineError::NetworkAmbiguous { network: name.to_owned() }),
-            (None, _) => return Err(EngineError::NetworkNotFound { network: name.to_owned() }),
-        };
+        let row = only(self.store()?.find_network(name)?, name)?;
         let members = self.members()?.remove(&row.id).unwrap_or_default();
         if force {
             for member in &members {

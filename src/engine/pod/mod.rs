@@ -128,7 +128,7 @@ impl Engine {
         let id = names::new_id()?;
         let name = spec.name.clone().unwrap_or_else(|| names::invent(&id));
         names::check("spec.name", &name)?;
-        if self.store()?.find_pods(&name)?.iter().any(|row| row.name == name) {
+        if self.store()?.find_pod(&name)?.ok().is_some_and(|row| row.name == name) {
             return Err(EngineError::PodExists { pod: name });
         }
         let _lock = self.lock(&id).await?;
@@ -168,13 +168,12 @@ impl Engine {
     /// Finds a pod by name, id, or a prefix of the id that is its alone.
     ///
     /// # Errors
-    /// [`EngineError::PodNotFound`].
+    /// [`EngineError::PodNotFound`], [`EngineError::PodAmbiguous`].
     pub fn find_pod(&self, name: &str) -> Result<Pod, EngineError> {
-        let mut rows = self.store()?.find_pods(name)?;
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read(row),
-            _ => Err(EngineError::PodNotFound { pod: name.to_owned() }),
-        }
+        read(self.store()?.find_pod(name)?.one(
+            || EngineError::PodAmbiguous { pod: name.to_owned() },
+            || EngineError::PodNotFound { pod: name.to_owned() },
+        )?)
     }
 
     /// All pods, oldest first. One that is removed while the list is made is left out.

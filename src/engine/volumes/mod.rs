@@ -36,8 +36,6 @@ pub(super) use ready::{ReadyVolumes, Source};
 
 const DATA: &str = "data";
 const NEW: &str = "new";
-/// With fewer digits an id is no name of a volume: `db` must not be the first volume whose id happens to begin with it.
-const PREFIX_MIN: usize = 12;
 
 /// What a volume is, as recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,19 +191,16 @@ impl Engine {
     /// # Errors
     /// [`EngineError::VolumeNotFound`], [`EngineError::VolumeAmbiguous`].
     pub fn find_volume(&self, name: &str) -> Result<Volume, EngineError> {
-        let mut rows = self.store()?.find_volumes(name)?;
-        rows.retain(|row| row.name == name || name.len() >= PREFIX_MIN);
-        match (rows.pop(), rows.is_empty()) {
-            (Some(row), true) => read(row),
-            (Some(_), false) => Err(EngineError::VolumeAmbiguous { volume: name.to_owned() }),
-            (None, _) => Err(EngineError::VolumeNotFound { volume: name.to_owned() }),
-        }
+        read(self.store()?.find_volume(name)?.one(
+            || EngineError::VolumeAmbiguous { volume: name.to_owned() },
+            || EngineError::VolumeNotFound { volume: name.to_owned() },
+        )?)
     }
 
     /// The volume of this very name or whole id.
     pub(super) fn volume_named(&self, name: &str) -> Result<Option<VolumeRow>, EngineError> {
-        let rows = self.store()?.find_volumes(name)?;
-        Ok(rows.into_iter().find(|row| row.name == name || row.id == name))
+        let found = self.store()?.find_volume(name)?.ok();
+        Ok(found.filter(|row| row.name == name || row.id == name))
     }
 
     /// The containers that use a volume.

@@ -65,7 +65,7 @@ impl Conversion<'_, '_, '_> {
             "Network" => self.networks()?,
             "Pull" => {
                 if let Some(policy) = self.text(key) {
-                    self.flags.push(format!("--pull={}", if policy == "newer" { "always" } else { &policy }));
+                    self.flags.push(format!("--pull={policy}"));
                 }
             }
             "TLSVerify" => {

@@ -177,8 +177,7 @@ impl Conversion<'_, '_, '_> {
             "Pod" => self.in_pod()?,
             "Pull" => {
                 if let Some(policy) = self.text(key) {
-                    // What a registry has not changed is not fetched again.
-                    self.flag("--pull", if policy == "newer" { "always".to_owned() } else { policy });
+                    self.flag("--pull", policy);
                 }
             }
             "ReadOnly" => self.read_only()?,

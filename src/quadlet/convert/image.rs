@@ -21,9 +21,10 @@ impl Conversion<'_, '_, '_> {
             "Arch" | "OS" | "Variant" => self.platform(key),
             "Policy" => {
                 if let Some(policy) = self.text(key) {
-                    let policy = if policy == "newer" { "always".to_owned() } else { policy };
                     if !crate::cli::takes(&["pull"], "--policy", &policy) {
-                        return Err(self.problem(key, "is not supported: always, newer and missing are"));
+                        return Err(
+                            self.problem(key, "is not supported: always, missing, newer and never are")
+                        );
                     }
                     self.flag("--policy", policy);
                 }

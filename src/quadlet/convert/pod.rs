@@ -13,7 +13,7 @@ impl Conversion<'_, '_, '_> {
         }
         self.all_flags(Self::pod_key)?;
         // One that a crash has left goes first; its containers are units of their own, and come anew.
-        let mut remove = self.command(&["pod", "rm", "--force"])?;
+        let mut remove = self.command(&["pod", "rm", "--force", "--ignore"])?;
         remove.push(name.clone());
         self.add_command("ExecStartPre", "-", &remove);
         let mut create = self.command(&["pod", "create", "--name", &name])?;

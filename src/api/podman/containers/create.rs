@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use crate::api::convert::spec_from_wire;
 use crate::api::{CancelOnDrop, looked_up, ordered};
-use crate::engine::{EngineError, PullRequest};
+use crate::engine::{EngineError, PullRequest, PullWhen};
 use crate::image::manifest::Platform;
 use crate::varlink::{Call, CallError};
 
 use super::super::errors::{failed_anyhow, occurred};
 use super::super::{PodmanInterface, wire};
+
+/// Where Podman puts file systems in memory under a read-only root.
+const WRITABLE: [&str; 3] = ["/run", "/tmp", "/var/tmp"];
 
 impl PodmanInterface {
     pub(super) async fn create_container(&self, call: &mut Call) -> Result<(), CallError> {
@@ -34,20 +37,13 @@ impl PodmanInterface {
     /// Pulls the image, if that is wanted.
     async fn have_image(&self, image: &str, create: &wire::Create) -> Result<(), EngineError> {
         let policy = create.pull.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let (engine, name) = (self.engine.clone(), image.to_owned());
-        let is_here = looked_up(move || match engine.find_image(&name) {
-            Ok(_) => Ok(true),
-            Err(EngineError::ImageNotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        });
-        let wanted = match policy.as_str() {
-            "always" => true,
-            "never" | "false" => false,
-            _ => !is_here.await?,
+        let when = match policy.as_str() {
+            "always" => PullWhen::Always,
+            "newer" => PullWhen::Newer,
+            // The container says what is not there.
+            "never" | "false" => return Ok(()),
+            _ => PullWhen::Missing,
         };
-        if !wanted {
-            return Ok(());
-        }
         let platform = match (given(&create.overrideOS), given(&create.overrideArch)) {
             (None, None) => None,
             (os, architecture) => {
@@ -59,7 +55,7 @@ impl PodmanInterface {
                 })
             }
         };
-        let request = PullRequest { name: image.to_owned(), platform, credentials: None, if_missing: false };
+        let request = PullRequest { name: image.to_owned(), platform, credentials: None, when };
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         looked_up(move || engine.pull(&request, &flag, &|_| {})).await.map(drop)
@@ -141,6 +137,11 @@ fn flags(create: &wire::Create) -> Result<Vec<String>, String> {
     list("ulimit", &create.ulimit);
     list("volume", &create.volume);
     list("volumes-from", &create.volumesFrom);
+    if create.readonly == Some(true) && create.readonlytmpfs == Some(true) {
+        let places = targets(create);
+        let free = WRITABLE.iter().filter(|place| !places.contains(place));
+        flags.extend(free.map(|place| format!("--tmpfs={place}")));
+    }
     // A name alone would be a variable of the service; python's library sends such.
     let env = create.env.iter().flatten().filter(|pair| pair.contains('='));
     flags.extend(env.map(|pair| format!("--env={pair}")));
@@ -178,6 +179,25 @@ fn flags(create: &wire::Create) -> Result<Vec<String>, String> {
     Ok(flags)
 }
 
+fn words(option: &Option<Vec<String>>) -> impl Iterator<Item = &str> {
+    option.iter().flatten().map(String::as_str)
+}
+
+/// Where something is to be mounted.
+fn targets(create: &wire::Create) -> Vec<&str> {
+    let tmpfs = words(&create.tmpfs).filter_map(|option| option.split(':').next());
+    let volumes = words(&create.volume).filter_map(|option| {
+        let mut words = option.split(':');
+        let first = words.next();
+        words.next().or(first)
+    });
+    let mounts = words(&create.mount).flat_map(|option| option.split(',')).filter_map(|part| {
+        let (key, value) = part.split_once('=')?;
+        matches!(key, "target" | "destination" | "dst").then_some(value)
+    });
+    tmpfs.chain(volumes).chain(mounts).collect()
+}
+
 /// What can't be had here is refused, not passed over: it was asked for.
 fn refuse(create: &wire::Create) -> Result<(), String> {
     let files = "files of the service's host are not read for a client; give what is in it";
@@ -200,6 +220,11 @@ fn refuse(create: &wire::Create) -> Result<(), String> {
         ("cpuRtPeriod", number(create.cpuRtPeriod), "the kernel has no real time groups with cgroup v2"),
         ("cpuRtRuntime", number(create.cpuRtRuntime), "the kernel has no real time groups with cgroup v2"),
         ("envFile", list(&create.envFile), files),
+        (
+            "imageVolume",
+            given(&create.imageVolume).is_some_and(|kind| kind != "bind"),
+            "what an image declares as volumes are volumes",
+        ),
         ("initPath", text(&create.initPath), "the init is a part of this program"),
         ("kernelMemory", text(&create.kernelMemory), "the kernel has no such limit any more"),
         ("labelFile", list(&create.labelFile), files),
@@ -208,6 +233,7 @@ fn refuse(create: &wire::Create) -> Result<(), String> {
             create.memorySwappiness.is_some_and(|number| number > 0),
             "cgroup v2 has no such setting",
         ),
+        ("noHosts", create.noHosts == Some(true), "every container has an /etc/hosts of its own"),
         ("oomKillDisable", create.oomKillDisable == Some(true), "cgroup v2 has no such setting"),
         ("storageOpt", list(&create.storageOpt), "the storage has no such options"),
     ];

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use crate::api::convert::spec_from_wire;
 use crate::api::{CancelOnDrop, finished};
-use crate::engine::Archive;
-use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, PullWhen, StepState};
+use crate::engine::build::{BuildEvent, BuildFile, BuildNetwork, BuildRequest, StepState};
 use crate::engine::spec::{Mount, MountKind};
+use crate::engine::{Archive, PullWhen};
 
 use super::super::errors::{failed, occurred};
 use super::super::{Call, CallError, PodmanInterface, bare, wire};
@@ -144,6 +144,7 @@ fn request(build: wire::BuildInfo) -> Result<BuildRequest, String> {
         no_cache: build.nocache,
         pull: match build.pullPolicy.to_ascii_lowercase().as_str() {
             "pullalways" => PullWhen::Always,
+            "pullifnewer" => PullWhen::Newer,
             "pullnever" => PullWhen::Never,
             _ => PullWhen::Missing,
         },

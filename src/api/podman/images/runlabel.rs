@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::api::convert::spec_from_wire;
 use crate::api::{CancelOnDrop, looked_up, ordered};
-use crate::engine::{EngineError, PullRequest, Streams};
+use crate::engine::{EngineError, PullRequest, PullWhen, Streams};
 use crate::image::build::words;
 
 use super::super::errors::{failed, failed_anyhow, occurred};
@@ -58,8 +58,12 @@ impl PodmanInterface {
     }
 
     async fn pull_for_label(&self, image: &str) -> Result<(), EngineError> {
-        let request =
-            PullRequest { name: image.to_owned(), platform: None, credentials: None, if_missing: true };
+        let request = PullRequest {
+            name: image.to_owned(),
+            platform: None,
+            credentials: None,
+            when: PullWhen::Missing,
+        };
         let cancelled = CancelOnDrop(Arc::default());
         let (engine, flag) = (self.engine.clone(), Arc::clone(&cancelled.0));
         looked_up(move || engine.pull(&request, &flag, &|_| {})).await.map(drop)

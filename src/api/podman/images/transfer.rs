@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::api::{CancelOnDrop, finished, looked_up};
 use crate::engine::{
-    Archive, EngineError, LayerProgress, LayerState, Loaded, PullRequest, SaveFormat, SaveTo,
+    Archive, EngineError, LayerProgress, LayerState, Loaded, PullRequest, PullWhen, SaveFormat, SaveTo,
 };
 use crate::image::registry::Credentials;
 
@@ -95,8 +95,12 @@ impl PodmanInterface {
             return Err(occurred("cannot pull an image: its name is empty"));
         }
         let first = format!("Trying to pull {name}...\n");
-        let request =
-            PullRequest { name, platform: None, credentials: credentials(given.creds), if_missing: false };
+        let request = PullRequest {
+            name,
+            platform: None,
+            credentials: credentials(given.creds),
+            when: PullWhen::Always,
+        };
         let engine = self.engine.clone();
         let (pulled, logs) = with_lines(
             call,

@@ -5,19 +5,21 @@
 //!
 //! Sources: POSIX pax(1) "EXTENDED DESCRIPTION", GNU tar manual "Tar Internals", star(5) for SCHILY keys.
 
+mod field;
+mod pax;
+mod sparse;
+
 use tar::Header;
 
+use self::field::{checksum_holds, number, until_nul};
+use self::pax::Pax;
 use super::{ImageError, layer::Limits, record::Place};
 
 const BLOCK_BYTES: usize = 512;
 /// Room for a long name, or the extended attributes and the sparse map, of one entry.
 const EXTENDED_BYTES_MAX: u64 = 4 << 20;
-/// Bound for the number of pieces of a sparse file.
-const SPARSE_PIECES_MAX: usize = 1 << 20;
 /// Bound for what may follow the end of the archive.
 const TRAILING_BYTES_MAX: u64 = 1 << 30;
-const XATTRS_MAX: usize = 256;
-const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// Where the bytes come from.
 pub(super) trait Chunks {
@@ -368,103 +370,6 @@ impl<C: Chunks> TarStream<C> {
         Ok((part(major, "major number")?, part(minor, "minor number")?))
     }
 
-    /// The map of GNU tar's old format: four pieces in the header, more in blocks behind it.
-    fn old_gnu_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, ImageError> {
-        let Some(gnu) = header.as_gnu() else {
-            return Err(self.damaged("a sparse file has no GNU header"));
-        };
-        let mut map = Vec::new();
-        for piece in &gnu.sparse {
-            self.old_gnu_piece(&piece.offset, &piece.numbytes, &mut map)?;
-        }
-        let mut extended = gnu.isextended[0] != 0;
-        while extended {
-            let mut block = [0; BLOCK_BYTES];
-            if self.read_full(&mut block)? < BLOCK_BYTES {
-                return Err(self.truncated("a sparse map"));
-            }
-            for piece in block[..504].chunks_exact(24) {
-                self.old_gnu_piece(&piece[..12], &piece[12..], &mut map)?;
-            }
-            extended = block[504] != 0;
-        }
-        Ok(map)
-    }
-
-    fn old_gnu_piece(
-        &self,
-        offset: &[u8],
-        length: &[u8],
-        map: &mut Vec<(u64, u64)>,
-    ) -> Result<(), ImageError> {
-        if offset[0] == 0 || length[0] == 0 {
-            return Ok(());
-        }
-        if map.len() >= SPARSE_PIECES_MAX {
-            return Err(ImageError::TooLarge { what: "sparse pieces", limit: SPARSE_PIECES_MAX as u64 });
-        }
-        map.push((self.number(offset, "sparse offset")?, self.number(length, "sparse length")?));
-        Ok(())
-    }
-
-    /// The map of PAX sparse format 1.0: decimal lines at the beginning of the data, padded to a block.
-    fn map_in_data(&mut self) -> Result<Vec<(u64, u64)>, ImageError> {
-        let begin = self.offset;
-        let count = self.decimal_line()?;
-        if count > SPARSE_PIECES_MAX as u64 {
-            return Err(ImageError::TooLarge { what: "sparse pieces", limit: SPARSE_PIECES_MAX as u64 });
-        }
-        let mut map = Vec::new();
-        for _ in 0..count {
-            map.push((self.decimal_line()?, self.decimal_line()?));
-        }
-        let mut padding = (self.offset - begin).next_multiple_of(BLOCK_BYTES as u64) - (self.offset - begin);
-        while padding > 0 {
-            let Some(data) = self.data()? else {
-                return Err(self.damaged("a sparse map is not padded"));
-            };
-            let count = usize::try_from(padding).map_or(data.len(), |padding| data.len().min(padding));
-            self.consumed(count);
-            padding -= count as u64;
-        }
-        Ok(map)
-    }
-
-    fn decimal_line(&mut self) -> Result<u64, ImageError> {
-        let mut value = 0_u64;
-        loop {
-            let Some(&byte) = self.data()?.and_then(|data| data.first()) else {
-                return Err(self.damaged("a sparse map ends early"));
-            };
-            self.consumed(1);
-            match byte {
-                b'\n' => return Ok(value),
-                b'0'..=b'9' => {
-                    let next =
-                        value.checked_mul(10).and_then(|value| value.checked_add(u64::from(byte - b'0')));
-                    value = next.ok_or_else(|| self.damaged("a number of a sparse map is too large"))?;
-                }
-                _ => return Err(self.damaged("a sparse map has something else than numbers")),
-            }
-        }
-    }
-
-    /// The pieces must be ascending, inside the file, and take exactly the data that is there.
-    fn check_sparse(&self, sparse: &Sparse) -> Result<(), ImageError> {
-        let mut at = 0;
-        let mut total = 0_u64;
-        for &(offset, length) in &sparse.map {
-            let end = offset.checked_add(length).filter(|&end| offset >= at && end <= sparse.real_size);
-            at = end.ok_or_else(|| self.damaged("a sparse map is not in order"))?;
-            total += length;
-        }
-        if total == self.data_left {
-            Ok(())
-        } else {
-            Err(self.damaged("a sparse map does not match its data"))
-        }
-    }
-
     /// Reads the whole content of an extended header.
     fn extended(&mut self, size: u64, what: &str) -> Result<Vec<u8>, ImageError> {
         if size > EXTENDED_BYTES_MAX {
@@ -531,174 +436,4 @@ impl<C: Chunks> TarStream<C> {
     fn damaged(&self, reason: &str) -> ImageError {
         ImageError::Damaged { offset_bytes: self.offset, reason: reason.to_owned() }
     }
-}
-
-/// Reads a number of a header: octal, or base 256 if the highest bit is set. An empty field is 0.
-fn number(field: &[u8]) -> Option<u64> {
-    if let [first, rest @ ..] = field
-        && first & 0x80 != 0
-    {
-        // 0xff begins a negative number; its upper bytes then are all ones, and fall out of the 64 bits.
-        let mut value = if first & 0x40 != 0 { u64::MAX } else { u64::from(first & 0x3f) };
-        let negative = first & 0x40 != 0;
-        for &byte in rest {
-            let fill = value >> 56;
-            if fill != if negative { 0xff } else { 0 } {
-                return None;
-            }
-            value = value << 8 | u64::from(byte);
-        }
-        return Some(value);
-    }
-    let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
-    text.iter().try_fold(0_u64, |value, &byte| match byte {
-        b'0'..=b'7' if value >> 61 == 0 => Some(value << 3 | u64::from(byte - b'0')),
-        _ => None,
-    })
-}
-
-/// The sum of all bytes, the sum's own field taken as spaces; old tars added signed bytes.
-fn checksum_holds(block: &[u8; BLOCK_BYTES]) -> bool {
-    const FIELD: std::ops::Range<usize> = 148..156;
-    let Some(expected) = number(&block[FIELD]) else { return false };
-    let (mut unsigned, mut signed) = (0_i64, 0_i64);
-    for (index, &byte) in block.iter().enumerate() {
-        let byte = if FIELD.contains(&index) { b' ' } else { byte };
-        unsigned += i64::from(byte);
-        signed += i64::from(byte.cast_signed());
-    }
-    let expected = expected.cast_signed();
-    expected == unsigned || expected == signed
-}
-
-fn until_nul(mut name: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = name.iter().position(|&byte| byte == 0) {
-        name.truncate(end);
-    }
-    name
-}
-
-/// What PAX extended headers can say.
-#[derive(Debug, Default)]
-struct Pax {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: Option<PaxSparse>,
-}
-
-#[derive(Debug, Default)]
-struct PaxSparse {
-    name: Option<Vec<u8>>,
-    real_size: Option<u64>,
-    map: Vec<(u64, u64)>,
-    /// The offset of a piece whose length is still to come (format 0.0).
-    offset: Option<u64>,
-    map_in_data: bool,
-}
-
-impl Pax {
-    /// Takes the records `LENGTH KEY=VALUE\n` up. An empty value takes a key back.
-    fn read(&mut self, mut records: &[u8]) -> Result<(), &'static str> {
-        const BROKEN: &str = "an extended header's record is broken";
-        while !records.is_empty() {
-            let space = records.iter().take(20).position(|&byte| byte == b' ').ok_or(BROKEN)?;
-            let length = usize::try_from(decimal(&records[..space]).ok_or(BROKEN)?).map_err(|_| BROKEN)?;
-            let record = records.get(space + 1..length).ok_or(BROKEN)?;
-            let record = record.strip_suffix(b"\n").ok_or(BROKEN)?;
-            let equals = record.iter().position(|&byte| byte == b'=').ok_or(BROKEN)?;
-            self.record(&record[..equals], &record[equals + 1..])?;
-            records = &records[length..];
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
-        const NO_NUMBER: &str = "a number in an extended header is none";
-        let bytes = || (!value.is_empty()).then(|| value.to_vec());
-        let number = || match value {
-            b"" => Ok(None),
-            value => decimal(value).map(Some).ok_or(NO_NUMBER),
-        };
-        match key {
-            b"path" => self.path = bytes(),
-            b"linkpath" => self.link = bytes(),
-            b"size" => self.size = number()?,
-            b"uid" => self.uid = number()?,
-            b"gid" => self.gid = number()?,
-            b"mtime" if value.is_empty() => self.mtime = None,
-            b"mtime" => self.mtime = Some(timestamp(value).ok_or(NO_NUMBER)?),
-            _ => {
-                if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-                    if self.xattrs.len() >= XATTRS_MAX {
-                        return Err("an entry has more than 256 extended attributes");
-                    }
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
-                } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
-                    self.sparse.get_or_insert_default().record(key, value).ok_or(NO_NUMBER)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl PaxSparse {
-    fn record(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        match key {
-            b"name" => self.name = Some(value.to_vec()),
-            b"size" | b"realsize" => self.real_size = Some(decimal(value)?),
-            b"major" => self.map_in_data = decimal(value)? >= 1,
-            b"offset" => self.offset = Some(decimal(value)?),
-            b"numbytes" => self.map.push((self.offset.take()?, decimal(value)?)),
-            b"map" => {
-                let mut numbers = value.split(|&byte| byte == b',').filter(|text| !text.is_empty());
-                while let Some(offset) = numbers.next() {
-                    self.map.push((decimal(offset)?, decimal(numbers.next()?)?));
-                }
-            }
-            _ => {}
-        }
-        Some(())
-    }
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |value, &byte| match byte {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
-        _ => None,
-    })
-}
-
-/// Seconds with a fraction, maybe negative, as seconds (rounded down) and nanoseconds.
-fn timestamp(text: &[u8]) -> Option<(i64, u32)> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let mut parts = text.splitn(2, |&byte| byte == b'.');
-    let seconds = i64::try_from(decimal(parts.next()?)?).ok()?;
-    let mut nanoseconds = 0;
-    let fraction = parts.next().unwrap_or_default();
-    for place in 0..9 {
-        let digit = match fraction.get(place) {
-            None => 0,
-            Some(digit @ b'0'..=b'9') => u32::from(digit - b'0'),
-            Some(_) => return None,
-        };
-        nanoseconds = nanoseconds * 10 + digit;
-    }
-    Some(match (negative, nanoseconds) {
-        (false, _) => (seconds, nanoseconds),
-        (true, 0) => (-seconds, 0),
-        (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
-    })
 }
