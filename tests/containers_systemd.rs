@@ -39,6 +39,7 @@ fn a_systemd_boots_to_ready_and_shuts_down_in_good_order() {
             "{running} {}",
             vm.exec("systemctl --failed --no-pager")["stdout"]
         );
+        vm.assert_root_alone_notifies();
         let end = vm.stop().unwrap();
         assert_eq!((&end["exitCode"], &end["killed"]), (&json!(0), &json!(false)));
         let summary = vm.summary();

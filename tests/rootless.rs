@@ -319,6 +319,7 @@ fn a_systemd_boots_in_a_cgroup_that_is_the_users() {
         "{release}: {}",
         vm.exec("systemctl --failed --no-pager")["stdout"]
     );
+    vm.assert_root_alone_notifies();
     let status = vm.unit("Status", json!({})).unwrap();
     assert_eq!((&status["systemState"], &status["failedUnits"]), (&json!("running"), &json!(0)));
     vm.unit("Restart", json!({"unit": "cron.service"})).unwrap();

@@ -337,6 +337,7 @@ fn a_systemd_boots_in_a_user_namespace_without_failed_units() {
             vm.exec("systemctl --failed --no-pager")["stdout"]
         );
         let first = root_of(&vm);
+        vm.assert_root_alone_notifies();
         // Its units are told to the host's root, and started by it.
         let status = vm.unit("Status", json!({})).unwrap();
         assert_eq!((&status["systemState"], &status["failedUnits"]), (&json!("running"), &json!(0)));

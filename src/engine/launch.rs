@@ -230,10 +230,7 @@ impl Engine {
                 Restart::UnlessStopped => RestartPolicy::UnlessStopped,
             },
             systemd_mode: container.definition.systemd,
-            notify: match container.definition.payload_notifies() {
-                true => Notify::Payload,
-                false => Notify::Ignore,
-            },
+            notify: self.who_notifies(container)?,
             events_path: self.paths().events(),
             auto_remove: spec.auto_remove,
             cleanup_command: self.cleanup_command(&[id]),
@@ -249,6 +246,22 @@ impl Engine {
                 .as_ref()
                 .map(|health| health.config(&container.definition, &self.paths().run_container(id))),
         })
+    }
+
+    /// Whose readiness the monitor listens for. For a systemd inside root speaks, and nobody else.
+    fn who_notifies(&self, container: &Container) -> Result<Notify, EngineError> {
+        let definition = &container.definition;
+        match (definition.payload_notifies(), definition.systemd) {
+            (false, _) => Ok(Notify::Ignore),
+            (true, false) => Ok(Notify::Payload),
+            (true, true) => {
+                let users = self.user_map(container)?;
+                let outside = users.and_then(|users| users.user_outside(0).zip(users.group_outside(0)));
+                // Without users of its own. One where root is nobody is refused before.
+                let (user, group) = outside.unwrap_or_default();
+                Ok(Notify::PayloadRoot { user, group })
+            }
+        }
     }
 
     fn cleanup_command(&self, arguments: &[&str]) -> Vec<String> {

@@ -187,8 +187,16 @@ pub enum Notify {
     /// No socket is made. The container is ready when it has started.
     #[default]
     Ignore,
-    /// A socket is made at `notify/notify.sock`; `READY=1` on it makes the container ready.
+    /// A socket is made at `notify/notify.sock`; `READY=1` on it makes the container ready. Every user inside may write to it:
+    /// a payload may have become another one than it began as.
     Payload,
+    /// The same, for a systemd inside: for its root alone, who is this user outside.
+    PayloadRoot {
+        /// Of the monitor's own user namespace.
+        user: u32,
+        /// As well.
+        group: u32,
+    },
 }
 
 /// Why `monitor.json` or `config.json` cannot be used.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use super::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET};
+use super::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET, Notify};
 use super::socket;
 
 /// A longer message is ignored, as systemd does. Source: sd_notify(3) implementation, NOTIFY_BUFFER_MAX.
@@ -38,11 +38,17 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Makes the socket; every user in the container may write to it.
+    /// Makes the socket, if there is to be one.
     ///
     /// # Errors
     /// What the kernel says to making the directory or the socket.
-    pub fn bind(run_dir: &Path) -> io::Result<Self> {
+    pub fn bind(run_dir: &Path, wanted: Notify) -> io::Result<Option<Self>> {
+        // To send is to write.
+        let (owner, mode) = match wanted {
+            Notify::Ignore => return Ok(None),
+            Notify::Payload => (None, 0o777),
+            Notify::PayloadRoot { user, group } => (Some((user, group)), 0o600),
+        };
         let directory = run_dir.join(NOTIFY_DIRECTORY);
         match std::fs::create_dir(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -55,9 +61,12 @@ impl Notifier {
             _ => {}
         }
         let socket = UnixDatagram::bind(socket::short_path(&directory)?.join(NOTIFY_SOCKET))?;
-        set_mode(&path, 0o777)?;
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::chown(&path, Some(user), Some(group))?;
+        }
+        set_mode(&path, mode)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, path, forward: forward_target() })
+        Ok(Some(Self { socket, path, forward: forward_target() }))
     }
 
     /// Takes one message off the queue; `None` when it is empty. A message that is too long is an empty one.
@@ -182,7 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("x".repeat(120));
         std::fs::create_dir(&run_dir).unwrap();
-        let notifier = Notifier::bind(&run_dir).unwrap();
+        let notifier = Notifier::bind(&run_dir, Notify::Payload).unwrap().unwrap();
         let client = UnixDatagram::unbound().unwrap();
         let directory = socket::short_path(&run_dir.join(NOTIFY_DIRECTORY)).unwrap();
         let socket = directory.join(NOTIFY_SOCKET);

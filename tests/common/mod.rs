@@ -437,6 +437,21 @@ impl<'a> Container<'a> {
         assert_eq!(reply["exitCode"], 0, "{reply}");
         reply["stdout"].as_str().unwrap().to_owned()
     }
+
+    /// Of what a systemd inside says at the notification socket, nobody but root can say anything.
+    pub fn assert_root_alone_notifies(&self) {
+        let say = |user: &str| {
+            let command = ["systemd-notify", &format!("--status=said by {user}")];
+            let env = json!({"NOTIFY_SOCKET": "/run/host/notify"});
+            self.call("Exec", json!({"user": user, "env": env, "command": command})).unwrap()
+        };
+        assert_eq!(self.exec_output("stat -c '%a %u %g' /run/host/notify"), "600 0 0\n");
+        let refused = say("nobody");
+        assert_ne!(refused["exitCode"], 0, "{refused}");
+        assert!(refused["stderr"].as_str().unwrap().contains("Permission denied"), "{refused}");
+        assert_eq!(say("root")["exitCode"], 0);
+        wait_until("root has said it", || self.summary()["statusText"] == "said by root");
+    }
 }
 
 /// Runs a command of the client, in the host's directory.

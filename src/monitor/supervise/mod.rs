@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::turn::Until;
 use super::attach::{Clients, Streams};
-use super::config::{MonitorConfig, Notify, OnFailure, RuntimeChoice, STOP_REQUESTED};
+use super::config::{MonitorConfig, OnFailure, RuntimeChoice, STOP_REQUESTED};
 use super::events::{Action, Events};
 use super::health::{Checks, Verdict};
 use super::launch::{self, Failure};
@@ -143,13 +143,8 @@ impl Supervisor {
         if let Some(streams) = first_client {
             clients.add_first(streams);
         }
-        let notifier = match config.notify {
-            Notify::Ignore => None,
-            Notify::Payload => Some(
-                Notifier::bind(run_dir)
-                    .map_err(|error| Failure::io("notify", "make the notify socket", &error))?,
-            ),
-        };
+        let notifier = Notifier::bind(run_dir, config.notify)
+            .map_err(|error| Failure::io("notify", "make the notify socket", &error))?;
         Ok(Self {
             run_dir: run_dir.to_owned(),
             checks: config.health.clone().map(|health| Box::new(Checks::new(health))),
