@@ -108,13 +108,18 @@ fn make(root: &Root, node: &Node) -> Result<(), Failure> {
     let parent = root.make_directories(&parent).map_err(&failed)?;
     let number = rustix::fs::makedev(node.major, node.minor);
     let mode = Mode::from_raw_mode(node.mode);
-    match rustix::fs::mknodat(&parent, &name, node.kind, mode, number) {
+    // The whole mode at once: who changes it later by name may be led to another file, where others write to the directory.
+    let umask = rustix::process::umask(Mode::empty());
+    let made = rustix::fs::mknodat(&parent, &name, node.kind, mode, number);
+    rustix::process::umask(umask);
+    match made {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             let found = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
             if FileType::from_raw_mode(found.st_mode) != node.kind || found.st_rdev != number {
                 return Err(failed(Errno::EXIST));
             }
+            return Ok(());
         }
         // The caller is in a user namespace itself, as without root: the host's own node does as well.
         Err(Errno::PERM) => {
@@ -123,8 +128,6 @@ fn make(root: &Root, node: &Node) -> Result<(), Failure> {
         }
         Err(errno) => return Err(failed(errno)),
     }
-    // The umask took some of the mode.
-    rustix::fs::chmodat(&parent, &name, mode, AtFlags::empty()).map_err(&failed)?;
     let (uid, gid) = node.owner;
     rustix::fs::chownat(
         &parent,
