@@ -72,6 +72,9 @@ pub struct Live {
 }
 
 impl Live {
+    /// Of a container that was not started since the machine booted.
+    pub(super) const NOT_STARTED: Self = Self { phase: Phase::Created, told: None, supervised: false };
+
     /// The pid of the first process, as the host sees it.
     pub fn pid(&self) -> Option<i32> {
         self.told.as_ref().filter(|_| self.phase.is_alive()).and_then(|told| told.init).map(|init| init.pid)
@@ -154,7 +157,7 @@ impl Engine {
         let mut told = load()?;
         let (told, supervised) = loop {
             let Some(state) = told else {
-                return Ok(Live { phase: Phase::Created, told: None, supervised: false });
+                return Ok(Live::NOT_STARTED);
             };
             let supervised = state.monitor.is_alive();
             if supervised || matches!(state.phase, Told::Exited | Told::Failed) {

@@ -1,7 +1,8 @@
 //! Lists and details: nothing here changes anything.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 
 use crate::runtime::cgroup::Mounted;
 use crate::store::ContainerRow;
@@ -46,7 +47,9 @@ impl Engine {
     pub fn list(&self, filter: &ContainerFilter) -> Result<Vec<ContainerSummary>, EngineError> {
         let mut found = Vec::new();
         let mounted: LazyCell<Option<Mounted>> = LazyCell::new(|| Mounted::read().ok());
-        for row in self.store()?.containers()? {
+        let rows = self.store()?.containers()?;
+        let started = self.run_directories()?;
+        for row in rows {
             // The steps of builds are nobody's containers, unless asked for by name.
             if filter.names.is_empty() && super::build::is_step(&row.name) {
                 continue;
@@ -54,7 +57,11 @@ impl Engine {
             if !filter.names.is_empty() && !filter.names.iter().any(|name| is_named(&row, name)) {
                 continue;
             }
-            let summary = self.summarise(row, &mounted)?;
+            let live = match started.contains(OsStr::new(&row.id)) {
+                true => self.live_on(&row.id, &mounted)?,
+                false => Live::NOT_STARTED,
+            };
+            let summary = self.summarise(row, live)?;
             let wanted_labels = filter.labels.iter().all(|(key, value)| {
                 summary.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
             });
@@ -66,14 +73,24 @@ impl Engine {
         Ok(found)
     }
 
-    fn summarise(
-        &self,
-        row: ContainerRow,
-        mounted: &LazyCell<Option<Mounted>>,
-    ) -> Result<ContainerSummary, EngineError> {
+    /// The ids of the containers that have been started since the machine booted, and maybe others. Their states are looked for
+    /// only there: a name that does not exist is looked up by its whole path each time.
+    fn run_directories(&self) -> Result<HashSet<OsString>, EngineError> {
+        let path = self.paths().run_containers();
+        let failed = |source| EngineError::io("read", path.clone(), source);
+        match std::fs::read_dir(&path) {
+            Ok(entries) => entries
+                .map(|entry| entry.map(|entry| entry.file_name()))
+                .collect::<Result<_, _>>()
+                .map_err(failed),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn summarise(&self, row: ContainerRow, live: Live) -> Result<ContainerSummary, EngineError> {
         let head: DefinitionHead =
             serde_json::from_str(&row.definition).map_err(|error| damaged(&row.name, error))?;
-        let live = self.live_on(&row.id, mounted)?;
         let network = if live.phase.is_alive() { self.network_state(&row.id)? } else { None };
         Ok(ContainerSummary {
             network,
@@ -96,7 +113,7 @@ impl Engine {
     /// [`EngineError::NotFound`].
     pub fn inspect(&self, name: &str) -> Result<(Container, ContainerSummary), EngineError> {
         let container = self.find(name)?;
-        let summary = self.summarise(container.row.clone(), &LazyCell::new(|| Mounted::read().ok()))?;
+        let summary = self.summarise(container.row.clone(), self.live(&container.row.id)?)?;
         Ok((container, summary))
     }
 
