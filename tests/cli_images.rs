@@ -119,7 +119,14 @@ fn a_registry_is_logged_in_to_and_used() {
     ))
     .unwrap();
     assert_eq!(found[0]["name"], json!(format!("{}/team/box", registry.address)));
+    text(&host, &["rmi", &name]);
+    text(&host, &["rmi", "busybox"]);
+    assert!(complaint(&host, &["run", "--pull", "never", &name], 125).contains("there is no image"));
+    assert_eq!(text(&host, &["run", "--rm", &name, "/bin/busybox", "echo", "pulled"]), "pulled\n");
+    text(&host, &["rmi", &name]);
     text(&host, &["logout", &registry.address]);
+    let refused = complaint(&host, &["run", &name, "/bin/true"], 125);
+    assert!(refused.contains("there is no image") && refused.contains("dormouse login"), "{refused}");
     assert!(complaint(&host, &["pull", &name], 1).contains("dormouse login"));
     let mut pull = command(&host, &["pull", "--username", USER, &name]);
     assert!(pull.env("DORMOUSE_REGISTRY_PASSWORD", PASSWORD).status().unwrap().success());

@@ -253,7 +253,7 @@ fn a_missing_command_is_127_and_leaves_no_container() {
         String::from_utf8(output.stderr).unwrap(),
         "dormouse: warning: a limit was lowered\ndormouse: cannot run \"missing\" in \"toy\": there is no such program\n"
     );
-    assert_eq!(host.asked("Remove"), json!({"name": ID}));
+    assert_eq!(host.asked("Remove"), json!({"name": ID, "volumes": true}));
 }
 
 #[test]

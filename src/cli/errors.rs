@@ -35,6 +35,8 @@ pub enum FailureKind {
     NotLaunched,
     /// There is nothing of this name.
     NotFound,
+    /// There is no image of this name.
+    ImageNotFound,
     /// The reader of our output has left; nothing is said, and the code is that of a death by SIGPIPE.
     ReaderLeft,
     /// All was said before, as for one of several names.
@@ -130,13 +132,18 @@ impl CliError {
             (FailureKind::CommandNotFound, true) => 127,
             (FailureKind::CommandNotExecutable, true) => 126,
             (
-                FailureKind::General | FailureKind::NotLaunched | FailureKind::NotFound | FailureKind::Told,
+                FailureKind::General
+                | FailureKind::NotLaunched
+                | FailureKind::NotFound
+                | FailureKind::ImageNotFound
+                | FailureKind::Told,
                 true,
             ) => 125,
             (
                 FailureKind::General
                 | FailureKind::NotLaunched
                 | FailureKind::NotFound
+                | FailureKind::ImageNotFound
                 | FailureKind::Told
                 | FailureKind::CommandNotFound
                 | FailureKind::CommandNotExecutable,
@@ -181,6 +188,7 @@ fn kind(member: &str) -> FailureKind {
         "LaunchFailed" | "InvalidSpec" | "Unsupported" | "NetworkNotFound" | "PodNotFound" | "PortInUse"
         | "AddressInUse" => FailureKind::NotLaunched,
         "NotFound" => FailureKind::NotFound,
+        "ImageNotFound" => FailureKind::ImageNotFound,
         _ => FailureKind::General,
     }
 }

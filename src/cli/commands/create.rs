@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::pull::{When, pull};
+use super::pull::{When, pull, with_image};
 use super::tell_warnings;
 use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
@@ -26,9 +26,16 @@ Prints the id; `dormouse start` starts it."
 )]
 pub struct Create {
     /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
-    /// they can't be asked), always [default: never]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "rootfs")]
-    pull: Option<When>,
+    /// they can't be asked), always [default: missing]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        conflicts_with = "rootfs",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pull: When,
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
@@ -80,9 +87,15 @@ pub(super) fn with_pod<T>(
 impl Create {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let subject = self.spec.subject();
-        pull(service, self.spec.image(), self.pull)?;
-        let created: Created = with_pod(service, self.spec.to_spec()?, |spec| {
-            service.call(format!("create {subject:?}"), "io.dormouse.Container.Create", json!({"spec": spec}))
+        let spec = self.spec.to_spec()?;
+        if self.pull != When::Missing {
+            pull(service, &self.spec, self.pull)?;
+        }
+        let created: Created = with_pod(service, spec, |spec| {
+            with_image(service, &self.spec, self.pull, || {
+                let parameters = json!({"spec": spec});
+                service.call(format!("create {subject:?}"), "io.dormouse.Container.Create", parameters)
+            })
         })?;
         tell_warnings(&created.warnings);
         tell(&self.form, created.done())

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::login::{UserFlags, platform};
 use crate::cli::done::{Done, tell};
-use crate::cli::errors::CliError;
+use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::output::FormatFlag;
 use crate::cli::progress::LayerBars;
 use crate::cli::service::Service;
+use crate::cli::spec::SpecFlags;
 use crate::wire::image::LayerProgress;
 
 /// Get an image from a registry
@@ -73,12 +74,33 @@ impl Pull {
     }
 }
 
-/// Gets the image of a container before it is made: progress on standard error, nothing on standard output.
-pub(super) fn pull(service: &Service, image: &str, when: Option<When>) -> Result<(), CliError> {
-    // What is not there, Create says.
-    let Some(policy) = when.filter(|when| *when != When::Never) else { return Ok(()) };
-    let parameters = json!({"name": image, "policy": policy});
-    fetch(service, &format!("pull {image:?}"), parameters, false).map(drop)
+/// Gets the image of a container before the container is made, if `when` says so.
+pub(super) fn pull(service: &Service, spec: &SpecFlags, when: When) -> Result<(), CliError> {
+    let Some(image) = spec.image().filter(|_| when != When::Never) else { return Ok(()) };
+    // Progress on standard error, nothing on standard output.
+    match fetch(service, &format!("pull {image:?}"), json!({"name": image, "policy": when}), false) {
+        Err(error) if when == When::Missing && !error.message.is_empty() => Err(CliError {
+            message: format!("there is no image {image:?} here, and it can't be pulled: {}", error.message),
+            ..error
+        }),
+        result => result.map(drop),
+    }
+}
+
+/// Makes a container, and gets its image where the service has not got it, unless `when` says that this has been seen to.
+pub(super) fn with_image<T>(
+    service: &Service,
+    spec: &SpecFlags,
+    when: When,
+    make: impl Fn() -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    match make() {
+        Err(error) if when == When::Missing && error.kind == FailureKind::ImageNotFound => {
+            pull(service, spec, when)?;
+            make()
+        }
+        made => made,
+    }
 }
 
 /// Returns the id.

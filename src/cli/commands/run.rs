@@ -4,14 +4,14 @@ use clap::{ArgAction, Args};
 use serde_json::{Map, Value, json};
 
 use super::create::{Created, with_pod};
-use super::pull::{When, pull};
+use super::pull::{When, pull, with_image};
 use super::{Condition, Nothing, tell_warnings};
 use crate::cli::done::tell;
 use crate::cli::errors::{CliError, FailureKind};
 use crate::cli::human::parse_duration;
 use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
-use crate::cli::session::Session;
+use crate::cli::session::{Outcome, Session};
 use crate::cli::spec::SpecFlags;
 use crate::cli::streams::complain;
 use crate::cli::terminal::DetachKeys;
@@ -50,9 +50,16 @@ pub struct Run {
     #[arg(long)]
     replace: bool,
     /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
-    /// they can't be asked), always [default: never]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "rootfs")]
-    pull: Option<When>,
+    /// they can't be asked), always [default: missing]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        conflicts_with = "rootfs",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pull: When,
     /// Keys that leave it running; "" for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
@@ -85,7 +92,10 @@ impl Run {
     /// The specification; its image is there, and its name is free, if that was asked for.
     fn prepare(&self, service: &Service) -> Result<Map<String, Value>, CliError> {
         let spec = self.spec.to_spec()?;
-        pull(service, self.spec.image(), self.pull)?;
+        // What is to be replaced stays if the other can't be made.
+        if self.pull != When::Missing || self.replace {
+            pull(service, &self.spec, self.pull)?;
+        }
         if self.replace {
             remove_predecessor(service, &spec)?;
         }
@@ -94,11 +104,13 @@ impl Run {
 
     fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
         let run: Created = with_pod(service, spec, |spec| {
-            service.call(
-                format!("run {:?}", self.spec.subject()),
-                "io.dormouse.Container.Run",
-                json!({"spec": spec, "wait": self.wait, "timeoutUSec": self.timeout}),
-            )
+            with_image(service, &self.spec, self.pull, || {
+                service.call(
+                    format!("run {:?}", self.spec.subject()),
+                    "io.dormouse.Container.Run",
+                    json!({"spec": spec, "wait": self.wait, "timeoutUSec": self.timeout}),
+                )
+            })
         })?;
         tell_warnings(&run.warnings);
         tell(&self.form, run.done().with("exitCode", run.exit_code))?;
@@ -113,11 +125,13 @@ impl Run {
         as_unit: bool,
     ) -> Result<u8, CliError> {
         let created: Created = with_pod(service, spec, |spec| {
-            service.call(
-                format!("run {:?}", self.spec.subject()),
-                "io.dormouse.Container.Create",
-                json!({ "spec": spec }),
-            )
+            with_image(service, &self.spec, self.pull, || {
+                service.call(
+                    format!("run {:?}", self.spec.subject()),
+                    "io.dormouse.Container.Create",
+                    json!({ "spec": spec }),
+                )
+            })
         })?;
         tell_warnings(&created.warnings);
         let session = Session {
@@ -135,7 +149,13 @@ impl Run {
         parameters.insert("name".to_owned(), json!(created.id));
         parameters.insert("wait".to_owned(), json!(Condition::Exited));
         match session.run(&format!("start {:?}", created.name), "io.dormouse.Container.Start", parameters) {
-            Ok(outcome) => Ok(outcome.exit_code()),
+            Ok(outcome) => {
+                // Who is told the end with --rm finds nothing left: its monitor removes it too, and may not be done yet.
+                if self.spec.rm && matches!(outcome, Outcome::Exited(_)) {
+                    remove_own(service, &created);
+                }
+                Ok(outcome.exit_code())
+            }
             Err(error) => {
                 if matches!(
                     error.kind,
@@ -143,7 +163,7 @@ impl Run {
                         | FailureKind::CommandNotExecutable
                         | FailureKind::NotLaunched
                 ) {
-                    remove_unstarted(service, &created);
+                    remove_own(service, &created);
                 }
                 Err(error)
             }
@@ -178,11 +198,11 @@ fn remove_predecessor(service: &Service, spec: &Map<String, Value>) -> Result<()
     }
 }
 
-/// What was made for this run alone, and could not be started, goes again.
-fn remove_unstarted(service: &Service, created: &Created) {
+/// What was made for this run alone goes again.
+fn remove_own(service: &Service, created: &Created) {
     let attempted = format!("remove {:?}", created.name);
     let removed: Result<Nothing, CliError> =
-        service.call(attempted, "io.dormouse.Container.Remove", json!({"name": created.id}));
+        service.call(attempted, "io.dormouse.Container.Remove", json!({"name": created.id, "volumes": true}));
     match removed {
         Ok(Nothing {}) => {}
         // Removed by --rm.

@@ -190,9 +190,9 @@ impl SpecFlags {
         self.name.as_deref().unwrap_or(&self.image)
     }
 
-    /// The image, as it was called.
-    pub fn image(&self) -> &str {
-        &self.image
+    /// The image, as it was called; `None` for a container that is made of a directory.
+    pub fn image(&self) -> Option<&str> {
+        (!self.rootfs).then_some(&*self.image)
     }
 
     /// Makes the specification; what was not given is not in it.
