@@ -102,11 +102,11 @@ fn serve_and_run(run: ForegroundRun) -> Result<ExitCode, String> {
     Ok(code)
 }
 
-/// With our exit the unit ends, and what is left in its cgroup is killed: the monitor finishes first. It is reaped by the
-/// thread that has started it.
+/// With our exit the unit ends, and what is left in its cgroup is killed: the monitor finishes first. It was the service's to
+/// reap, which has ended.
 fn wait_for_children() {
     let until = Instant::now() + PATIENCE;
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     while rustix::process::waitid(WaitId::All, options).is_ok() && Instant::now() < until {
         std::thread::sleep(LOOK_EVERY);
     }
