@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
@@ -65,6 +65,25 @@ const CONTAINERS: Named<ContainerRow> = Named {
     read: container_row,
 };
 
+/// How long the lock of another connection is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tries again where SQLite does not wait itself, whatever its timeout is: while another one changes the journal mode of a new
+/// database.
+fn patiently<T>(mut attempt: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Store {
     /// Opens the database, and makes or migrates it.
     ///
@@ -76,7 +95,7 @@ impl Store {
         refuse_if_lost(paths, || Ok(std::fs::metadata(&path).map_or(true, |metadata| metadata.len() == 0)))?;
         let wrap = |source| database_error(&path, "open the database", source);
         let mut connection = Connection::open(&path).map_err(wrap)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(wrap)?;
+        connection.busy_timeout(PATIENCE).map_err(wrap)?;
         // A plan does not depend on what is looked for. Else a statement with a range is planned anew each time it is used.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(wrap)?;
         let version = read_version(&connection).map_err(wrap)?;
@@ -86,7 +105,7 @@ impl Store {
         if version == 0 {
             refuse_if_lost(paths, || Ok(read_version(&connection).map_err(wrap)? == 0))?;
             // The journal mode is kept in the file; asking again would cost a lock at every wake.
-            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(wrap)?;
+            patiently(|| connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))).map_err(wrap)?;
         }
         // FULL: a commit is on the disk when it returns, as an acknowledged change must be.
         connection
