@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::pull::{When, pull, with_image};
+use super::pull::PullFlag;
 use super::tell_warnings;
 use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
@@ -25,17 +25,8 @@ Examples:
 Prints the id; `dormouse start` starts it."
 )]
 pub struct Create {
-    /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
-    /// they can't be asked), always [default: missing]
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        conflicts_with = "rootfs",
-        default_value = "missing",
-        hide_default_value = true
-    )]
-    pull: When,
+    #[command(flatten)]
+    pull: PullFlag,
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
@@ -88,11 +79,9 @@ impl Create {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let subject = self.spec.subject();
         let spec = self.spec.to_spec()?;
-        if self.pull != When::Missing {
-            pull(service, &self.spec, self.pull)?;
-        }
+        self.pull.ask_first(service, &self.spec)?;
         let created: Created = with_pod(service, spec, |spec| {
-            with_image(service, &self.spec, self.pull, || {
+            self.pull.with_image(service, &self.spec, || {
                 let parameters = json!({"spec": spec});
                 service.call(format!("create {subject:?}"), "io.dormouse.Container.Create", parameters)
             })

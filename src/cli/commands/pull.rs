@@ -74,32 +74,59 @@ impl Pull {
     }
 }
 
-/// Gets the image of a container before the container is made, if `when` says so.
-pub(super) fn pull(service: &Service, spec: &SpecFlags, when: When) -> Result<(), CliError> {
-    let Some(image) = spec.image().filter(|_| when != When::Never) else { return Ok(()) };
-    // Progress on standard error, nothing on standard output.
-    match fetch(service, &format!("pull {image:?}"), json!({"name": image, "policy": when}), false) {
-        Err(error) if when == When::Missing && !error.message.is_empty() => Err(CliError {
-            message: format!("there is no image {image:?} here, and it can't be pulled: {}", error.message),
-            ..error
-        }),
-        result => result.map(drop),
-    }
+/// When the image of a container that is to be made is asked for.
+#[derive(Debug, Args)]
+pub(super) struct PullFlag {
+    /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
+    /// they can't be asked), always [default: missing]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        conflicts_with = "rootfs",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pull: When,
 }
 
-/// Makes a container, and gets its image where the service has not got it, unless `when` says that this has been seen to.
-pub(super) fn with_image<T>(
-    service: &Service,
-    spec: &SpecFlags,
-    when: When,
-    make: impl Fn() -> Result<T, CliError>,
-) -> Result<T, CliError> {
-    match make() {
-        Err(error) if when == When::Missing && error.kind == FailureKind::ImageNotFound => {
-            pull(service, spec, when)?;
-            make()
+impl PullFlag {
+    /// Gets the image where registries are to be asked whatever is here.
+    pub fn ask_first(&self, service: &Service, spec: &SpecFlags) -> Result<(), CliError> {
+        if self.pull == When::Missing { Ok(()) } else { self.see_to_image(service, spec) }
+    }
+
+    /// Makes sure that the image is there.
+    pub fn see_to_image(&self, service: &Service, spec: &SpecFlags) -> Result<(), CliError> {
+        let Some(image) = spec.image().filter(|_| self.pull != When::Never) else { return Ok(()) };
+        // Progress on standard error, nothing on standard output.
+        match fetch(service, &format!("pull {image:?}"), json!({"name": image, "policy": self.pull}), false) {
+            Err(error) if self.pull == When::Missing && !error.message.is_empty() => Err(CliError {
+                message: format!(
+                    "there is no image {image:?} here, and it can't be pulled: {}",
+                    error.message
+                ),
+                ..error
+            }),
+            result => result.map(drop),
         }
-        made => made,
+    }
+
+    /// Makes a container, and gets its image only where the service says that it is missing: nothing is slower where it is
+    /// there.
+    pub fn with_image<T>(
+        &self,
+        service: &Service,
+        spec: &SpecFlags,
+        make: impl Fn() -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        match make() {
+            Err(error) if self.pull == When::Missing && error.kind == FailureKind::ImageNotFound => {
+                self.see_to_image(service, spec)?;
+                make()
+            }
+            made => made,
+        }
     }
 }
 

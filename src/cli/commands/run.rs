@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 use serde_json::{Map, Value, json};
 
 use super::create::{Created, with_pod};
-use super::pull::{When, pull, with_image};
+use super::pull::PullFlag;
 use super::{Condition, Nothing, tell_warnings};
 use crate::cli::done::tell;
 use crate::cli::errors::{CliError, FailureKind};
@@ -49,17 +49,8 @@ pub struct Run {
     /// Remove a container that has the name already, whether it runs or not
     #[arg(long)]
     replace: bool,
-    /// Whether to ask registries for the image first: never, missing (if it is not there), newer (what is there will do if
-    /// they can't be asked), always [default: missing]
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        conflicts_with = "rootfs",
-        default_value = "missing",
-        hide_default_value = true
-    )]
-    pull: When,
+    #[command(flatten)]
+    pull: PullFlag,
     /// Keys that leave it running; "" for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
@@ -92,19 +83,19 @@ impl Run {
     /// The specification; its image is there, and its name is free, if that was asked for.
     fn prepare(&self, service: &Service) -> Result<Map<String, Value>, CliError> {
         let spec = self.spec.to_spec()?;
-        // What is to be replaced stays if the other can't be made.
-        if self.pull != When::Missing || self.replace {
-            pull(service, &self.spec, self.pull)?;
-        }
         if self.replace {
+            // What is to be replaced stays if there is no image for the other.
+            self.pull.see_to_image(service, &self.spec)?;
             remove_predecessor(service, &spec)?;
+        } else {
+            self.pull.ask_first(service, &self.spec)?;
         }
         Ok(spec)
     }
 
     fn in_background(&self, service: &Service, spec: Map<String, Value>) -> Result<u8, CliError> {
         let run: Created = with_pod(service, spec, |spec| {
-            with_image(service, &self.spec, self.pull, || {
+            self.pull.with_image(service, &self.spec, || {
                 service.call(
                     format!("run {:?}", self.spec.subject()),
                     "io.dormouse.Container.Run",
@@ -125,7 +116,7 @@ impl Run {
         as_unit: bool,
     ) -> Result<u8, CliError> {
         let created: Created = with_pod(service, spec, |spec| {
-            with_image(service, &self.spec, self.pull, || {
+            self.pull.with_image(service, &self.spec, || {
                 service.call(
                     format!("run {:?}", self.spec.subject()),
                     "io.dormouse.Container.Create",
