@@ -473,20 +473,11 @@ mod tests {
     #[test]
     fn what_could_reach_the_host_is_refused_by_field() {
         let bind = |target: &str, source: &str| ContainerSpec {
-            mounts: vec![Mount {
-                kind: MountKind::Bind {
-                    source: source.into(),
-                    propagation: "rprivate".into(),
-                    recursive: true,
-                },
-                target: target.into(),
-                read_only: false,
-                flags: Vec::new(),
-                chown: false,
-                id_map: None,
-                overlay: false,
-                subpath: None,
-            }],
+            mounts: vec![Mount::new(
+                MountKind::Bind { source: source.into(), propagation: "rprivate".into(), recursive: true },
+                target,
+                false,
+            )],
             ..spec(&["sh"])
         };
         refused(bind("/proc", "/tmp"), "spec.mounts[0].target");

@@ -215,16 +215,8 @@ impl Engine {
             if !taken.insert(normal) {
                 continue;
             }
-            added.push(Mount {
-                kind: MountKind::Volume { name: None, copy: true, options: BTreeMap::new() },
-                target,
-                read_only: false,
-                flags: Vec::new(),
-                chown: false,
-                id_map: None,
-                overlay: false,
-                subpath: None,
-            });
+            let kind = MountKind::Volume { name: None, copy: true, options: BTreeMap::new() };
+            added.push(Mount::new(kind, target, false));
         }
         definition.added_mounts = added;
         let (mut volumes, mut images) = (BTreeMap::new(), BTreeMap::new());

@@ -132,6 +132,22 @@ pub struct Mount {
     pub subpath: Option<String>,
 }
 
+impl Mount {
+    /// A mount of this kind there, without further options.
+    pub fn new(kind: MountKind, target: impl Into<String>, read_only: bool) -> Self {
+        Self {
+            kind,
+            target: target.into(),
+            read_only,
+            flags: Vec::new(),
+            chown: false,
+            id_map: None,
+            overlay: false,
+            subpath: None,
+        }
+    }
+}
+
 /// How the owners of files in a mount are seen, by ranges; without any, as the container's user namespace has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // told once, in the IDL

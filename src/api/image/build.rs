@@ -93,16 +93,7 @@ fn request(given: wire::Build_Args) -> Result<BuildRequest, EngineError> {
         } else {
             MountKind::Volume { name: Some(volume.source), copy: false, options: BTreeMap::new() }
         };
-        mounts.push(Mount {
-            kind,
-            target: volume.target,
-            read_only: volume.readOnly.unwrap_or(false),
-            flags: Vec::new(),
-            chown: false,
-            id_map: None,
-            overlay: false,
-            subpath: None,
-        });
+        mounts.push(Mount::new(kind, volume.target, volume.readOnly.unwrap_or(false)));
     }
     let shm_size_bytes = given.shmSizeBytes.map(u64::try_from).transpose();
     let shm_size_bytes = shm_size_bytes.map_err(|_| invalid("shmSizeBytes", "it must not be negative"))?;

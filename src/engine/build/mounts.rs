@@ -71,17 +71,7 @@ impl Prepared {
 
     fn bind(&mut self, source: String, target: &str, read_only: bool) {
         let kind = MountKind::Bind { source, propagation: "rprivate".to_owned(), recursive: false };
-        let target = target.to_owned();
-        self.add(Mount {
-            kind,
-            target,
-            read_only,
-            flags: Vec::new(),
-            chown: false,
-            id_map: None,
-            overlay: false,
-            subpath: None,
-        });
+        self.add(Mount::new(kind, target, read_only));
     }
 
     /// A program that is there as a file. It is gone with what is returned.
@@ -285,17 +275,7 @@ impl Working<'_> {
             }
             Kind::Tmpfs { size_bytes } => {
                 let kind = MountKind::Tmpfs { size_bytes: *size_bytes, mode: None, copy: true };
-                let target = mount.target.clone();
-                prepared.add(Mount {
-                    kind,
-                    target,
-                    read_only: false,
-                    flags: Vec::new(),
-                    chown: false,
-                    id_map: None,
-                    overlay: false,
-                    subpath: None,
-                });
+                prepared.add(Mount::new(kind, &mount.target, false));
             }
             Kind::Secret { id, required, mode, owner } => match build.request.secrets.get(id) {
                 Some(content) => {

@@ -184,8 +184,7 @@ fn mount(text: &str) -> Result<Mount, String> {
     }
     let kind =
         MountKind::Bind { source: source.to_owned(), propagation: "rprivate".to_owned(), recursive: true };
-    let (target, flags) = (target.to_owned(), Vec::new());
-    Ok(Mount { kind, target, read_only, flags, chown: false, id_map: None, overlay: false, subpath: None })
+    Ok(Mount::new(kind, target, read_only))
 }
 
 /// What a person reads of it.

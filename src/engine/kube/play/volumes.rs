@@ -342,16 +342,7 @@ impl Volumes {
                 }
                 Source::Image(image) => (MountKind::Image { image: image.clone() }, read_only),
             };
-            spec.mounts.push(Mount {
-                kind,
-                target,
-                read_only,
-                flags: Vec::new(),
-                chown: false,
-                id_map: None,
-                overlay: false,
-                subpath: part,
-            });
+            spec.mounts.push(Mount { subpath: part, ..Mount::new(kind, target, read_only) });
         }
         Ok(wanted)
     }
