@@ -54,8 +54,11 @@ fn a_pod_gets_all_that_its_file_asks_for_and_nothing_of_it_outlasts_it() {
     );
     check("echo $SET_colour $SET_blob $user $token", "red blob me hush");
     check("hostname; pwd; id -u; id -g; id -G", "counter\n/tmp\n7\n8\n8 9");
-    check("cat /work/state; echo more > /work/more; echo x > /part/x; cat /work/a/b/x", "prepared\nx");
-    assert_eq!(exec(&host, "shop-side", "cat /work/more"), "more", "both have the same");
+    check(
+        "cat /scratch/state; echo more > /scratch/more; echo x > /part/x; cat /scratch/a/b/x",
+        "prepared\nx",
+    );
+    assert_eq!(exec(&host, "shop-side", "cat /scratch/more"), "more", "both have the same");
     check(
         "stat -c %a /settings/blob /settings/deep/colour; cat /etc/one 2>&1 | tail -n 1",
         "444\n440\ncat: can't open '/etc/one': Permission denied",
@@ -106,7 +109,7 @@ fn a_pod_gets_all_that_its_file_asks_for_and_nothing_of_it_outlasts_it() {
     assert!(told.contains("document 1, metadata.name: a pod named \"shop\" exists"), "{told}");
     exec(&host, "shop-web", "echo kept > /data/kept");
     play(&host, &yaml, &["--replace", "--configmap", &settings]);
-    assert_eq!(exec(&host, "shop-web", "cat /data/kept; ls /work"), "kept\na\nstate");
+    assert_eq!(exec(&host, "shop-web", "cat /data/kept; ls /scratch"), "kept\na\nstate");
 
     let removed = said(&dormouse(&host, &["kube", "down", "play.yaml"]));
     assert_eq!(removed, "shop\nkeys_token\nkeys_user\n");
