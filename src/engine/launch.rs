@@ -416,7 +416,6 @@ impl Engine {
 fn reap(mut child: Child) -> std::io::Result<()> {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK)?;
-        let _entered = runtime.enter();
         let ended = crate::readiness::watch(pidfd, Interest::READABLE)?;
         runtime.spawn(async move {
             if ended.readable().await.is_ok() {
