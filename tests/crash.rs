@@ -207,6 +207,47 @@ fn a_container_whose_monitor_died_can_be_removed_by_force() {
 }
 
 #[test]
+fn a_payload_whose_monitor_died_before_it_could_tell_of_it_is_ended() {
+    let Some(mut host) = Host::new() else { return };
+    let leaks = Leaks::before(&host).kept();
+    // What such a monitor leaves: its program has been executed, and the state does not know that.
+    let orphan = |host: &Host, name: &str| {
+        let container = host.sleeper().named(name).run();
+        let (pid, details) = (container.pid(), container.inspect());
+        let monitor = i32::try_from(details["monitorPid"].as_i64().unwrap()).unwrap();
+        kill(Pid::from_raw(monitor), Signal::SIGKILL).unwrap();
+        wait_until("the monitor is gone", || container.inspect()["monitorPid"].is_null());
+        let path = host.run_dir().join("containers").join(container.id()).join("state");
+        let state = std::fs::read_to_string(&path).unwrap().replace("phase=running", "phase=starting");
+        std::fs::write(&path, state).unwrap();
+        assert_eq!(container.state(), "failed");
+        assert!(is_running(pid));
+        pid
+    };
+    let by_name = |name: &str| json!({"name": name});
+
+    let pid = orphan(&host, "removed");
+    host.call("Container.Remove", by_name("removed")).unwrap();
+    assert!(!is_running(pid));
+
+    let pid = orphan(&host, "again");
+    host.call("Container.Start", by_name("again")).unwrap();
+    assert!(!is_running(pid));
+    host.call("Container.Remove", json!({"name": "again", "force": true})).unwrap();
+
+    let pid = orphan(&host, "swept");
+    host.crash();
+    host.wake();
+    wait_until("the sweep has ended it", || !is_running(pid));
+    host.call("Container.Remove", by_name("swept")).unwrap();
+    Leaks::since(&host, leaks).assert_none_after();
+}
+
+fn is_running(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
+#[test]
 fn waiting_ends_when_the_container_ends_even_without_a_monitor() {
     let Some(host) = Host::new() else { return };
     let container = host.sleeper().run_until_stoppable();

@@ -137,7 +137,13 @@ impl Engine {
         }
         monitor.answer(name).map_err(|failure| match failure {
             MonitorFailure::Told { step, errno, message } => launch_error(&container, step, errno, message),
-            MonitorFailure::Engine(error) => error,
+            MonitorFailure::Engine(error) => {
+                // It may have died after the payload's start.
+                if self.live(id).is_ok_and(|live| !live.phase.is_alive()) {
+                    self.remove_cgroup(id);
+                }
+                error
+            }
         })?;
         volumes.keep();
         if let Some(network) = network {

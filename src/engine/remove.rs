@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::runtime::cgroup::Cgroup;
+use crate::runtime::cgroup::{Cgroup, CgroupError};
 
 use super::{Engine, EngineError, Event, EventKind, blocking, wait::Condition};
 
@@ -56,8 +56,7 @@ impl Engine {
                         "cannot take the network down, left for the next wake"
                     );
                 }
-                engine.remove_cgroup(&id);
-                engine.remove_directories(&id);
+                engine.remove_remains(&id);
                 Ok(())
             })
             .await?;
@@ -102,6 +101,14 @@ impl Engine {
         }
     }
 
+    /// Removes what is left of a container, or of a pod, that has no record any more. The directories go last, and stay where the
+    /// cgroup does: by them the next wake finds it.
+    pub(super) fn remove_remains(&self, id: &str) {
+        if self.remove_cgroup(id) {
+            self.remove_directories(id);
+        }
+    }
+
     /// Removes the directories of a container that has no record (any more). What can't be removed stays for the next
     /// sweep.
     pub(super) fn remove_directories(&self, id: &str) {
@@ -118,13 +125,18 @@ impl Engine {
         }
     }
 
-    /// Removes what is left of a container's cgroup.
-    pub(super) fn remove_cgroup(&self, id: &str) {
+    /// Removes the cgroup of a container that does not run, and returns whether there is none any more. Whoever is in it is killed:
+    /// a payload whose monitor died before it could tell that it runs.
+    pub(super) fn remove_cgroup(&self, id: &str) -> bool {
         let path = self.cgroup_path(id);
-        if let Ok(cgroup) = Cgroup::open(&path)
-            && let Err(error) = cgroup.remove()
-        {
-            tracing::warn!(cgroup = path, %error, "cannot remove the cgroup, left for the next wake");
+        match Cgroup::open(&path).and_then(|cgroup| cgroup.kill_and_remove()) {
+            Ok(()) => true,
+            // Of a host without cgroups, and of what was never a cgroup's path.
+            Err(CgroupError::NotMounted | CgroupError::Path { .. }) => true,
+            Err(error) => {
+                tracing::warn!(cgroup = path, %error, "cannot remove the cgroup, left for the next wake");
+                false
+            }
         }
     }
 }

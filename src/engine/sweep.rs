@@ -28,6 +28,7 @@ impl Engine {
             }
         }
         for container in self.store()?.containers()? {
+            self.end_failed_start(&container.id, &container.name)?;
             if let Err(error) = self.adopt_unsupervised(&container.id, &container.name) {
                 tracing::warn!(container = container.name, %error, "cannot supervise it again, ignoring");
             }
@@ -53,6 +54,27 @@ impl Engine {
                 let _ = std::fs::remove_file(self.paths().run_dir.join(name));
             }
         }
+    }
+
+    /// Kills a payload whose monitor died before it could tell that it runs: whoever asked for the start was told that it had
+    /// failed.
+    fn end_failed_start(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        let has_payload = || -> Result<bool, EngineError> {
+            let live = self.live(id)?;
+            let died_starting =
+                !live.supervised && live.told.is_some_and(|told| told.phase == Phase::Starting);
+            Ok(died_starting && Cgroup::open(&self.cgroup_path(id)).is_ok_and(|cgroup| cgroup.exists()))
+        };
+        if !has_payload()? {
+            return Ok(());
+        }
+        let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
+        // Again under the lock: somebody may just have started it.
+        if has_payload()? {
+            tracing::info!(container = name, "its monitor died while it started it, ending what it started");
+            self.remove_cgroup(id);
+        }
+        Ok(())
     }
 
     /// Its monitor logs again what has waited in the pipes, learns how it ends, and does what follows an end.
@@ -87,16 +109,9 @@ impl Engine {
             return Ok(());
         }
         tracing::info!(id, "removing what an interrupted change left");
-        let path = self.cgroup_path(id);
-        if let Ok(cgroup) = Cgroup::open(&path)
-            && let Err(error) = cgroup.kill_all(libc::SIGKILL)
-        {
-            tracing::warn!(id, %error, "cannot kill the processes in the cgroup, ignoring");
-        }
         // With what it shares, if it was a pod.
         self.lower_pod(id)?;
-        self.remove_cgroup(id);
-        self.remove_directories(id);
+        self.remove_remains(id);
         Ok(())
     }
 }

@@ -60,7 +60,9 @@ impl<'a> Leaks<'a> {
             if still.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "left behind:\n{}", Vec::from_iter(still).join("\n"));
+            let still_there =
+                || still.iter().chain(&inhabitants(&still)).cloned().collect::<Vec<_>>().join("\n");
+            assert!(Instant::now() < deadline, "left behind:\n{}", still_there());
             leaked = Some(still);
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -100,6 +102,21 @@ fn remains(host: &Host) -> BTreeSet<String> {
         remains.insert(format!("container: {}", container["name"]));
     }
     remains
+}
+
+/// The processes that keep a cgroup of these from going.
+fn inhabitants(left: &BTreeSet<String>) -> Vec<String> {
+    let cgroups = left.iter().filter_map(|line| line.strip_prefix("cgroup: "));
+    let pids: BTreeSet<i32> = cgroups
+        .filter_map(|cgroup| fs::read_to_string(Path::new(cgroup).join("cgroup.procs")).ok())
+        .flat_map(|pids| pids.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    let told = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default().to_owned();
+        format!("there: {pid} {} {state}", command_line(*pid))
+    };
+    pids.iter().map(told).collect()
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {

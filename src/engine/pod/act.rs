@@ -232,8 +232,7 @@ impl Engine {
         }
         self.remove_volumes_of_container(&gone);
         for member in ids.iter().map(String::as_str).chain([id]) {
-            self.remove_cgroup(member);
-            self.remove_directories(member);
+            self.remove_remains(member);
         }
         Ok(Removal::Done(members.to_vec()))
     }

@@ -14,6 +14,19 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Busy`] when processes stay; what could be removed is gone then.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        self.remove_with(|| Ok(()))
+    }
+
+    /// As [`Self::remove`], of a cgroup whose processes nobody wants any more: they are killed, and so is who comes meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::remove`], and as [`Self::kill_all`].
+    pub fn kill_and_remove(&self) -> Result<(), CgroupError> {
+        self.remove_with(|| self.kill_all(libc::SIGKILL))
+    }
+
+    /// `when_busy` is done before each further try.
+    fn remove_with(&self, when_busy: impl Fn() -> Result<(), CgroupError>) -> Result<(), CgroupError> {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_micros(50);
         let mut left: Vec<PathBuf> =
@@ -29,7 +42,7 @@ impl Cgroup {
             });
             match failure {
                 None => return Ok(()),
-                Some(CgroupError::Busy { .. }) if Instant::now() < deadline => {}
+                Some(CgroupError::Busy { .. }) if Instant::now() < deadline => when_busy()?,
                 Some(error) => return Err(error),
             }
             std::thread::sleep(pause);
