@@ -156,7 +156,9 @@ fn followers_see_a_burst_over_the_end_of_a_file_and_slow_ones_too() {
     let Some(host) = Host::new() else { return };
     let container = host.sleeper().named("n".repeat(64).as_str()).run();
     let mut fast = host.connect();
-    let mut stream = fast.call_more("io.dormouse.Manager.Events", json!({"actions": ["kill"]}), &[]).unwrap();
+    // Not only from now on: others may be served before this call is.
+    let wanted = json!({"actions": ["kill"], "sinceUSec": now_usec()});
+    let mut stream = fast.call_more("io.dormouse.Manager.Events", wanted, &[]).unwrap();
     // More than one file of 2 MiB holds, at 200 bytes and more each.
     const COUNT: usize = 12_000;
     std::thread::scope(|scope| {

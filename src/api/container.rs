@@ -257,21 +257,10 @@ impl ContainerInterface {
             phases: given.states.unwrap_or_default().into_iter().map(phase).collect(),
             labels: given.labels.unwrap_or_default().into_iter().collect(),
         };
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let (engine, wanted) = (self.engine.clone(), filter.clone());
-            let now = looked_up(move || engine.list(&wanted)).await.map_err(failed)?;
-            let now: Vec<wire::Summary> = now.into_iter().map(summary).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { containers: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |container| &container.id) {
-                call.reply_continues(wire::List_Reply { containers: changed, gone }).await?;
-            }
-            let events = changes.next().await.map_err(failed)?;
-            self.engine.settle(&events).await.map_err(failed)?;
-        }
+        let look =
+            move |engine: &Engine| Ok(engine.list(&filter)?.into_iter().map(summary).collect::<Vec<_>>());
+        let reply = |containers, gone| wire::List_Reply { containers, gone };
+        listing::list(call, &self.engine, NAME, look, |container| &container.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

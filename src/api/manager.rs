@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::{
     ContainerFilter, DiskUse, Engine, EngineError, Event, EventKind, KubeKind, KubeRequest, PrunedVolumes,
-    Since, UnitRequest,
+    Since, UnitRequest, Whose,
 };
 use crate::runtime::cgroup::{self, Layout};
 use crate::store::Store;
@@ -146,19 +146,22 @@ impl ManagerInterface {
             (None, None) if call.wants_more() => Since::Now,
             (None, None) => Since::Oldest,
         };
+        // Before anything is waited for: from the call on, nothing is missed.
+        let follower =
+            call.wants_more().then(|| self.engine.follow_events(since)).transpose().map_err(failed)?;
+        let engine = self.engine.clone();
         let wanted = Wanted {
             until: given.untilUSec,
             types: kinds(given.types.unwrap_or_default()).map_err(failed)?,
-            names: given.names.unwrap_or_default(),
+            whose: looked_up(move || engine.whose(given.names.unwrap_or_default())).await.map_err(failed)?,
             actions: given.actions.unwrap_or_default(),
         };
-        if !call.wants_more() {
+        let Some(mut follower) = follower else {
             let engine = self.engine.clone();
             let events = looked_up(move || engine.events(since)).await.map_err(failed)?;
             let events = events.into_iter().filter(|event| wanted.fits(event)).map(event).collect();
             return call.reply(wire::Events_Reply { events }).await;
-        }
-        let mut follower = self.engine.follow_events(since).map_err(failed)?;
+        };
         loop {
             let next = tokio::select! {
                 biased;
@@ -177,19 +180,15 @@ impl ManagerInterface {
 struct Wanted {
     until: Option<i64>,
     types: Vec<EventKind>,
-    names: Vec<String>,
+    whose: Vec<Whose>,
     actions: Vec<String>,
 }
 
 impl Wanted {
     fn fits(&self, event: &Event) -> bool {
-        let named = |name: &String| {
-            let is_id = |id: &str| !name.is_empty() && id.starts_with(name.as_str());
-            event.name == *name || is_id(&event.id) || event.container.as_deref().is_some_and(is_id)
-        };
         self.until.is_none_or(|until| event.time < until)
             && (self.types.is_empty() || self.types.contains(&event.kind))
-            && (self.names.is_empty() || self.names.iter().any(named))
+            && (self.whose.is_empty() || self.whose.iter().any(|whose| whose.is_of(event)))
             && (self.actions.is_empty() || self.actions.contains(&event.action))
     }
 

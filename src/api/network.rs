@@ -92,22 +92,9 @@ impl NetworkInterface {
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
         let wanted = listing::Wanted::new(given.names, given.labels);
-        let is_wanted =
-            |network: &wire::Details| wanted.includes(&network.id, &network.name, &network.labels);
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let engine = self.engine.clone();
-            let now = looked_up(move || all(&engine)).await.map_err(failed)?;
-            let now: Vec<wire::Details> = now.into_iter().filter(is_wanted).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { networks: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |network| &network.id) {
-                call.reply_continues(wire::List_Reply { networks: changed, gone }).await?;
-            }
-            changes.next().await.map_err(failed)?;
-        }
+        let look = move |engine: &Engine| Ok(wanted.of(all(engine)?, |it| (&it.id, &it.name, &it.labels)));
+        let reply = |networks, gone| wire::List_Reply { networks, gone };
+        listing::list(call, &self.engine, NAME, look, |network| &network.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

@@ -105,21 +105,9 @@ impl SecretInterface {
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
         let wanted = listing::Wanted::new(given.names, given.labels);
-        let is_wanted = |secret: &wire::Details| wanted.includes(&secret.id, &secret.name, &secret.labels);
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let engine = self.engine.clone();
-            let now = looked_up(move || all(&engine)).await.map_err(failed)?;
-            let now: Vec<wire::Details> = now.into_iter().filter(is_wanted).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { secrets: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |secret| &secret.id) {
-                call.reply_continues(wire::List_Reply { secrets: changed, gone }).await?;
-            }
-            changes.next().await.map_err(failed)?;
-        }
+        let look = move |engine: &Engine| Ok(wanted.of(all(engine)?, |it| (&it.id, &it.name, &it.labels)));
+        let reply = |secrets, gone| wire::List_Reply { secrets, gone };
+        listing::list(call, &self.engine, NAME, look, |secret| &secret.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

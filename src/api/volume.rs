@@ -87,24 +87,13 @@ impl VolumeInterface {
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
         let wanted = listing::Wanted::new(given.names, given.labels);
-        let is_wanted = |volume: &wire::Details| {
-            wanted.includes(&volume.id, &volume.name, &volume.labels)
-                && given.unused.is_none_or(|unused| volume.containers.is_empty() == unused)
+        let look = move |engine: &Engine| {
+            let mut volumes = wanted.of(all(engine)?, |it| (&it.id, &it.name, &it.labels));
+            volumes.retain(|volume| given.unused.is_none_or(|unused| volume.containers.is_empty() == unused));
+            Ok(volumes)
         };
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let engine = self.engine.clone();
-            let now = looked_up(move || all(&engine)).await.map_err(failed)?;
-            let now: Vec<wire::Details> = now.into_iter().filter(is_wanted).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { volumes: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |volume| &volume.id) {
-                call.reply_continues(wire::List_Reply { volumes: changed, gone }).await?;
-            }
-            changes.next().await.map_err(failed)?;
-        }
+        let reply = |volumes, gone| wire::List_Reply { volumes, gone };
+        listing::list(call, &self.engine, NAME, look, |volume| &volume.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

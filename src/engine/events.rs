@@ -106,6 +106,29 @@ impl Event {
     }
 }
 
+/// What a filter of events is given: a name, an id, or the beginning of an id.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    text: String,
+    /// Of what is here and is meant by it.
+    ids: Vec<String>,
+}
+
+/// With fewer digits an id of something that is gone is no name: `db` must not be whatever has had an id that begins with it.
+const ID_PREFIX_MIN: usize = 12;
+
+impl Whose {
+    /// Whether the event is about it.
+    pub fn is_of(&self, event: &Event) -> bool {
+        let is_id = |id: &str| {
+            let digits = id.strip_prefix("sha256:").unwrap_or(id);
+            let begins = id.starts_with(&self.text) || digits.starts_with(&self.text);
+            self.ids.iter().any(|known| known == id) || (self.text.len() >= ID_PREFIX_MIN && begins)
+        };
+        event.name == self.text || is_id(&event.id) || event.container.as_deref().is_some_and(is_id)
+    }
+}
+
 /// A place in the record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cursor {
@@ -178,6 +201,25 @@ impl Engine {
         let mut events = reader.read_new()?;
         keep_since(&mut events, since);
         Ok(events)
+    }
+
+    /// Looks up what the names in filters of events stand for. A name that something has goes before beginnings of ids.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn whose(&self, texts: Vec<String>) -> Result<Vec<Whose>, EngineError> {
+        let store = self.store()?;
+        let whose = |text: String| {
+            let found = [
+                store.find_container(&text)?.ok().map(|row| (row.id, row.name)),
+                store.find_pod(&text)?.ok().map(|row| (row.id, row.name)),
+                store.find_network(&text)?.ok().map(|row| (row.id, row.name)),
+            ];
+            let mut found = found.into_iter().flatten().collect();
+            super::keep_named(&mut found, std::slice::from_ref(&text), |(id, name)| (id, name));
+            Ok(Whose { text, ids: found.into_iter().map(|(id, _)| id).collect() })
+        };
+        texts.into_iter().map(whose).collect()
     }
 
     /// Follows the events: those that there are first, then each as it happens.
@@ -507,5 +549,20 @@ mod tests {
         record.write(2);
         assert_eq!(numbers(&reader.read_new().unwrap()), [2]);
         assert!(reader.read_new().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_short_name_is_not_the_beginning_of_an_id() {
+        let of = |id: &str, name: &str| Event::new(EventKind::Container, "start", id, name);
+        let whose = |text: &str, ids: &[&str]| Whose {
+            text: text.to_owned(),
+            ids: ids.iter().map(|&id| id.to_owned()).collect(),
+        };
+        let (web, db) = (of("db0123456789abcd", "web"), of("ff0123456789abcd", "db"));
+        let are_of = |whose: Whose| (whose.is_of(&web), whose.is_of(&db));
+        assert_eq!(are_of(whose("db", &[])), (false, true));
+        assert_eq!(are_of(whose("db0", &["db0123456789abcd"])), (true, false));
+        assert_eq!(are_of(whose("db0123456789", &[])), (true, false));
+        assert_eq!(are_of(whose("", &[])), (false, false));
     }
 }

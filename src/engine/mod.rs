@@ -19,6 +19,7 @@ mod definition;
 mod error;
 mod events;
 mod exec;
+mod filter;
 mod generate;
 mod health;
 mod images;
@@ -63,8 +64,9 @@ pub use copy::{PathKind, PathStat};
 pub use create::Created;
 pub use definition::Definition;
 pub use error::EngineError;
-pub use events::{Cursor, Event, EventFollower, EventKind, Since};
+pub use events::{Cursor, Event, EventFollower, EventKind, Since, Whose};
 pub use exec::{ExecControl, ExecOutput, ExecRequest, ExecSession};
+pub use filter::{is_label, keep_named};
 pub use generate::{GeneratedUnit, GeneratedUnits, UnitRequest};
 pub use health::HealthCheck;
 pub use images::{

@@ -47,14 +47,12 @@ impl Engine {
     pub fn list(&self, filter: &ContainerFilter) -> Result<Vec<ContainerSummary>, EngineError> {
         let mut found = Vec::new();
         let mounted: LazyCell<Option<Mounted>> = LazyCell::new(|| Mounted::read().ok());
-        let rows = self.store()?.containers()?;
+        let mut rows = self.store()?.containers()?;
+        super::keep_named(&mut rows, &filter.names, |row| (&row.id, &row.name));
         let started = self.run_directories()?;
         for row in rows {
             // The steps of builds are nobody's containers, unless asked for by name.
             if filter.names.is_empty() && super::build::is_step(&row.name) {
-                continue;
-            }
-            if !filter.names.is_empty() && !filter.names.iter().any(|name| is_named(&row, name)) {
                 continue;
             }
             let live = match started.contains(OsStr::new(&row.id)) {
@@ -62,9 +60,8 @@ impl Engine {
                 false => Live::NOT_STARTED,
             };
             let summary = self.summarise(row, live)?;
-            let wanted_labels = filter.labels.iter().all(|(key, value)| {
-                summary.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
-            });
+            let wanted_labels =
+                filter.labels.iter().all(|(key, value)| super::is_label(summary.labels.get(key), value));
             let wanted_phase = filter.phases.is_empty() || filter.phases.contains(&summary.live.phase);
             if wanted_labels && wanted_phase {
                 found.push(summary);
@@ -208,8 +205,4 @@ fn controllers_of(line: &str) -> impl Iterator<Item = &str> {
         .unwrap_or_default()
         .split(',')
         .filter(|name| !name.is_empty() && !name.contains('='))
-}
-
-fn is_named(row: &ContainerRow, name: &str) -> bool {
-    row.name == *name || (!name.is_empty() && row.id.starts_with(name))
 }

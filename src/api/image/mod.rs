@@ -97,20 +97,9 @@ impl ImageInterface {
     }
 
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let engine = self.engine.clone();
-            let now = looked_up(move || engine.images()).await.map_err(failed)?;
-            let now: Vec<wire::Summary> = now.iter().map(summary).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { images: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |image| &image.id) {
-                call.reply_continues(wire::List_Reply { images: changed, gone }).await?;
-            }
-            changes.next().await.map_err(failed)?;
-        }
+        let look = |engine: &Engine| Ok(engine.images()?.iter().map(summary).collect::<Vec<_>>());
+        let reply = |images, gone| wire::List_Reply { images, gone };
+        listing::list(call, &self.engine, NAME, look, |image| &image.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

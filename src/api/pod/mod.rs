@@ -75,22 +75,12 @@ impl PodInterface {
     async fn list(&self, call: &mut Call) -> Result<(), CallError> {
         let given: wire::List_Args = call.parameters()?;
         let wanted = listing::Wanted::new(given.names, given.labels);
-        let is_wanted = |pod: &wire::Summary| wanted.includes(&pod.id, &pod.name, &pod.labels);
-        let mut changes = listing::follow(call, &self.engine).map_err(failed)?;
-        let mut told = listing::Told::nothing();
-        loop {
-            let engine = self.engine.clone();
-            let now = looked_up(move || engine.pods()).await.map_err(failed)?;
-            let now: Vec<wire::Summary> = now.iter().map(summary).filter(is_wanted).collect();
-            let Some(changes) = &mut changes else {
-                return call.reply(wire::List_Reply { pods: now, gone: Vec::new() }).await;
-            };
-            if let Some((changed, gone)) = told.news(now, |pod| &pod.id) {
-                call.reply_continues(wire::List_Reply { pods: changed, gone }).await?;
-            }
-            let events = changes.next().await.map_err(failed)?;
-            self.engine.settle(&events).await.map_err(failed)?;
-        }
+        let look = move |engine: &Engine| {
+            Ok(wanted
+                .of(engine.pods()?.iter().map(summary).collect(), |pod| (&pod.id, &pod.name, &pod.labels)))
+        };
+        let reply = |pods, gone| wire::List_Reply { pods, gone };
+        listing::list(call, &self.engine, NAME, look, |pod| &pod.id, reply).await
     }
 
     async fn inspect(&self, call: &mut Call) -> Result<(), CallError> {

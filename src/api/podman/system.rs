@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::api::{looked_up, ordered};
-use crate::engine::{Engine, EngineError, Event, EventKind, Since};
+use crate::engine::{Engine, EngineError, Event, EventKind, Since, Whose};
 use crate::image::registry::Registries;
 
 use super::errors::{failed, occurred};
@@ -48,7 +48,11 @@ impl PodmanInterface {
             (true, None) => Since::Oldest,
             (true, Some(usec)) => Since::Time(usec),
         };
+        // Before anything is waited for: from the call on, nothing is missed.
         let mut follower = self.engine.follow_events(since).map_err(failed)?;
+        let (engine, values) =
+            (self.engine.clone(), filters.iter().map(|filter| filter.value.clone()).collect());
+        let whose = looked_up(move || engine.whose(values)).await.map_err(failed)?;
         let nothing = wire::Event {
             id: String::new(),
             image: String::new(),
@@ -81,7 +85,10 @@ impl PodmanInterface {
                     return call.reply(wire::GetEvents_Reply { events: nothing }).await;
                 }
                 let Some(events) = to_wire(&self.engine, &event) else { continue };
-                if !filters.iter().all(|filter| filter.fits(&self.engine, &events)) {
+                let fits = |(filter, whose): (&Filter, &Whose)| {
+                    filter.fits(&self.engine, &events, whose.is_of(&event))
+                };
+                if !filters.iter().zip(&whose).all(fits) {
                     continue;
                 }
                 if !call.wants_more() {
@@ -188,9 +195,9 @@ impl Filter {
         Ok(Self { key, value: value.to_owned() })
     }
 
-    fn fits(&self, engine: &Engine, event: &wire::Event) -> bool {
+    /// `is_it`: whether the event is about what the value names.
+    fn fits(&self, engine: &Engine, event: &wire::Event, is_it: bool) -> bool {
         let value = self.value.as_str();
-        let is_it = event.name == value || (!value.is_empty() && event.id.starts_with(value));
         match self.key.as_str() {
             "event" => event.status == value,
             "type" => event.r#type == value,
