@@ -366,3 +366,24 @@ fn exec_with_a_terminal_carries_bytes_size_and_exit_code() {
     assert_eq!(terminal.exit_code(), 9);
     assert!(!terminal.is_raw());
 }
+
+#[test]
+fn a_password_prompt_that_a_signal_ends_leaves_a_terminal_that_shows_what_is_typed() {
+    let host = host();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut terminal = host.on_terminal(&["login", "--username", "me", "registry.example"], 24, 80);
+        let shows = |terminal: &OnTerminal| {
+            tcgetattr(&terminal.slave).unwrap().local_flags.contains(LocalFlags::ECHO)
+        };
+        terminal.wait_for_text("Password: ");
+        let deadline = Instant::now() + PATIENCE;
+        while shows(&terminal) {
+            assert!(Instant::now() < deadline, "what is typed is shown");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill(Pid::from_raw(i32::try_from(terminal.child.id()).unwrap()), signal).unwrap();
+        let status = terminal.child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal as i32));
+        assert!(shows(&terminal), "{signal}");
+    }
+}

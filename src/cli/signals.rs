@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::streams::complain;
@@ -41,4 +41,14 @@ pub fn deliver_to(mut deliver: impl FnMut(Signal) + Send + 'static) -> io::Resul
         }
     })?;
     Ok(())
+}
+
+/// Ends this process as the signal would have done if nobody had taken it.
+pub fn die_of(signal: Signal) -> ! {
+    let mut signals = SigSet::empty();
+    signals.add(signal);
+    // If either fails, the exit code says the same.
+    let _ = signals.thread_unblock();
+    let _ = raise(signal);
+    std::process::exit(128 + signal as i32)
 }

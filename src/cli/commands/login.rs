@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use clap::Args;
+use nix::sys::signal::Signal;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
 use crate::cli::output::FormatFlag;
 use crate::cli::service::Service;
+use crate::cli::signals;
 
 /// Give the service credentials for a registry
 #[derive(Debug, Args)]
@@ -98,6 +100,14 @@ fn ask(prompt: &str, secret: bool) -> io::Result<String> {
     let before = tcgetattr(stdin.as_fd())?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
+    let shown = before.clone();
+    signals::deliver_to(move |signal| {
+        if signal != Signal::SIGWINCH {
+            // A shell after us that shows nothing of what is typed would look dead.
+            let _ = tcsetattr(io::stdin().as_fd(), OptionalActions::Now, &shown);
+            signals::die_of(signal);
+        }
+    })?;
     tcsetattr(stdin.as_fd(), OptionalActions::Flush, &silent)?;
     let line = line();
     tcsetattr(stdin.as_fd(), OptionalActions::Flush, &before)?;
