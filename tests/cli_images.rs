@@ -150,3 +150,96 @@ fn ctrl_c_gives_a_pull_up() {
     assert!(!pull.wait().unwrap().success());
     wait_until("nothing is left of it", || layers() == 0);
 }
+
+/// The names in a directory, and what is in its one file.
+fn only_file(directory: &std::path::Path) -> (Vec<String>, Vec<u8>) {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let bytes = std::fs::read(directory.join("archive.tar")).unwrap();
+    (names, bytes)
+}
+
+#[test]
+fn an_archive_takes_its_name_when_it_is_whole_and_not_before() {
+    let Some(host) = Host::new() else { return };
+    host.sh("exit").named("box").create();
+    host.call("Volume.Create", json!({"name": "data"})).unwrap();
+    let directory = host.path().join("archives");
+    std::fs::create_dir(&directory).unwrap();
+    let path = directory.join("archive.tar");
+    let file = path.to_str().unwrap();
+    let precious = || (vec!["archive.tar".to_owned()], b"precious".to_vec());
+    for command_line in [["save", "-o"].as_slice(), &["export", "-o"], &["volume", "export", "-o"]] {
+        let (wanted, link) = ([file], directory.with_file_name("link.tar"));
+        let arguments = |name: &'static str| [command_line, wanted.as_slice(), &[name]].concat();
+        let present = match command_line[0] {
+            "save" => "busybox",
+            "export" => "box",
+            _ => "data",
+        };
+        std::fs::write(&path, "precious").unwrap();
+        assert!(complaint(&host, &arguments("absent"), 1).contains("absent"));
+        assert_eq!(only_file(&directory), precious(), "{command_line:?}");
+
+        // Somebody gives up while the service is about to write.
+        let serve = Pid::from_raw(host.serve_pid());
+        kill(serve, Signal::SIGSTOP).unwrap();
+        let mut client = command(&host, &arguments(present)).stderr(Stdio::null()).spawn().unwrap();
+        let open = || {
+            let links =
+                std::fs::read_dir(format!("/proc/{}/fd", client.id())).into_iter().flatten().flatten();
+            links.filter_map(|link| std::fs::read_link(link.path()).ok()).any(|to| to.starts_with(&directory))
+        };
+        wait_until("the file is open", open);
+        kill(Pid::from_raw(i32::try_from(client.id()).unwrap()), Signal::SIGINT).unwrap();
+        client.wait().unwrap();
+        kill(serve, Signal::SIGCONT).unwrap();
+        assert_eq!(only_file(&directory), precious(), "{command_line:?}");
+
+        // A link stays one.
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        text(&host, &[command_line, &[link.to_str().unwrap(), present]].concat());
+        assert!(link.is_symlink());
+        let (names, bytes) = only_file(&directory);
+        assert_eq!(
+            (names, bytes.get(257..262)),
+            (precious().0, Some(b"ustar".as_slice())),
+            "{command_line:?}"
+        );
+    }
+}
+
+#[test]
+fn an_archive_that_nobody_reads_ends_its_writer_without_a_word() {
+    let Some(host) = Host::new() else { return };
+    let container = host.sleeper().named("box").run();
+    container.exec("dd if=/dev/zero of=/large bs=1M count=1");
+    let data = json!({"mounts": [{"kind": "volume", "source": "data", "target": "/data"}]});
+    let filled = host.sh("dd if=/dev/zero of=/data/large bs=1M count=1").with(data).run_until("exited");
+    assert_eq!(filled.exit_code(), Some(0));
+    for arguments in [
+        ["save", "busybox"].as_slice(),
+        &["export", "box"],
+        &["volume", "export", "data"],
+        &["cp", "box:/large", "-"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(&host, arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert_eq!(
+            (output.status.code(), output.stderr.as_slice()),
+            (Some(141), b"".as_slice()),
+            "{arguments:?}"
+        );
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command(&host, &["export", "box"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = output.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "dormouse: cannot write the archive: no space left\n"
+    );
+}

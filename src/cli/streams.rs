@@ -247,6 +247,14 @@ pub fn print(text: &str) -> Result<(), CliError> {
         .map_err(|error| CliError::io("write to standard output", &error))
 }
 
+/// The failure that says nothing, if what takes our output is a pipe or socket whose reader has left.
+pub fn reader_left(output: &OwnedFd) -> Option<CliError> {
+    let mut waits = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut waits, PollTimeout::ZERO).ok()?;
+    let left = waits[0].revents()?.contains(PollFlags::POLLERR);
+    left.then(|| CliError::io("write", &io::ErrorKind::BrokenPipe.into()))
+}
+
 /// Writes to standard error; there is nobody to tell if that fails.
 pub fn complain(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());

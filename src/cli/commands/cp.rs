@@ -17,6 +17,7 @@ use crate::cli::errors::CliError;
 use crate::cli::output::FormatFlag;
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
+use crate::cli::streams::reader_left;
 use crate::wire::container::{PathInfo, PathInfo_kind as Kind};
 
 const INTERFACE: &str = "io.dormouse.Container";
@@ -114,7 +115,9 @@ impl Cp {
                 }
                 let out =
                     out.as_fd().try_clone_to_owned().map_err(|error| CliError::io(&attempted, &error))?;
+                let ours = out.try_clone().map_err(|error| CliError::io(&attempted, &error))?;
                 self.take_out(service, &attempted, (&name, &path), None, out)
+                    .map_err(|error| reader_left(&ours).unwrap_or(error))
             }
             (Side::Stream, Side::Container { name, path }) => {
                 let stdin = io::stdin();

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::save::{open_output, remove};
+use super::save::Destination;
 use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
 use crate::cli::output::FormatFlag;
@@ -42,15 +42,15 @@ struct Progress {
 impl Export {
     pub fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("export {:?}", self.container);
-        let output = open_output(&attempted, self.output.as_deref())?;
         self.form.only_with("--output", self.output.is_some())?;
+        let output = Destination::open(&attempted, self.output.as_deref())?;
         let bar = byte_counter(self.quiet);
         let mut bytes = 0;
         let result = service.stream_with_fds(
             &attempted,
             "io.dormouse.Container.Export",
             json!({"name": self.container, "archive": 0}),
-            vec![output],
+            vec![output.descriptor(&attempted)?],
             |progress: Progress, _| {
                 bytes = progress.bytes_written;
                 bar.set_position(bytes);
@@ -58,10 +58,7 @@ impl Export {
             },
         );
         bar.finish_and_clear();
-        if result.is_err() {
-            self.output.as_deref().map(remove);
-        }
-        result?;
+        output.finish(&attempted, result)?;
         tell(&self.form, Done::to(&self.container).silently().with("bytes", bytes))
     }
 }

@@ -1,18 +1,21 @@
 //! `dormouse save`
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use clap::{Args, ValueEnum};
+use rustix::fs::{AtFlags, CWD, linkat};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::errors::CliError;
 use crate::cli::progress::byte_counter;
 use crate::cli::service::Service;
+use crate::cli::streams;
 
 /// Save images to an archive that `dormouse load`, and other engines, take
 #[derive(Debug, Args)]
@@ -59,7 +62,7 @@ impl Save {
         };
         let mut parameters = json!({"names": self.images, "format": format});
         let mut descriptors = Vec::new();
-        let mut made = None;
+        let mut destination = None;
         let mut layout = None;
         if self.format == Format::OciDir {
             let Some(path) = &self.output else {
@@ -78,9 +81,10 @@ impl Save {
                 parameters["path"] = json!(path);
             }
         } else {
-            descriptors.push(open_output(&attempted, self.output.as_deref())?);
+            let to = Destination::open(&attempted, self.output.as_deref())?;
+            descriptors.push(to.descriptor(&attempted)?);
             parameters["archive"] = json!(0);
-            made = self.output.as_deref();
+            destination = Some(to);
         }
         let bar = byte_counter(self.quiet);
         let result = service.stream_with_fds(
@@ -94,12 +98,10 @@ impl Save {
             },
         );
         bar.finish_and_clear();
-        if result.is_err() {
-            made.map(remove);
-        }
-        match layout {
-            Some(layout) => layout.finish(&attempted, result),
-            None => result,
+        match (layout, destination) {
+            (Some(layout), _) => layout.finish(&attempted, result),
+            (None, Some(destination)) => destination.finish(&attempted, result),
+            (None, None) => result,
         }
     }
 }
@@ -146,22 +148,76 @@ impl Layout {
     }
 }
 
-/// The file, or standard output unless that is a terminal.
-pub(super) fn open_output(attempted: &str, output: Option<&Path>) -> Result<OwnedFd, CliError> {
-    let failed = |error: io::Error| CliError::io(attempted, &error);
-    match output {
-        Some(path) => File::create(path).map(Into::into).map_err(failed),
-        None if io::stdout().is_terminal() => {
-            Err(CliError::usage(format!("cannot {attempted}: standard output is a terminal"))
-                .with_hint("give --output FILE, or pipe it somewhere"))
-        }
-        None => io::stdout().as_fd().try_clone_to_owned().map_err(failed),
-    }
+/// Where an archive goes: a file, or standard output unless that is a terminal.
+///
+/// Half an archive is worse than none, and than the one that was there before: a file has no name before it is whole,
+/// whatever ends us meanwhile.
+#[derive(Debug)]
+pub(super) struct Destination {
+    file: OwnedFd,
+    becomes: Option<PathBuf>,
 }
 
-/// What is half an archive is worse than none; a device or pipe is left alone.
-pub(super) fn remove(path: &Path) {
-    if path.is_file() {
-        let _ = std::fs::remove_file(path);
+impl Destination {
+    pub(super) fn open(attempted: &str, output: Option<&Path>) -> Result<Self, CliError> {
+        let failed = |error: io::Error| CliError::io(attempted, &error);
+        match output {
+            Some(path) => Self::at(path).map_err(failed),
+            None if io::stdout().is_terminal() => {
+                Err(CliError::usage(format!("cannot {attempted}: standard output is a terminal"))
+                    .with_hint("give --output FILE, or pipe it somewhere"))
+            }
+            None => {
+                let file = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+                Ok(Self { file, becomes: None })
+            }
+        }
+    }
+
+    fn at(path: &Path) -> io::Result<Self> {
+        let there = std::fs::metadata(path).ok();
+        if there.as_ref().is_none_or(Metadata::is_file) {
+            // A link stays one: what it leads to is replaced.
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let nameless = File::options()
+                .write(true)
+                .custom_flags(libc::O_TMPFILE)
+                .mode(0o666)
+                .open(directory.unwrap_or(Path::new(".")));
+            if let Ok(file) = nameless {
+                if let Some(there) = there {
+                    file.set_permissions(there.permissions())?;
+                }
+                return Ok(Self { file: file.into(), becomes: Some(path) });
+            }
+        }
+        // A device or pipe, or a file system that has only files with names.
+        Ok(Self { file: File::create(path)?.into(), becomes: None })
+    }
+
+    /// The descriptor to pass.
+    pub(super) fn descriptor(&self, attempted: &str) -> Result<OwnedFd, CliError> {
+        self.file.try_clone().map_err(|error| CliError::io(attempted, &error))
+    }
+
+    /// `written` is what the service has said: the file gets its name, or is gone.
+    pub(super) fn finish(self, attempted: &str, written: Result<(), CliError>) -> Result<(), CliError> {
+        written.map_err(|error| streams::reader_left(&self.file).unwrap_or(error))?;
+        let Some(path) = self.becomes else { return Ok(()) };
+        let mut unfinished = path.clone().into_os_string();
+        unfinished.push(format!(".unfinished-{}", std::process::id()));
+        let named = linkat(
+            CWD,
+            format!("/proc/self/fd/{}", self.file.as_raw_fd()),
+            CWD,
+            &unfinished,
+            AtFlags::SYMLINK_FOLLOW,
+        );
+        named
+            .map_err(Into::into)
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))
+            .map_err(|error| CliError::io(attempted, &error))
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::noun::{Noun, add_label, filters, made};
-use super::save::{open_output, remove};
+use super::save::Destination;
 use super::tell_warnings;
 use crate::cli::done::{Done, tell};
 use crate::cli::errors::CliError;
@@ -289,15 +289,15 @@ impl Prune {
 impl Export {
     fn run(self, service: &Service) -> Result<(), CliError> {
         let attempted = format!("export the volume {:?}", self.volume);
-        let output = open_output(&attempted, self.output.as_deref())?;
         self.form.only_with("--output", self.output.is_some())?;
+        let output = Destination::open(&attempted, self.output.as_deref())?;
         let bar = byte_counter(self.quiet);
         let mut bytes = 0;
         let result = service.stream_with_fds(
             &attempted,
             "io.dormouse.Volume.Export",
             json!({"name": self.volume, "archive": 0}),
-            vec![output],
+            vec![output.descriptor(&attempted)?],
             |progress: Exported, _| {
                 bytes = progress.bytes_written;
                 bar.set_position(bytes);
@@ -305,10 +305,7 @@ impl Export {
             },
         );
         bar.finish_and_clear();
-        if result.is_err() {
-            self.output.as_deref().map(remove);
-        }
-        result?;
+        output.finish(&attempted, result)?;
         tell(&self.form, Done::to(&self.volume).silently().with("bytes", bytes))
     }
 }

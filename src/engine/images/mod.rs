@@ -267,8 +267,8 @@ pub(super) fn from_image_error(error: ImageError) -> EngineError {
                 reason: "no space left".to_owned(),
             }
         }
-        ImageError::Write { .. } => {
-            EngineError::Failed { attempted: "write the archive".to_owned(), reason: text_of(&error) }
+        ImageError::Write { source } => {
+            EngineError::Failed { attempted: "write the archive".to_owned(), reason: source.to_string() }
         }
         ImageError::Layer { digest, source } => match *source {
             inner @ (ImageError::NoSpace { .. } | ImageError::Cancelled | ImageError::Store { .. }) => {
