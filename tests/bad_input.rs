@@ -485,3 +485,79 @@ fn a_descriptor_that_was_not_passed_is_told() {
     }
     leaks.assert_none_after();
 }
+
+#[test]
+fn a_descriptor_that_is_open_for_the_other_direction_is_told() {
+    let Some(host) = Host::new() else { return };
+    let container = host.sleeper().run();
+    host.call("Volume.Create", json!({"name": "data"})).unwrap();
+    let leaks = Leaks::before(&host);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let directory = std::fs::File::open("/").unwrap();
+    let (name, spec) = (&container.name, host.sh("exit").spec);
+    for (method, parameters, field) in [
+        ("Container.Run", json!({"spec": spec, "stdout": 0}), "stdout"),
+        ("Container.Exec", json!({"name": name, "command": ["true"], "stderr": 0}), "stderr"),
+        ("Container.Attach", json!({"name": name, "stdout": 0}), "stdout"),
+        ("Container.Export", json!({"name": name, "archive": 0}), "archive"),
+        ("Container.CopyOut", json!({"name": name, "path": "/etc", "archive": 0}), "archive"),
+        ("Image.Save", json!({"names": ["busybox"], "archive": 0}), "archive"),
+        ("Volume.Export", json!({"name": "data", "archive": 0}), "archive"),
+    ] {
+        for useless in [reader.as_fd(), directory.as_fd()] {
+            let refusal = host.call_with_fds(method, parameters.clone(), &[useless]).unwrap_err();
+            let told = (refusal.name(), refusal.parameters["parameter"].as_str());
+            assert_eq!(told, ("InvalidParameter", Some(field)), "{method}");
+        }
+    }
+    for (method, parameters, field) in [
+        ("Container.Exec", json!({"name": name, "command": ["true"], "stdin": 0}), "stdin"),
+        ("Container.CopyIn", json!({"name": name, "path": "/tmp", "archive": 0}), "archive"),
+        ("Image.Import", json!({"name": "other", "archive": 0}), "archive"),
+        ("Image.Load", json!({"archive": 0}), "archive"),
+        ("Volume.Import", json!({"name": "data", "archive": 0}), "archive"),
+        ("Secret.Create", json!({"name": "key", "descriptor": 0}), "descriptor"),
+    ] {
+        let refusal = host.call_with_fds(method, parameters, &[writer.as_fd()]).unwrap_err();
+        let told = (refusal.name(), refusal.parameters["parameter"].as_str());
+        assert_eq!(told, ("InvalidParameter", Some(field)), "{method}");
+    }
+    leaks.assert_none_after();
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_no_thread_of_the_service() {
+    let Some(host) = Host::new() else { return };
+    let container = host.sleeper().run();
+    let leaks = Leaks::before(&host);
+    let pty = nix::pty::openpty(None, None).unwrap();
+    for (method, parameters) in [
+        ("io.dormouse.Container.Export", json!({"name": container.name, "archive": 0})),
+        ("io.dormouse.Image.Save", json!({"names": ["busybox"], "archive": 0})),
+    ] {
+        for side in [&pty.slave, &pty.master] {
+            let mut connection = host.connect();
+            connection.set_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            let refused = connection.call(method, parameters.clone(), &[side.as_fd()]);
+            assert!(refused.is_err(), "more goes into a terminal than expected");
+        }
+    }
+    // Who has called has left, and keeps both sides of the terminal.
+    leaks.assert_none_after();
+}
+
+#[test]
+fn a_wait_that_nobody_hears_of_keeps_nothing_awake() {
+    let Some(host) = Host::new() else { return };
+    let container = host.sleeper().run();
+    let leaks = Leaks::before(&host);
+    let mut connection = host.connect();
+    for condition in ["exited", "ready"] {
+        let parameters = json!({"name": container.name, "condition": condition});
+        connection.call_oneway("io.dormouse.Container.Wait", parameters, &[]).unwrap();
+    }
+    // Calls of a connection are done one after the other.
+    connection.call("org.varlink.service.GetInfo", json!({}), &[]).unwrap();
+    drop(connection);
+    leaks.assert_none_after();
+}

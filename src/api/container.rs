@@ -209,8 +209,12 @@ impl ContainerInterface {
             Some(wire::Condition::healthy) => Condition::Healthy,
             None | Some(wire::Condition::exited) => Condition::Exited,
         };
-        let ended =
-            self.engine.wait(&given.name, condition, timeout(given.timeoutUSec)?).await.map_err(failed)?;
+        // Where nobody is told, nothing shall keep the service awake.
+        let patience = match call.is_oneway() {
+            true => Some(Duration::ZERO),
+            false => timeout(given.timeoutUSec)?,
+        };
+        let ended = self.engine.wait(&given.name, condition, patience).await.map_err(failed)?;
         call.reply(wire::Wait_Reply { state: state(ended.phase), exitCode: ended.exit_code.map(Into::into) })
             .await
     }

@@ -28,6 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use crate::engine::{Engine, EngineError};
 use crate::varlink::stream::{Control, Finish};
 use crate::varlink::wire::MESSAGE_SIZE_MAX;
@@ -173,16 +175,17 @@ impl<'a> Descriptors<'a> {
     /// As [`Self::take`], for one without which nothing can be done.
     fn need(&mut self, field: &str, index: i64) -> Result<OwnedFd, CallError> {
         let taken = self.0.input(index);
-        self.found(field, taken)
+        self.found(field, taken, OFlags::WRONLY)
     }
 
     /// As [`Self::take_output`], for one without which nothing can be done.
     fn need_output(&mut self, field: &str, index: i64) -> Result<OwnedFd, CallError> {
         let taken = self.0.output(index);
-        self.found(field, taken)
+        self.found(field, taken, OFlags::RDONLY)
     }
 
-    /// One to read from. An index that is out of range, or was taken before, is a slip of the caller.
+    /// One to read from. An index that is out of range, or was taken before, is a slip of the caller, and so is a
+    /// descriptor that is open for the other direction only.
     fn take(&mut self, field: &str, index: Option<i64>) -> Result<Option<OwnedFd>, CallError> {
         index.map(|index| self.need(field, index)).transpose()
     }
@@ -192,10 +195,20 @@ impl<'a> Descriptors<'a> {
         index.map(|index| self.need_output(field, index)).transpose()
     }
 
-    fn found(&self, field: &str, taken: io::Result<Option<OwnedFd>>) -> Result<OwnedFd, CallError> {
+    /// `useless` is how it is open if nothing can go the way that it is for: better told now than by output that is lost.
+    fn found(
+        &self,
+        field: &str,
+        taken: io::Result<Option<OwnedFd>>,
+        useless: OFlags,
+    ) -> Result<OwnedFd, CallError> {
         match taken {
-            Ok(Some(fd)) => Ok(fd),
-            Ok(None) => Err(CallError::InvalidParameter { parameter: field.to_owned() }),
+            Ok(Some(fd))
+                if rustix::fs::fcntl_getfl(&fd).is_ok_and(|flags| flags & OFlags::RWMODE != useless) =>
+            {
+                Ok(fd)
+            }
+            Ok(_) => Err(CallError::InvalidParameter { parameter: field.to_owned() }),
             Err(error) => Err(no_channel(self.0, &error)),
         }
     }

@@ -66,7 +66,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-pub use self::attach::AttachConnection;
+pub use self::attach::{AttachConnection, Endpoint};
 use self::config::MonitorConfig;
 use self::launch::Failure;
 use self::supervise::Supervisor;

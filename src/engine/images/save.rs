@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,10 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{Engine, EngineError, Image, from_image_error, name_of};
 use crate::image::archive::{SavedImage, docker_archive, oci_archive, oci_directory};
 use crate::image::{Digest, ImageError, Reference};
+use crate::monitor::Endpoint;
 
 const TICK_NSEC: i64 = 100_000_000;
-/// POSIX: as much as a pipe takes at once.
-const PIPE_BUF: usize = 4096;
 
 /// What kind of archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,15 +155,13 @@ fn saved(image: &Image, name: &str) -> Result<SavedImage, EngineError> {
 
 /// Writes to what may take its time, and notices within 100 ms that nobody wants it any more.
 pub(in crate::engine) struct PatientWriter<'a> {
-    file: File,
-    is_stream: bool,
+    to: Endpoint,
     cancelled: &'a AtomicBool,
 }
 
 impl<'a> PatientWriter<'a> {
     pub(in crate::engine) fn new(file: File, cancelled: &'a AtomicBool) -> Self {
-        let is_stream = !file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Self { file, is_stream, cancelled }
+        Self { to: Endpoint::output(file.into()), cancelled }
     }
 }
 
@@ -175,14 +172,14 @@ impl Write for PatientWriter<'_> {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(io::Error::other("cancelled"));
             }
-            match poll(&mut [PollFd::new(&self.file.as_fd(), PollFlags::OUT)], Some(&tick)) {
+            match poll(&mut [PollFd::new(&self.to, PollFlags::OUT)], Some(&tick)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => continue,
                 Ok(_) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            // A pipe or socket that is ready takes this much without waiting.
-            let count = if self.is_stream { bytes.len().min(PIPE_BUF) } else { bytes.len() };
-            match self.file.write(&bytes[..count]) {
+            // Never waits, whoever else may have filled the pipe or terminal since: a thread that waits in there could not
+            // be told that nobody wants it any more.
+            match self.to.write(bytes) {
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 result => return result,
@@ -191,6 +188,6 @@ impl Write for PatientWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
 }

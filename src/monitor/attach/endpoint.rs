@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
-/// How much is written at a time to something that could block although it is said to be writable.
-const CAUTIOUS_BYTES: usize = 512;
+/// How much is written at a time to something that could block although it is said to be writable: the master of a terminal
+/// is so as soon as it has room for one byte.
+const CAUTIOUS_BYTES: usize = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
