@@ -54,12 +54,12 @@ Examples:
 
 `dormouse serve --help` tells of the service itself.
 
---format json makes one JSON document of what a command lists, tells or did; jsonlines one in each line, as it comes. Commands
-that do something write an object for each thing: `name`; `id` if it was made now; `error` if nothing was done to it; and what
-else they know. The exit code is the same in any form.
+--format json makes one JSON document of what a command lists, tells or did; jsonlines one in each line, as it comes. \
+Commands that do something write an object for each thing: `name`; `id` if it was made now; `error` if nothing was done to it; and \
+what else they know. The exit code is the same in any form.
 
-Exit codes: 0 for success, 1 for a failure, 2 for arguments that make no sense. Commands that run a program in the foreground
-(run, exec, attach, start --attach, wait on one) pass its exit code on: then 125 is a failure of dormouse itself, 126 a
+Exit codes: 0 for success, 1 for a failure, 2 for arguments that make no sense. Commands that run a program in the \
+foreground (run, exec, attach, start --attach, wait on one) pass its exit code on: then 125 is a failure of dormouse itself, 126 a \
 command that can't be executed, 127 one that is not there, 128 and N the end by signal N."
 )]
 struct Cli {

@@ -32,6 +32,12 @@ pub enum ImageError {
         /// What was found instead.
         reason: String,
     },
+    /// The archive is not one of images.
+    #[error(
+        "there is no image in the archive, neither a manifest.json (docker-archive) nor an index.json (OCI layout); \
+         a root file system is imported, not loaded"
+    )]
+    NoImages,
     /// The stream is compressed in a way that is not supported.
     #[error(
         "the archive is compressed with {compression}, which is not supported; recompress it with gzip or zstd"

@@ -127,9 +127,7 @@ fn docker_images(files: &Files) -> Result<Vec<ArchivedImage>, ImageError> {
 fn oci_images(files: &Files, platform: &Platform) -> Result<Vec<ArchivedImage>, ImageError> {
     let json = match files.small("index.json", "every archive of images", MANIFEST_BYTES_MAX) {
         Err(ImageError::MissingPart { .. }) => {
-            return Err(ImageError::NotAnArchive {
-                reason: "it has neither manifest.json (docker-archive) nor index.json (OCI layout); a root file system is imported, not loaded".to_owned(),
-            });
+            return Err(ImageError::NoImages);
         }
         json => json?,
     };
