@@ -20,6 +20,7 @@ pub mod oci;
 pub mod pod_holder;
 pub mod quadlet;
 pub(crate) mod readiness;
+mod role;
 pub mod rootless;
 pub mod runtime;
 pub mod serve;
