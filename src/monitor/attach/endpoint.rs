@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
-/// How much is written at a time to something that could block although it is said to be writable: the master of a terminal
-/// is so as soon as it has room for one byte.
-const CAUTIOUS_BYTES: usize = 1;
+/// What a pipe takes without waiting when it is said to be writable.
+const PIPE_BYTES: usize = 4096;
+/// What a terminal takes: it is said to be writable as soon as it has room for one byte.
+const TERMINAL_BYTES: usize = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -21,8 +22,8 @@ enum Kind {
     Socket,
     /// Never blocks: opened anew with O_NONBLOCK, or a file.
     Prompt,
-    /// May block: asked first, and written to in small pieces.
-    Cautious,
+    /// May block: asked first, and written to in pieces of so many bytes.
+    Cautious(usize),
 }
 
 /// One of a client's descriptors.
@@ -44,27 +45,27 @@ impl Endpoint {
     }
 
     fn new(fd: OwnedFd, access: OFlags) -> Self {
-        let Ok(stat) = rustix::fs::fstat(&fd) else { return Self { fd, kind: Kind::Cautious } };
+        let Ok(stat) = rustix::fs::fstat(&fd) else { return Self { fd, kind: Kind::Cautious(PIPE_BYTES) } };
         let file_type = FileType::from_raw_mode(stat.st_mode);
         // Opening /dev/ptmx again would make another terminal.
         let multiplexer = rustix::fs::major(stat.st_rdev) == 5 && rustix::fs::minor(stat.st_rdev) == 2;
         match file_type {
             FileType::Socket => Self { fd, kind: Kind::Socket },
-            FileType::Fifo => Self::reopened(fd, access),
+            FileType::Fifo => Self::reopened(fd, access, PIPE_BYTES),
             FileType::CharacterDevice if rustix::termios::isatty(&fd) && !multiplexer => {
-                Self::reopened(fd, access)
+                Self::reopened(fd, access, TERMINAL_BYTES)
             }
-            FileType::CharacterDevice if multiplexer => Self { fd, kind: Kind::Cautious },
+            FileType::CharacterDevice if multiplexer => Self { fd, kind: Kind::Cautious(TERMINAL_BYTES) },
             _ => Self { fd, kind: Kind::Prompt },
         }
     }
 
-    fn reopened(fd: OwnedFd, access: OFlags) -> Self {
+    fn reopened(fd: OwnedFd, access: OFlags, bytes: usize) -> Self {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(own) => Self { fd: own, kind: Kind::Prompt },
-            Err(_) => Self { fd, kind: Kind::Cautious },
+            Err(_) => Self { fd, kind: Kind::Cautious(bytes) },
         }
     }
 
@@ -75,8 +76,8 @@ impl Endpoint {
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.kind {
             Kind::Socket => Ok(rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT)?.0),
-            Kind::Cautious if !self.is_ready(PollFlags::IN) => Err(io::ErrorKind::WouldBlock.into()),
-            Kind::Prompt | Kind::Cautious => Ok(rustix::io::read(&self.fd, buffer)?),
+            Kind::Cautious(_) if !self.is_ready(PollFlags::IN) => Err(io::ErrorKind::WouldBlock.into()),
+            Kind::Prompt | Kind::Cautious(_) => Ok(rustix::io::read(&self.fd, buffer)?),
         }
     }
 
@@ -88,8 +89,8 @@ impl Endpoint {
         match self.kind {
             Kind::Socket => Ok(rustix::net::send(&self.fd, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
             Kind::Prompt => Ok(rustix::io::write(&self.fd, data)?),
-            Kind::Cautious if !self.is_ready(PollFlags::OUT) => Err(io::ErrorKind::WouldBlock.into()),
-            Kind::Cautious => Ok(rustix::io::write(&self.fd, data.get(..CAUTIOUS_BYTES).unwrap_or(data))?),
+            Kind::Cautious(_) if !self.is_ready(PollFlags::OUT) => Err(io::ErrorKind::WouldBlock.into()),
+            Kind::Cautious(bytes) => Ok(rustix::io::write(&self.fd, &data[..bytes.min(data.len())])?),
         }
     }
 
