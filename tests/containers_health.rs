@@ -104,7 +104,7 @@ fn checks_go_on_while_the_service_is_gone_and_under_another_monitor() {
     let state = std::fs::read_dir(host.run_dir().join("containers")).unwrap().next().unwrap().unwrap().path();
     let state = || std::fs::read_to_string(state.join("state")).unwrap();
     wait_until("the monitor has told", || state().contains("health=healthy\n"));
-    host.wake();
+    host.wake_and_sweep();
     let inspect = || host.call("Container.Inspect", json!({"name": "web"})).unwrap()["container"].clone();
     let monitor = i32::try_from(inspect()["monitorPid"].as_i64().unwrap()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -144,7 +144,8 @@ fn a_container_goes_on_while_the_service_is_dead_and_its_end_is_known_afterwards
 
 #[test]
 fn a_container_outlives_its_monitor_and_only_its_exit_code_is_lost() {
-    let Some(host) = Host::new() else { return };
+    let Some(mut host) = Host::new() else { return };
+    host.wake_and_sweep();
     let leaks = Leaks::before(&host);
     let container = host.sleeper().run_until_stoppable();
     let monitor = i32::try_from(container.inspect()["monitorPid"].as_i64().unwrap()).unwrap();
@@ -165,6 +166,7 @@ fn a_container_outlives_its_monitor_and_only_its_exit_code_is_lost() {
 #[test]
 fn the_next_wake_gives_a_container_without_a_monitor_another_one() {
     let Some(mut host) = Host::new() else { return };
+    host.wake_and_sweep();
     let leaks = Leaks::before(&host).kept();
     let shared = host.path().join("shared");
     std::fs::create_dir(&shared).unwrap();
@@ -209,6 +211,7 @@ fn a_container_whose_monitor_died_can_be_removed_by_force() {
 #[test]
 fn a_payload_whose_monitor_died_before_it_could_tell_of_it_is_ended() {
     let Some(mut host) = Host::new() else { return };
+    host.wake_and_sweep();
     let leaks = Leaks::before(&host).kept();
     // What such a monitor leaves: its program has been executed, and the state does not know that.
     let orphan = |host: &Host, name: &str| {
@@ -249,7 +252,8 @@ fn is_running(pid: i32) -> bool {
 
 #[test]
 fn waiting_ends_when_the_container_ends_even_without_a_monitor() {
-    let Some(host) = Host::new() else { return };
+    let Some(mut host) = Host::new() else { return };
+    host.wake_and_sweep();
     let container = host.sleeper().run_until_stoppable();
     let (pid, details) = (container.pid(), container.inspect());
     let monitor = i32::try_from(details["monitorPid"].as_i64().unwrap()).unwrap();

@@ -178,7 +178,8 @@ fn a_restart_by_the_monitor_keeps_the_network() {
 
 #[test]
 fn a_container_that_outlives_its_monitor_stays_reachable_and_its_network_goes_with_it() {
-    let Some(host) = network_host() else { return };
+    let Some(mut host) = network_host() else { return };
+    host.wake_and_sweep();
     let network = create(&host, "one", json!({}));
     let web = on(web_server(&host, "hello"), &["one"]).with(json!({"ports": [{"containerPort": 80}]})).run();
     let number = port(&web);

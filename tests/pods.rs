@@ -207,10 +207,8 @@ fn a_pod_goes_on_without_the_service_and_its_monitors() {
         (a.pid(), i32::try_from(a.inspect()["monitorPid"].as_i64().unwrap()).unwrap())
     };
     let net = namespace(a, "net");
-    host.crash();
-    host.wake();
-    // After the sweep: it is still in use.
-    std::thread::sleep(Duration::from_millis(500));
+    // It is still in use, and so stays.
+    host.wake_and_sweep();
     let b = within(host.sleeper(), "shop").named("b").run().pid();
     assert_eq!(namespace(b, "net"), net);
     // A monitor that was killed can't take the pod down; whoever stops the last container does.

@@ -179,6 +179,18 @@ impl Host {
         serve.wait().unwrap();
     }
 
+    /// Wakes the service anew, and waits until it has swept: who is killed from now on is not found by a sweep any more.
+    pub fn wake_and_sweep(&mut self) {
+        if self.serve.is_some() {
+            self.crash();
+        }
+        // The socket of a unit whose process is gone, which goes after containers without monitors have got another one.
+        let swept_last = self.run_dir().join("unit-0");
+        File::create(&swept_last).unwrap();
+        self.wake();
+        wait_until("the service has swept", || !swept_last.exists());
+    }
+
     /// A new connection, on which a reply may take [`PATIENCE`].
     pub fn connect(&self) -> Connection {
         let connection = Connection::connect(&self.address()).unwrap();
