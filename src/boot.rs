@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use crate::engine::{Engine, EngineError, Handled};
-use crate::serve::Directories;
+use crate::role::Directories;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Action {
@@ -32,13 +32,10 @@ struct Arguments {
 
 /// Plays the role. Exit code 1 if it failed for some container, which has been told on standard error.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    crate::serve::log_to_stderr();
-    let arguments = match Arguments::try_parse_from(arguments) {
+    crate::role::log_to_stderr();
+    let arguments: Arguments = match crate::role::parsed(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
+        Err(code) => return code,
     };
     match act(arguments) {
         Ok(handled) => {

@@ -1,5 +1,5 @@
-//! The role `cleanup`: takes the network of a container down after its end, and file systems of its volumes, or removes a container that asked for it. Its
-//! monitor executes this, so that the monitor itself needs no store, and nothing of netavark.
+//! The role `cleanup`: takes the network of a container down after its end, and file systems of its volumes, or removes a
+//! container that asked for it. Its monitor executes this, so that the monitor itself needs no store, and nothing of netavark.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::engine::{Engine, EngineError};
-use crate::serve::Directories;
+use crate::role::Directories;
 
 #[derive(Debug, Parser)]
 #[command(name = "dormouse cleanup", no_binary_name = true)]
@@ -26,6 +26,7 @@ struct Arguments {
     /// Only make sure that what this pod shares is there.
     #[arg(long, value_name = "POD", conflicts_with_all = ["network", "leave_pod"])]
     enter_pod: Option<String>,
+
     /// Only unmount file systems of volumes that nothing else runs with.
     #[arg(long)]
     volumes: bool,
@@ -36,13 +37,10 @@ struct Arguments {
 
 /// Plays the role. Exit code 0 also if the container is gone already.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    crate::serve::log_to_stderr();
-    let arguments = match Arguments::try_parse_from(arguments) {
+    crate::role::log_to_stderr();
+    let arguments: Arguments = match crate::role::parsed(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
     let removed = Engine::new(arguments.directories.paths()).and_then(|engine| {
         if arguments.network.is_some() || arguments.volumes || arguments.leave_pod.is_some() {

@@ -21,6 +21,7 @@ pub(crate) mod pace;
 pub mod pod_holder;
 pub mod quadlet;
 pub(crate) mod readiness;
+mod role;
 pub mod rootless;
 pub mod runtime;
 pub mod serve;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::engine::{Engine, EngineError};
-use crate::serve::Directories;
+use crate::role::Directories;
 
 #[derive(Debug, Parser)]
 #[command(name = "dormouse machine", no_binary_name = true)]
@@ -21,13 +21,10 @@ struct Arguments {
 
 /// Plays the role. Exit code 0 also if the container has ended meanwhile.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    crate::serve::log_to_stderr();
-    let arguments = match Arguments::try_parse_from(arguments) {
+    crate::role::log_to_stderr();
+    let arguments: Arguments = match crate::role::parsed(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
     let registered =
         Engine::new(arguments.directories.paths()).and_then(|engine| engine.register_machine(&arguments.id));

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::image::{ImageConfig, Process};
+use crate::runtime;
 use crate::systemd::mode;
 
 use super::spec::{
@@ -338,28 +340,15 @@ fn check(spec: &ContainerSpec) -> Result<(), EngineError> {
 /// Only what belongs to a namespace that is the container's own; anything else would change the host.
 fn check_sysctl(spec: &ContainerSpec, name: &str) -> Result<(), EngineError> {
     let field = format!("spec.sysctls.{name}");
-    if name.contains(['/', '\0']) || name.contains("..") {
-        return Err(invalid(&field, "a name of a kernel parameter is made of words and dots"));
-    }
-    let ipc = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let namespace = if name.starts_with("net.") {
-        spec.network_namespace()
-    } else if ipc.contains(&name) || name.starts_with("fs.mqueue.") {
-        &spec.ipc_namespace
-    } else {
-        return Err(invalid(
-            &field,
-            "this parameter belongs to the whole host; only net.*, IPC and fs.mqueue.* can be set",
-        ));
+    let namespace = match runtime::sysctl_namespace(name) {
+        Ok(LinuxNamespaceType::Network) => spec.network_namespace(),
+        Ok(LinuxNamespaceType::Ipc) => &spec.ipc_namespace,
+        // What else a namespace has of its own has fields of its own.
+        Ok(_) => return Err(invalid(&field, "only net.*, fs.mqueue.* and those of System V IPC can be set")),
+        Err(reason) => {
+            let reason = format!("{reason}; only net.*, fs.mqueue.* and those of System V IPC can be set");
+            return Err(invalid(&field, &reason));
+        }
     };
     if *namespace == Namespace::Private {
         Ok(())

@@ -142,12 +142,9 @@ pub fn is_called_as_generator(program: &OsStr) -> bool {
 
 /// Plays the role. `program` is what it was called as.
 pub fn main(program: &OsStr, arguments: &[OsString]) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments: Arguments = match crate::role::parsed(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
+        Err(code) => return code,
     };
     if arguments.keys {
         print!("{}", table());

@@ -70,7 +70,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cgroup::Cgroup;
 pub use self::error::{RuntimeError, Step};
 pub use self::mounts::SUBPATH_OPTION;
-pub use self::spec::SpecError;
+pub use self::spec::{SpecError, sysctl_namespace};
 pub use self::syscall::loopback_up;
 pub use self::userns::{Holder, enter_own_namespace, hold_network_of_users};
 

@@ -136,9 +136,8 @@ fn has_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
     linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind)
 }
 
-/// Only parameters that exist once for each namespace, and are therefore the container's own, may be set.
-fn check_sysctl(linux: &Linux, name: &str) -> Result<(), SpecError> {
-    const FIELD: &str = "linux.sysctl";
+/// The kind of namespace that has a kernel parameter of its own; the error says why it is none that a container may set.
+pub fn sysctl_namespace(name: &str) -> Result<LinuxNamespaceType, &'static str> {
     const OF_IPC: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -149,22 +148,34 @@ fn check_sysctl(linux: &Linux, name: &str) -> Result<(), SpecError> {
         "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
-    let Some(path) = super::mounts::sysctl_path(name) else {
-        return invalid(FIELD, name, "it is not the name of a kernel parameter");
-    };
+    let path = super::mounts::sysctl_path(name).ok_or("it is not the name of a kernel parameter")?;
     let dotted = path.to_string_lossy().replace('/', ".");
-    let (kind, of) = if OF_IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-        (LinuxNamespaceType::Ipc, "it is the host's, without an ipc namespace")
-    } else if dotted.starts_with("net.") {
-        (LinuxNamespaceType::Network, "it is the host's, without a network namespace")
-    } else if dotted == "kernel.domainname" || dotted == "kernel.hostname" {
-        (LinuxNamespaceType::Uts, "it is the host's, without a uts namespace")
-    } else if dotted.starts_with("user.") {
-        (LinuxNamespaceType::User, "it is the host's, without a user namespace")
-    } else {
-        return invalid(FIELD, name, "it is the whole host's");
+    match dotted.as_str() {
+        name if OF_IPC.contains(&name) || name.starts_with("fs.mqueue.") => Ok(LinuxNamespaceType::Ipc),
+        name if name.starts_with("net.") => Ok(LinuxNamespaceType::Network),
+        "kernel.domainname" | "kernel.hostname" => Ok(LinuxNamespaceType::Uts),
+        name if name.starts_with("user.") => Ok(LinuxNamespaceType::User),
+        _ => Err("it is the whole host's"),
+    }
+}
+
+/// Only parameters that exist once for each namespace, and are therefore the container's own, may be set.
+fn check_sysctl(linux: &Linux, name: &str) -> Result<(), SpecError> {
+    const FIELD: &str = "linux.sysctl";
+    let kind = match sysctl_namespace(name) {
+        Ok(kind) => kind,
+        Err(reason) => return invalid(FIELD, name, reason),
     };
-    if has_namespace(linux, kind) { Ok(()) } else { invalid(FIELD, name, of) }
+    if has_namespace(linux, kind) {
+        return Ok(());
+    }
+    let reason = match kind {
+        LinuxNamespaceType::Ipc => "it is the host's, without an ipc namespace",
+        LinuxNamespaceType::Network => "it is the host's, without a network namespace",
+        LinuxNamespaceType::Uts => "it is the host's, without a uts namespace",
+        _ => "it is the host's, without a user namespace",
+    };
+    invalid(FIELD, name, reason)
 }
 
 fn check_hooks(spec: &Spec) -> Result<(), SpecError> {
