@@ -17,6 +17,7 @@ pub(crate) mod memory;
 pub mod monitor;
 pub mod network;
 pub mod oci;
+pub(crate) mod pace;
 pub mod pod_holder;
 pub mod quadlet;
 pub(crate) mod readiness;

@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Host, Leaks, wait_until};
-use serde_json::json;
+use common::{Host, Leaks, assert_refused, dormouse, wait_until};
+use serde_json::{Value, json};
 
 /// So deep that neither a path nor a descriptor for each level would do.
 const MAKE_DEEP_TREE: &str = "i=0; while [ $i -lt 1500 ]; do mkdir deep 2>/dev/null && cd -P deep 2>/dev/null || exit 1; \
@@ -26,6 +27,48 @@ fn a_tree_deeper_than_any_path_goes_with_its_container_and_its_volume() {
     assert_eq!(container.exit_code(), Some(0), "{:?}", container.log());
     container.call("Remove", json!({"volumes": true})).unwrap();
     assert!(!host.log().contains("cannot remove"), "{}", host.log());
+    leaks.assert_none_after();
+}
+
+/// Who looks at such a tree, or takes from it, is told what is in the way.
+#[test]
+fn a_tree_deeper_than_any_path_is_told_as_such() {
+    let Some(host) = Host::new() else { return };
+    let leaks = Leaks::before(&host);
+    let script = "n=$(printf 'd%.0s' $(seq 200)); mkdir /srv && cd /srv || exit
+        for i in $(seq 30); do mkdir $n && cd -P $n || exit; done; echo made; exec sleep 1000";
+    let container = host.sh(script).named("deep").run();
+    wait_until("it has made its tree", || container.log() == ["made"]);
+    let images = || host.call("Image.List", json!({})).unwrap()["images"].as_array().unwrap().len();
+    let before = images();
+    for state in ["running", "exited"] {
+        assert_eq!(container.state(), state);
+        let sink = File::options().write(true).open("/dev/null").unwrap();
+        let with_sink = |method: &str, mut parameters: Value| {
+            parameters["name"] = json!("deep");
+            parameters["archive"] = json!(0);
+            host.call_with_fds(&format!("Container.{method}"), parameters, &[sink.as_fd()])
+        };
+        for answer in [
+            container.call("Diff", json!({})),
+            container.call("Commit", json!({"image": "deep"})),
+            with_sink("Export", json!({})),
+            with_sink("CopyOut", json!({"path": "/srv"})),
+        ] {
+            let refusal = assert_refused(answer, "PathTooLong");
+            assert!(refusal.parameters["path"].as_str().unwrap().contains("dddd"), "{refusal:?}");
+            assert!(refusal.reason().contains("ENAMETOOLONG"), "{refusal:?}");
+        }
+        let copied = dormouse(&host, &["cp", "deep:/srv", "deep:/tmp/copy"]);
+        let complaint = String::from_utf8_lossy(&copied.stderr);
+        assert!(!copied.status.success() && complaint.contains("ENAMETOOLONG"), "{complaint}");
+        if state == "running" {
+            container.kill("SIGKILL").unwrap();
+            container.call("Wait", json!({"condition": "exited"})).unwrap();
+        }
+    }
+    assert_eq!(images(), before);
+    container.remove().unwrap();
     leaks.assert_none_after();
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -91,12 +91,68 @@ fn a_follower_goes_on_over_rotations() {
         let parameters = json!({"name": name, "stdin": 0});
         answer(connection.call("io.dormouse.Container.Attach", parameters, &[input.as_fd()])).unwrap()
     });
-    std::io::Write::write_all(&mut go, b"go\n").unwrap();
+    go.write_all(b"go\n").unwrap();
     let expected: Vec<String> = (100..5100).map(|number| number.to_string()).collect();
     assert!(rest(&entries) == expected, "every line, once, in order");
     assert_eq!(attached.join().unwrap()["exitCode"], 0);
     let log = container.inspect()["logPath"].as_str().unwrap().to_owned();
     assert!(std::path::Path::new(&format!("{log}.1")).exists(), "it was rotated");
+}
+
+/// The last lines may be more than what should be in memory.
+#[test]
+fn a_long_tail_of_a_long_log_is_not_held_in_memory() {
+    const LINES: usize = 50_000;
+    const LINE_BYTES: usize = 4000;
+    let Some(host) = Host::new() else { return };
+    let log = json!({"log": {"driver": "k8sFile", "sizeMaxBytes": 1 << 30, "filesMax": 3}});
+    let container = host.sh("true").with(log).run();
+    container.call("Wait", json!({"condition": "exited"})).unwrap();
+    let path = container.inspect()["logPath"].as_str().unwrap().to_owned();
+    let text = "x".repeat(LINE_BYTES);
+    let message = |number: usize| format!("{number} {text}");
+    let in_two = LINES / 2 + 7;
+    for (file, range) in [(format!("{path}.1"), 0..in_two), (path.clone(), in_two..LINES)] {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(file).unwrap());
+        for number in range {
+            let second = number / 1000;
+            let time = format!("2026-01-02T03:{:02}:{:02}.000000000+00:00", second / 60, second % 60);
+            let partial = if number % 10 == 3 { "P" } else { "F" };
+            writeln!(file, "{time} stdout {partial} {}", message(number)).unwrap();
+        }
+        // Of which the end is not there.
+        write!(file, "2026-01-02T04:00:00.000000000+00:00 stdout F half").unwrap();
+    }
+    let peak_kib = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", host.serve_pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let before = peak_kib();
+    let mut connection = host.connect();
+    let mut check = |parameters: Value, first: usize, end: usize| {
+        let mut number = first;
+        let mut parameters = parameters;
+        parameters["name"] = json!(container.name);
+        for reply in connection.call_more("io.dormouse.Container.Logs", parameters, &[]).unwrap() {
+            for entry in answer(reply).unwrap()["entries"].as_array().unwrap() {
+                assert!(entry["message"] == message(number), "line {number}: {:.20}", entry["message"]);
+                assert_eq!(entry["partial"], number % 10 == 3);
+                number += 1;
+            }
+        }
+        assert_eq!(number, end);
+    };
+    check(json!({"tail": i64::MAX}), 0, LINES);
+    check(json!({"tail": 10_001}), LINES - 10_001, LINES);
+    check(json!({"tail": 2}), LINES - 2, LINES);
+    check(json!({"tail": 0}), LINES, LINES);
+    // 2026-01-02T03:00:40Z and five seconds more.
+    let since = 1_767_322_840_000_000_i64;
+    check(json!({"tail": 4_999, "sinceUSec": since, "untilUSec": since + 5_000_000}), 40_001, 45_000);
+    check(json!({"tail": 1_000_000, "sinceUSec": since}), 40_000, LINES);
+    let grown = peak_kib() - before;
+    assert!(grown < 24 << 10, "{grown} KiB more for a log of {} MiB", (LINES * LINE_BYTES) >> 20);
 }
 
 #[test]

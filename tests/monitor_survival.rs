@@ -6,6 +6,7 @@ mod monitor_support;
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
 
 use dormouse::monitor::state::Phase;
 use monitor_support::*;
@@ -136,6 +137,55 @@ fn a_payload_that_floods_its_notify_socket_is_still_supervised() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     drop(container);
     flood.join().unwrap();
+}
+
+#[test]
+fn of_a_flood_of_statuses_a_few_are_passed_on_and_the_last_one() {
+    if !can_run() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    // logger(1) sends datagrams too, and what follows the line end is ours.
+    let script = "busybox ln -s /run/host/notify/notify.sock /dev/log; say() { busybox logger \"x
+$1\"; }; flood() { i=$1; while [ $i -lt $2 ]; do i=$((i+1)); say STATUS=$i; done; }
+flood 0 1000; say READY=1; flood 1000 2000; while [ ! -e /go ]; do sleep .1; done
+flood 2000 2500; say STOPPING=1; flood 2500 3000; say STATUS=bye";
+    let began = Instant::now();
+    let container =
+        shell(script).with_notify().in_environment("NOTIFY_SOCKET", path.to_str().unwrap()).start();
+    let mut statuses = 0;
+    let mut hear_until = |last: &str| {
+        let mut states = Vec::new();
+        let mut buffer = [0; 1000];
+        loop {
+            let length = manager.recv(&mut buffer).unwrap();
+            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            for line in text.lines() {
+                match line.strip_prefix("STATUS=") {
+                    Some(_) => statuses += 1,
+                    None => states.push(line.to_owned()),
+                }
+            }
+            if text.ends_with(&format!("{last}\n")) {
+                return states;
+            }
+        }
+    };
+    // While it does nothing, the last one comes all the same.
+    assert_eq!(hear_until("STATUS=2000"), ["READY=1"]);
+    let state = container.until("the status", |state| state.status_text.as_deref() == Some("2000"));
+    assert!(state.ready);
+    fs::write(container.directory().join("root/go"), "").unwrap();
+    // So does that of one that has ended.
+    assert_eq!(hear_until("STATUS=bye"), ["STOPPING=1"]);
+    let took = began.elapsed();
+    assert_eq!(container.until_exited().status_text.as_deref(), Some("bye"));
+    // Four a second, with the state lines, and the last ones of both floods.
+    let most = 4 * took.as_secs() + 8;
+    assert!(statuses <= most, "{statuses} in {took:?}");
 }
 
 #[test]

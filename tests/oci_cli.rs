@@ -9,7 +9,10 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use oci_support::{Bundle, output, runtime, wait_until};
 use serde_json::{Value, json};
 
@@ -430,6 +433,42 @@ fn readiness_is_passed_on_to_the_service_manager() {
     let dir = other.dir();
     let mut run = manager.call(&other, &["run", "--bundle", dir.to_str().unwrap(), &other.id]);
     assert!(run.wait().unwrap().success());
+}
+
+#[test]
+fn of_a_flood_of_statuses_a_few_are_passed_on_and_the_last_one() {
+    let Some(bundle) = Bundle::sh(
+        "trap 'exit 0' TERM; ln -s $NOTIFY_SOCKET /dev/log; say() { logger \"x
+$1\"; }; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); say STATUS=$i; [ $i != 1000 ] || say READY=1; done
+say RELOADING=1; say READY=1; while :; do say STATUS=flood; done",
+    ) else {
+        return;
+    };
+    let manager = Manager::new(&bundle);
+    bundle.write();
+    let began = Instant::now();
+    let dir = bundle.dir();
+    let mut run = manager.call(&bundle, &["run", "--bundle", dir.to_str().unwrap(), &bundle.id]);
+    let (mut states, mut statuses) = (Vec::new(), 0);
+    loop {
+        for line in manager.hears().lines() {
+            match line.split_once('=') {
+                Some(("STATUS", _)) => statuses += 1,
+                Some(("MAINPID", _)) => {}
+                _ => states.push(line.to_owned()),
+            }
+        }
+        if states.len() == 3 {
+            break;
+        }
+    }
+    let took = began.elapsed();
+    assert_eq!(states, ["READY=1", "RELOADING=1", "READY=1"]);
+    assert!(statuses <= 4 * took.as_secs() + 5, "{statuses} in {took:?}");
+    // It goes on, and who is to be stopped is.
+    kill(Pid::from_raw(i32::try_from(run.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(run.wait().unwrap().success());
+    bundle.assert_gone();
 }
 
 #[test]

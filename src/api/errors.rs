@@ -171,7 +171,11 @@ fn name_and_parameters(interface: &str, error: &EngineError) -> (&'static str, V
             "BuildFailed",
             json!({"file": file, "line": line, "instruction": instruction, "output": output, "reason": reason}),
         ),
+        EngineError::PathTooLong { path, .. } if interface == "io.dormouse.Container" => {
+            ("PathTooLong", json!({"path": path, "reason": reason}))
+        }
         EngineError::Io { .. }
+        | EngineError::PathTooLong { .. }
         | EngineError::Failed { .. }
         | EngineError::Cancelled
         | EngineError::Store(_) => ("Failed", json!({"reason": reason})),

@@ -129,6 +129,10 @@ pub enum EngineError {
     RegistryUnavailable { registry: String, reason: String },
     #[error("no space left on the disk of {path:?}; nothing was changed")]
     StorageFull { path: PathBuf },
+    #[error(
+        "cannot {attempted} {path:?}: its name or its path is longer than the kernel takes (ENAMETOOLONG: more than 255 bytes, or 4095 for a path); remove or move it"
+    )]
+    PathTooLong { attempted: String, path: String },
     #[error("the first process of {name:?} is no systemd that can be reached: {reason}")]
     NotSystemd { name: String, reason: String },
     #[error("the systemd in {name:?} has no unit {unit:?}")]
@@ -193,12 +197,25 @@ impl From<NetworkError> for EngineError {
     }
 }
 
+/// Of a path that is too long so much is told.
+const PATH_SHOWN_BYTES: usize = 256;
+
+/// Whether a name or a path is longer than the kernel takes: whoever goes on step by step makes such ones.
+pub(super) fn is_too_long(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENAMETOOLONG)
+}
+
 impl EngineError {
-    /// Wraps a failed file operation; a full disk is told apart.
+    /// Wraps a failed file operation; a full disk is told apart, and a path that is too long.
     pub(crate) fn io(attempted: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         let path = path.into();
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::StorageFull { path },
+            _ if is_too_long(&source) => {
+                let mut path = path.to_string_lossy().into_owned();
+                path.truncate(path.floor_char_boundary(PATH_SHOWN_BYTES));
+                Self::PathTooLong { attempted: attempted.to_owned(), path }
+            }
             _ => Self::Io { attempted, path, source },
         }
     }

@@ -20,7 +20,8 @@ use crate::runtime::overlay::{self, Driver};
 use super::network::PendingNetwork;
 use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime, UserNamespace};
-use super::{Container, Engine, EngineError, Streams, blocking, oci, place};
+use super::users::UserMap;
+use super::{Container, Definition, Engine, EngineError, Streams, blocking, oci, place};
 
 /// What the start of a container brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,13 +110,14 @@ impl Engine {
         // As the network below.
         let mut pod = self.enter_pod(&container)?;
         let volumes = self.ready_volumes(&container)?;
-        let built = oci::build(self, &container, &cgroup, &volumes, oci::Purpose::Start)?;
+        let users = self.user_map(&container)?;
+        let built = oci::build(self, &container, &cgroup, &volumes, users.as_ref(), oci::Purpose::Start)?;
         write(&run_dir.join(SPEC_FILE_NAME), &built.spec)?;
         write(&run_dir.join(WARNINGS_FILE_NAME), built.warnings.join("\n").as_bytes())?;
         self.prepare_health_check(&container, &cgroup)?;
-        let mut config = self.monitor_config(&container, cgroup)?;
+        let mut config = self.monitor_config(&container, cgroup, users.as_ref())?;
         // Taken down again when this ends by an error.
-        let mut network = self.set_up_network(&container)?;
+        let mut network = self.set_up_network(&container, users.as_ref())?;
         if network.is_some() {
             self.take_pasta_in(id, &config.cgroup)?;
         }
@@ -181,7 +183,12 @@ impl Engine {
         Ok(())
     }
 
-    fn monitor_config(&self, container: &Container, cgroup: String) -> Result<MonitorConfig, EngineError> {
+    fn monitor_config(
+        &self,
+        container: &Container,
+        cgroup: String,
+        users: Option<&UserMap>,
+    ) -> Result<MonitorConfig, EngineError> {
         let id = &container.row.id;
         let spec = &container.definition.spec;
         let directory = self.paths().container(id);
@@ -236,7 +243,7 @@ impl Engine {
                 Restart::UnlessStopped => RestartPolicy::UnlessStopped,
             },
             systemd_mode: container.definition.systemd,
-            notify: self.who_notifies(container)?,
+            notify: who_notifies(&container.definition, users),
             events_path: self.paths().events(),
             auto_remove: spec.auto_remove,
             cleanup_command: self.cleanup_command(&[id]),
@@ -252,22 +259,6 @@ impl Engine {
                 .as_ref()
                 .map(|health| health.config(&container.definition, &self.paths().run_container(id))),
         })
-    }
-
-    /// Whose readiness the monitor listens for. For a systemd inside root speaks, and nobody else.
-    fn who_notifies(&self, container: &Container) -> Result<Notify, EngineError> {
-        let definition = &container.definition;
-        match (definition.payload_notifies(), definition.systemd) {
-            (false, _) => Ok(Notify::Ignore),
-            (true, false) => Ok(Notify::Payload),
-            (true, true) => {
-                let users = self.user_map(container)?;
-                let outside = users.and_then(|users| users.user_outside(0).zip(users.group_outside(0)));
-                // Without users of its own. One where root is nobody is refused before.
-                let (user, group) = outside.unwrap_or_default();
-                Ok(Notify::PayloadRoot { user, group })
-            }
-        }
     }
 
     fn cleanup_command(&self, arguments: &[&str]) -> Vec<String> {
@@ -305,10 +296,7 @@ impl Engine {
     }
 
     /// Topmost first, as overlayfs wants them.
-    pub(super) fn layer_directories(
-        &self,
-        definition: &super::Definition,
-    ) -> Result<Vec<PathBuf>, EngineError> {
+    pub(super) fn layer_directories(&self, definition: &Definition) -> Result<Vec<PathBuf>, EngineError> {
         let layers =
             definition.layers.iter().map(|layer| layer.parse().map_err(super::images::from_image_error));
         self.directories_of_layers(&layers.collect::<Result<Vec<_>, _>>()?)
@@ -414,6 +402,20 @@ impl Engine {
         let pid = i32::try_from(child.id()).unwrap_or_default();
         reap(child).map_err(|error| failed("watch", error.to_string()))?;
         Ok(Monitor { pid, socket: ours })
+    }
+}
+
+/// Whose readiness the monitor listens for. For a systemd inside root speaks, and nobody else.
+fn who_notifies(definition: &Definition, users: Option<&UserMap>) -> Notify {
+    match (definition.payload_notifies(), definition.systemd) {
+        (false, _) => Notify::Ignore,
+        (true, false) => Notify::Payload,
+        (true, true) => {
+            let outside = users.and_then(|users| users.user_outside(0).zip(users.group_outside(0)));
+            // Without users of its own. One where root is nobody is refused before.
+            let (user, group) = outside.unwrap_or_default();
+            Notify::PayloadRoot { user, group }
+        }
     }
 }
 

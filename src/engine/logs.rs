@@ -3,8 +3,9 @@
 //! A line is `TIME STREAM TAG TEXT`, as Kubernetes and Podman have it: RFC 3339 with nanoseconds, stdout or stderr,
 //! F for a whole line or the end of one, P for a part that goes on.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use super::{Engine, EngineError, now_usec};
 const LINE_MAX_BYTES: u64 = 64 << 10;
 /// About how much one reply of a long log holds.
 const BATCH_BYTES: usize = 256 << 10;
+/// Last lines that take more memory are counted, and read once more.
+const TAIL_BYTES_MAX: usize = 1 << 20;
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,18 +83,16 @@ impl Engine {
         } else {
             None
         };
-        let mut follower = LogFollower {
+        Ok(LogFollower {
             engine: self.clone(),
             id: container.row.id,
-            reader: LogReader::new(path),
+            reader: LogReader { read: filter.tail.map(|_| Vec::new()), ..LogReader::new(path) },
             filter,
             watch: watch.zip(state),
-            tail: None,
-        };
-        if let Some(tail) = filter.tail {
-            follower.tail = Some(follower.read_tail(tail)?);
-        }
-        Ok(follower)
+            tail: filter.tail.map(Tail::new),
+            kept: None,
+            skip: 0,
+        })
     }
 }
 
@@ -103,7 +104,12 @@ pub struct LogFollower {
     reader: LogReader,
     filter: LogFilter,
     watch: Option<(StateWatch, StateWatch)>,
-    tail: Option<Vec<LogEntry>>,
+    /// While the last lines are looked for.
+    tail: Option<Tail>,
+    /// The last lines, where they are few.
+    kept: Option<Vec<LogEntry>>,
+    /// So many lines come before the last ones.
+    skip: usize,
 }
 
 impl LogFollower {
@@ -112,19 +118,25 @@ impl LogFollower {
     /// # Errors
     /// [`EngineError::Io`] where the log can't be read.
     pub async fn next(&mut self) -> Result<Vec<LogEntry>, EngineError> {
+        self.find_tail().await?;
         loop {
             // Before reading: what is written before the end must not be missed.
             let over = !self.engine.live(&self.id)?.phase.is_alive();
-            let mut entries = match self.tail.take() {
-                Some(tail) => tail,
+            let mut entries = match self.kept.take() {
+                Some(kept) => kept,
                 None => self.reader.read_batch()?,
             };
             let at_end = entries.is_empty();
             self.keep_wanted(&mut entries);
+            let skipped = self.skip.min(entries.len());
+            self.skip -= skipped;
+            entries.drain(..skipped);
             if !entries.is_empty() {
                 return Ok(entries);
             }
             if !at_end {
+                // What is passed over may be long.
+                tokio::task::yield_now().await;
                 continue;
             }
             if self.watch.is_none() || (over && !self.engine.was_restarted(&self.id).await?) {
@@ -158,18 +170,60 @@ impl LogFollower {
         });
     }
 
-    fn read_tail(&mut self, tail: usize) -> Result<Vec<LogEntry>, EngineError> {
-        let mut kept = std::collections::VecDeque::new();
-        loop {
+    /// Reads until the last lines are known. Others have their turn meanwhile.
+    async fn find_tail(&mut self) -> Result<(), EngineError> {
+        while self.tail.is_some() {
             let mut batch = self.reader.read_batch()?;
-            if batch.is_empty() {
-                return Ok(kept.into());
-            }
+            let at_end = batch.is_empty();
             self.keep_wanted(&mut batch);
-            kept.extend(batch);
-            while kept.len() > tail {
-                kept.pop_front();
+            if let Some(tail) = &mut self.tail {
+                tail.add(batch);
             }
+            if let Some(tail) = self.tail.take_if(|_| at_end) {
+                match tail.kept {
+                    Some(kept) => self.kept = Some(kept.into()),
+                    None => {
+                        self.skip = tail.found.saturating_sub(tail.wanted);
+                        self.reader.rewind()?;
+                    }
+                }
+                self.reader.read = None;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// The last lines of a log: kept as long as they are few, else only counted.
+#[derive(Debug)]
+struct Tail {
+    wanted: usize,
+    found: usize,
+    /// `None` if they are only counted.
+    kept: Option<VecDeque<LogEntry>>,
+    /// What is kept takes so many.
+    bytes: usize,
+}
+
+impl Tail {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, found: 0, kept: Some(VecDeque::new()), bytes: 0 }
+    }
+
+    fn add(&mut self, batch: Vec<LogEntry>) {
+        let size = |entry: &LogEntry| size_of::<LogEntry>() + entry.message.len();
+        self.found += batch.len();
+        let Some(kept) = &mut self.kept else { return };
+        for entry in batch {
+            self.bytes += size(&entry);
+            kept.push_back(entry);
+            if kept.len() > self.wanted {
+                self.bytes -= kept.pop_front().as_ref().map_or(0, size);
+            }
+        }
+        if self.bytes > TAIL_BYTES_MAX {
+            self.kept = None;
         }
     }
 }
@@ -181,6 +235,8 @@ struct LogReader {
     /// Files that are older than the one being read next.
     older: Vec<BufReader<File>>,
     current: Option<BufReader<File>>,
+    /// Those that were read to their end, for who may want to read them again; `None` if nobody does.
+    read: Option<Vec<BufReader<File>>>,
     started: bool,
     /// The beginning of a line whose end is not written yet.
     pending: Vec<u8>,
@@ -188,7 +244,7 @@ struct LogReader {
 
 impl LogReader {
     fn new(path: PathBuf) -> Self {
-        Self { path, older: Vec::new(), current: None, started: false, pending: Vec::new() }
+        Self { path, older: Vec::new(), current: None, read: None, started: false, pending: Vec::new() }
     }
 
     fn open(path: &Path) -> Result<Option<BufReader<File>>, EngineError> {
@@ -218,7 +274,8 @@ impl LogReader {
         }
         let mut entries = Vec::new();
         let mut bytes = 0;
-        while bytes < BATCH_BYTES {
+        // An empty one is the end: what is no line of a log is passed over.
+        while bytes < BATCH_BYTES || entries.is_empty() {
             match self.read_line()? {
                 Some((length, entry)) => {
                     bytes += length;
@@ -244,9 +301,22 @@ impl LogReader {
         Ok(Some((length, parse_line(&line))))
     }
 
+    /// Goes to the beginning again: to that of the very files that were read, whatever was rotated meanwhile.
+    fn rewind(&mut self) -> Result<(), EngineError> {
+        self.older.extend(self.read.iter_mut().flat_map(|read| read.drain(..).rev()));
+        for file in self.older.iter_mut().chain(&mut self.current) {
+            file.rewind().map_err(|source| EngineError::io("read", &self.path, source))?;
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
     /// Goes to the file after the one that is read to its end. False if there is none.
     fn next_file(&mut self) -> Result<bool, EngineError> {
-        if self.older.pop().is_some() {
+        if let Some(file) = self.older.pop() {
+            if let Some(read) = &mut self.read {
+                read.push(file);
+            }
             self.pending.clear();
             return Ok(true);
         }
@@ -272,7 +342,10 @@ impl LogReader {
             }
         }
         self.older = between;
-        self.current = Self::open(&self.path)?;
+        let before = std::mem::replace(&mut self.current, Self::open(&self.path)?);
+        if let Some(read) = &mut self.read {
+            read.extend(before);
+        }
         self.pending.clear();
         Ok(true)
     }
@@ -367,6 +440,57 @@ mod tests {
         std::fs::rename(&path, rotated(&path, 1)).unwrap();
         std::fs::write(&path, line(5)).unwrap();
         assert_eq!(messages(&mut reader), ["line 4", "line 5"]);
+    }
+
+    #[test]
+    fn what_was_read_is_read_again_whatever_was_rotated_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("container.log");
+        std::fs::write(rotated(&path, 1), line(1)).unwrap();
+        let half = line(3);
+        std::fs::write(&path, line(2) + &half[..30]).unwrap();
+        let mut reader = LogReader { read: Some(Vec::new()), ..LogReader::new(path.clone()) };
+        assert_eq!(messages(&mut reader), ["line 1", "line 2"]);
+        assert!(messages(&mut reader).is_empty());
+        // The oldest file goes, and the line is written to its end.
+        File::options().append(true).open(&path).unwrap().write_all(&half.as_bytes()[30..]).unwrap();
+        std::fs::rename(&path, rotated(&path, 1)).unwrap();
+        std::fs::write(&path, line(4)).unwrap();
+        reader.rewind().unwrap();
+        assert_eq!(messages(&mut reader), ["line 1", "line 2", "line 3", "line 4"]);
+        reader.rewind().unwrap();
+        assert_eq!(messages(&mut reader), ["line 1", "line 2", "line 3", "line 4"]);
+    }
+
+    #[test]
+    fn last_lines_are_kept_only_while_they_are_few() {
+        let batch = |numbers: std::ops::Range<u32>| {
+            numbers.map(|number| parse_line(line(number % 60).as_bytes()).unwrap())
+        };
+        let mut few = Tail::new(3);
+        for _ in 0..1000 {
+            few.add(batch(0..50).collect());
+        }
+        assert_eq!(few.found, 50_000);
+        let kept: Vec<_> = few.kept.unwrap().into_iter().map(|entry| entry.message).collect();
+        assert_eq!(kept, ["line 47", "line 48", "line 49"]);
+        let mut many = Tail::new(usize::MAX);
+        for _ in 0..1000 {
+            many.add(batch(0..50).collect());
+        }
+        assert_eq!((many.found, many.kept), (50_000, None));
+    }
+
+    #[test]
+    fn what_is_no_line_does_not_end_the_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("container.log");
+        let garbage = "garbage\n".repeat(BATCH_BYTES / 4);
+        std::fs::write(&path, line(1) + &garbage + &line(2)).unwrap();
+        let mut reader = LogReader::new(path);
+        let mut all = messages(&mut reader);
+        all.extend(messages(&mut reader));
+        assert_eq!(all, ["line 1", "line 2"]);
     }
 
     #[test]

@@ -69,12 +69,13 @@ pub(super) fn check(definition: &Definition) -> Result<Vec<String>, EngineError>
     Ok(warnings)
 }
 
-/// Builds the specification for a start now, in this cgroup.
+/// Builds the specification for a start now, in this cgroup and with these users of its own.
 pub(super) fn build(
     engine: &Engine,
     container: &Container,
     path: &str,
     volumes: &ReadyVolumes<'_>,
+    users: Option<&UserMap>,
     purpose: Purpose,
 ) -> Result<Built, EngineError> {
     let definition = &container.definition;
@@ -115,11 +116,7 @@ pub(super) fn build(
     let ambient: Vec<String> = if user.uid == 0 { Vec::new() } else { asked_for(definition, &capabilities) };
     let (bounding, effective) = (&capabilities, if user.uid == 0 { effective } else { &ambient });
 
-    let users = match purpose {
-        Purpose::Start => engine.user_map(container)?,
-        Purpose::Look => engine.likely_user_map(container),
-    };
-    if let Some(users) = &users {
+    if let Some(users) = users {
         let nobody = user.groups.iter().chain([&user.gid]).find(|group| !users.has_group(**group));
         if !users.has_user(user.uid) || nobody.is_some() {
             let what = nobody.map_or(format!("user {}", user.uid), |group| format!("group {group}"));
@@ -129,10 +126,10 @@ pub(super) fn build(
             ));
         }
     }
-    let mut mounts = default_mounts(engine, definition, users.as_ref());
-    mounts.extend(engine.mounts_of(container, volumes, &user, users.as_ref(), purpose)?);
+    let mut mounts = default_mounts(engine, definition, users);
+    mounts.extend(engine.mounts_of(container, volumes, &user, users, purpose)?);
     let secrets = match purpose {
-        Purpose::Start => engine.deliver_secrets(container, users.as_ref())?,
+        Purpose::Start => engine.deliver_secrets(container, users)?,
         Purpose::Look => engine.places_of_secrets(container)?,
     };
     env.extend(secrets.variables);
@@ -156,7 +153,7 @@ pub(super) fn build(
         "rootfsPropagation": "private",
         "sysctl": spec.sysctls,
     });
-    if let Some((users, groups)) = users.as_ref().map(UserMap::linux) {
+    if let Some((users, groups)) = users.map(UserMap::linux) {
         linux["uidMappings"] = json!(users);
         linux["gidMappings"] = json!(groups);
     }

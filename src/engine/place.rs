@@ -76,6 +76,9 @@ pub const UNIT_SOCKET: &str = "unit-";
 const MONITOR_LEAF: &str = "monitor";
 const PAYLOAD_LEAF: &str = "payload";
 const SCOPE_SUFFIX: &str = ".scope";
+/// So many cgroups a container may make, whose root makes them as it likes: an eighth of the 65,536 with a memory controller
+/// that a host can have. A systemd has one for each service that runs, and some more.
+const CGROUPS_MAX: u32 = 8192;
 /// Microseconds.
 const SECOND: u64 = 1_000_000;
 /// The kernel's own.
@@ -147,7 +150,15 @@ pub(super) fn enter_scope(container: &Container, monitor: i32) -> Result<String,
         return Err(failed(format!("its monitor is in {scope:?} and not in a scope")));
     }
     move_monitor(&scope, monitor).map_err(|error| failed(full_text(&error)))?;
+    bound(&scope, &container.row.name);
     Ok(format!("{scope}/{PAYLOAD_LEAF}"))
+}
+
+/// Bounds how many cgroups a container can make: above its own, where it can't change that.
+fn bound(scope: &str, container: &str) {
+    if let Err(error) = Cgroup::open(scope).and_then(|scope| scope.bound_descendants(CGROUPS_MAX)) {
+        tracing::warn!(container, %error, "the number of the container's cgroups is not bounded, ignoring");
+    }
 }
 
 /// Puts the first process of a pod into a scope of its own.

@@ -159,7 +159,9 @@ impl Engine {
     fn planned_spec(&self, container: &Container) -> Result<Vec<u8>, EngineError> {
         let volumes = self.places_of_volumes(container)?;
         let cgroup = self.cgroup_path(&container.row.id);
-        Ok(super::oci::build(self, container, &cgroup, &volumes, super::oci::Purpose::Look)?.spec)
+        let users = self.likely_user_map(container);
+        let purpose = super::oci::Purpose::Look;
+        Ok(super::oci::build(self, container, &cgroup, &volumes, users.as_ref(), purpose)?.spec)
     }
 
     /// Where [`Self::runtime_spec`] is, once the container was started.

@@ -3,15 +3,17 @@
 //! The socket can be reached only through that bind (the run directory is for root alone), so a message needs no
 //! further proof of where it is from. All of a message is foreign: its length, its number and its text are bounded,
 //! descriptors that come with one (FDSTORE=1, BARRIER=1) are closed, which is what a barrier waits for, and only the known
-//! keys are looked at.
+//! keys are looked at. What changes nothing is told a few times a second at most, the newest of it at last.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::config::{NOTIFY_DIRECTORY, NOTIFY_SOCKET, Notify};
 use super::socket;
+use crate::pace::Pace;
 
 /// A longer message is ignored, as systemd does. Source: sd_notify(3) implementation, NOTIFY_BUFFER_MAX.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -29,12 +31,24 @@ pub struct Message {
     pub status: Option<String>,
 }
 
+impl Message {
+    /// What both say together; the later one's status counts.
+    fn and(self, later: Self) -> Self {
+        Self {
+            ready: self.ready || later.ready,
+            stopping: self.stopping || later.stopping,
+            status: later.status.or(self.status),
+        }
+    }
+}
+
 /// The container's end of sd_notify(3).
 #[derive(Debug)]
 pub struct Notifier {
     socket: UnixDatagram,
     path: PathBuf,
     forward: Option<UnixDatagram>,
+    pace: Pace<Message>,
 }
 
 impl Notifier {
@@ -66,7 +80,7 @@ impl Notifier {
         }
         set_mode(&path, mode)?;
         socket.set_nonblocking(true)?;
-        Ok(Some(Self { socket, path, forward: forward_target() }))
+        Ok(Some(Self { socket, path, forward: forward_target(), pace: Pace::default() }))
     }
 
     /// Takes one message off the queue; `None` when it is empty. A message that is too long is an empty one.
@@ -75,6 +89,33 @@ impl Notifier {
         let length = self.socket.recv(&mut buffer).ok()?;
         let message = buffer.get(..length).filter(|m| m.len() <= MESSAGE_BYTES_MAX).unwrap_or_default();
         Some(parse(message))
+    }
+
+    /// Takes a message in; what is to be told now. What `changes` the state is, at once and with what was held.
+    pub fn take_in(&mut self, message: Message, changes: bool, now: Instant) -> Option<Message> {
+        let message = match self.pace.take() {
+            Some(held) => held.and(message),
+            None => message,
+        };
+        match changes {
+            true => Some(message),
+            false => self.pace.offer(message, now),
+        }
+    }
+
+    /// What was held, if its time has come.
+    pub fn due(&mut self, now: Instant) -> Option<Message> {
+        self.pace.due(now)
+    }
+
+    /// What was held, at the end.
+    pub fn last(&mut self) -> Option<Message> {
+        self.pace.take()
+    }
+
+    /// When something is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.pace.deadline()
     }
 
     /// Tells the one who started this monitor, if he asked for it by NOTIFY_SOCKET.

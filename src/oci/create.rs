@@ -82,7 +82,7 @@ pub fn run(context: &Context, arguments: &RunArguments) -> Result<ExitCode, OciE
     let id = container.record.id.clone();
     // Others may look at it, and change it, as long as it runs.
     drop(container);
-    let code = foreground::wait(&signals, running.pid, &running.pidfd, master, proxy.as_ref())?;
+    let code = foreground::wait(&signals, running.pid, &running.pidfd, master, proxy)?;
     if !arguments.keep {
         match context.root.container_to_change(&id) {
             Ok(container) => delete::destroy(context, &container)?,

@@ -56,7 +56,7 @@ pub fn wait(
     pid: i32,
     pidfd: &OwnedFd,
     terminal: Option<OwnedFd>,
-    proxy: Option<&Proxy>,
+    mut proxy: Option<Proxy>,
 ) -> Result<u8, OciError> {
     let failed = |source: io::Error| OciError::Host { what: "wait for the process", source };
     let mut relay = terminal.map(Relay::new);
@@ -75,8 +75,9 @@ pub fn wait(
             }
         }
         // The last one, if it is there.
-        sources.extend(proxy.map(|proxy| PollFd::new(proxy, PollFlags::IN)));
-        match rustix::event::poll(&mut sources, None) {
+        sources.extend(proxy.as_ref().map(|proxy| PollFd::new(proxy, PollFlags::IN)));
+        let timeout = proxy.as_ref().and_then(Proxy::timeout);
+        match rustix::event::poll(&mut sources, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.map_err(|errno| failed(errno.into()))?,
         };
@@ -90,7 +91,7 @@ pub fn wait(
                 relay.input();
             }
         }
-        if let Some(proxy) = proxy.filter(|_| ready.last() == Some(&true)) {
+        if let Some(proxy) = &mut proxy {
             proxy.pass(pid);
         }
         if ready[1] {
@@ -101,6 +102,9 @@ pub fn wait(
         if ready[0] {
             if let Some(mut relay) = relay.take() {
                 relay.drain();
+            }
+            if let Some(proxy) = &mut proxy {
+                proxy.finish(pid);
             }
             let pid = Pid::from_raw(pid).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
             let status =

@@ -27,8 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("engine", &["store", "image", "runtime", "monitor", "network", "systemd", "readiness", "identity"]),
-    ("monitor", &["runtime", "memory"]),
-    ("oci", &["runtime", "systemd", "identity"]),
+    ("monitor", &["runtime", "memory", "pace"]),
+    ("oci", &["runtime", "systemd", "identity", "pace"]),
     ("store", &[]),
     ("image", &["identity"]),
     ("runtime", &["identity"]),
@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("readiness", &[]),
     ("identity", &[]),
     ("memory", &[]),
+    ("pace", &[]),
     ("wire", &[]),
 ];
 

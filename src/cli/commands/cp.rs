@@ -54,6 +54,9 @@ pub struct Cp {
     form: FormatFlag,
 }
 
+/// How EPIPE is told.
+const NO_READER: &str = "(os error 32)";
+
 /// One of the two sides.
 #[derive(Debug, PartialEq, Eq)]
 enum Side {
@@ -195,8 +198,12 @@ impl Cp {
             let out =
                 scope.spawn(|| self.take_out(service, attempted, from, Some(&top), OwnedFd::from(writer)));
             let taken = self.put_in(service, attempted, to.0, &parent, reader.into());
-            // Where taking in fails, writing fails too, for want of a reader.
-            taken.and(out.join().unwrap_or_else(|_| Err(CliError::new(format!("cannot {attempted}")))))
+            let written = out.join().unwrap_or_else(|_| Err(CliError::new(format!("cannot {attempted}"))));
+            match (taken, written) {
+                // Where writing fails by itself, what is read is cut off; where reading does, there is nobody to write to.
+                (Err(_), Err(error)) if !error.message.contains(NO_READER) => Err(error),
+                (taken, written) => taken.and(written),
+            }
         })
     }
 

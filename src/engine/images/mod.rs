@@ -26,6 +26,7 @@ use crate::image::registry::Registries;
 use crate::image::{HistoryStep, ImageConfig, ImageError, Reference};
 use crate::store::{ImageRow, StoreError};
 
+use super::error::is_too_long;
 use super::{Engine, EngineError, EventKind};
 
 /// An image with its configuration read.
@@ -278,9 +279,13 @@ pub(super) fn from_image_error(error: ImageError) -> EngineError {
                 reason: text_of(&ImageError::Layer { digest, source: Box::new(inner) }),
             },
         },
-        ImageError::Entry { .. } => {
-            EngineError::Failed { attempted: "unpack the archive".to_owned(), reason: text_of(&error) }
+        ImageError::Entry { action, entry, source } if is_too_long(&source) => {
+            EngineError::PathTooLong { attempted: action.to_owned(), path: entry }
         }
+        ImageError::Entry { action, entry, source } => EngineError::Failed {
+            attempted: format!("{action} entry {entry:?} of the archive"),
+            reason: source.to_string(),
+        },
         other => EngineError::InvalidArchive { reason: text_of(&other) },
     }
 }

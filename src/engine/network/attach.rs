@@ -13,6 +13,7 @@ use crate::store::try_lock_object;
 
 use super::super::definition::Definition;
 use super::super::sweep::{entries, is_id};
+use super::super::users::UserMap;
 use super::super::{Container, Engine, EngineError, blocking, names, place};
 use super::pasta;
 use super::state::{NetworkState, Published};
@@ -94,10 +95,11 @@ impl Engine {
     }
 
     /// Sets up the networks of a container that is about to start, and writes what name resolution reads. `None` if it is on
-    /// none. The caller holds the container's lock.
+    /// none. The caller holds the container's lock, and has looked its users up.
     pub(in super::super) fn set_up_network(
         &self,
         container: &Container,
+        users: Option<&UserMap>,
     ) -> Result<Option<PendingNetwork<'_>>, EngineError> {
         let id = &container.row.id;
         // Of an earlier run whose monitor was killed.
@@ -126,7 +128,7 @@ impl Engine {
         pending.reserved = kept(held);
         self.store_network_state(id, &state)?;
         let path = self.namespace_of(id);
-        self.make_namespace(container, &path)?;
+        self.make_namespace(container, users, &path)?;
         let mut lock = HostLock::take()?;
         let told = self.netavark()?.set_up(&mut lock, &state.document, &path)?;
         drop(lock);
@@ -144,8 +146,13 @@ impl Engine {
     }
 
     /// Makes the network namespace of a start, owned by the container's user namespace if it has one.
-    fn make_namespace(&self, container: &Container, path: &Path) -> Result<(), EngineError> {
-        let Some(map) = self.user_map(container)? else { return Ok(namespace::create(path)?) };
+    fn make_namespace(
+        &self,
+        container: &Container,
+        users: Option<&UserMap>,
+        path: &Path,
+    ) -> Result<(), EngineError> {
+        let Some(map) = users else { return Ok(namespace::create(path)?) };
         let (users, groups) = map.linux();
         let held = runtime::hold_network_of_users(&users, &groups).map_err(|error| EngineError::Failed {
             attempted: format!("make the namespaces of {:?}", container.row.name),

@@ -131,7 +131,7 @@ impl Engine {
         make(&run_dir, 0o700)?;
         let frame = pod.frame();
         let mut reserved = Vec::new();
-        match self.set_up_network(&frame)? {
+        match self.set_up_network(&frame, None)? {
             Some(mut network) => {
                 reserved = network.take_reserved();
                 network.keep();

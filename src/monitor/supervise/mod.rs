@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use self::turn::Until;
+use self::turn::{NOTIFICATIONS_AT_END, Until};
 use super::attach::{Clients, Streams};
 use super::config::{MonitorConfig, OnFailure, RuntimeChoice, STOP_REQUESTED};
 use super::events::{Action, Events};
@@ -270,13 +270,14 @@ impl Supervisor {
         run_to_its_end(&self.config.restart_command);
         self.state.restarts = self.state.restarts.saturating_add(1);
         self.events.write(now_usec(), Action::Restart(outcome.code));
-        if self.notifier.is_some() {
+        if let Some(notifier) = &mut self.notifier {
             // Messages of the last run that came too late.
-            for _ in 0..1000 {
-                if self.notifier.as_ref().and_then(Notifier::receive).is_none() {
+            for _ in 0..NOTIFICATIONS_AT_END {
+                if notifier.receive().is_none() {
                     break;
                 }
             }
+            drop(notifier.last());
         }
         self.start()
     }
@@ -300,6 +301,10 @@ impl Supervisor {
             let mut buffer = std::mem::take(&mut self.buffer);
             payload.drain(&mut buffer, |stream, data| self.output(stream, data));
             self.buffer = buffer;
+        }
+        self.read_notifications(NOTIFICATIONS_AT_END);
+        if let Some(message) = self.notifier.as_mut().and_then(Notifier::last) {
+            self.tell(message);
         }
         self.state.init = None;
         self.state.keeper = None;

@@ -15,6 +15,7 @@ use super::super::adopt;
 use super::super::attach::{Control, Typed};
 use super::super::events::Action;
 use super::super::log::Stream;
+use super::super::notify::{Message, Notifier};
 use super::super::oom::OomWatch;
 use super::super::payload::{Output, Payload};
 use super::super::restart::Outcome;
@@ -22,10 +23,10 @@ use super::{Supervisor, now_usec};
 
 /// So long after it had something to do, the monitor is made small again.
 const SHRINK_AFTER_WORK: Duration = Duration::from_secs(5);
-/// Status lines are written to the state file no more often than this.
-const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// No more notifications are read in one turn, so that a payload that floods its socket is still supervised.
 const NOTIFICATIONS_PER_TURN: usize = 32;
+/// More than wait in a socket's queue: what was said last, by a payload that has ended.
+pub(super) const NOTIFICATIONS_AT_END: usize = 1000;
 
 /// When the loop ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,9 @@ impl Supervisor {
             self.tell_oom();
             self.store();
         }
+        if let Some(message) = self.notifier.as_mut().and_then(|notifier| notifier.due(now)) {
+            self.tell(message);
+        }
         if self.store_at.is_some_and(|at| at <= now) {
             self.store();
         }
@@ -168,7 +172,8 @@ impl Supervisor {
         let check = self.checks.as_ref().and_then(|checks| checks.deadline());
         let end = self.ending.map(|(at, _)| at);
         let oom = self.oom.as_ref().and_then(OomWatch::deadline);
-        let timeout = [deadline, tick, check, end, oom, self.store_at, self.shrink_at]
+        let told = self.notifier.as_ref().and_then(Notifier::deadline);
+        let timeout = [deadline, tick, check, end, oom, told, self.store_at, self.shrink_at]
             .into_iter()
             .flatten()
             .min()
@@ -195,7 +200,7 @@ impl Supervisor {
                 self.let_inputs_go();
             }
             Source::Listener => self.clients.accept(),
-            Source::Notifications => self.read_notifications(),
+            Source::Notifications => self.read_notifications(NOTIFICATIONS_PER_TURN),
             Source::StopRequest => {
                 let mut events = [0; 1024];
                 if let Some(watch) = &self.stop_watch {
@@ -263,34 +268,43 @@ impl Supervisor {
         }
     }
 
-    fn read_notifications(&mut self) {
-        for _ in 0..NOTIFICATIONS_PER_TURN {
-            let Some(notifier) = &self.notifier else { return };
+    /// Takes so many messages of the payload at most.
+    pub(super) fn read_notifications(&mut self, most: usize) {
+        let now = Instant::now();
+        for _ in 0..most {
+            let Some(notifier) = &mut self.notifier else { return };
             let Some(message) = notifier.receive() else { return };
+            if message == Message::default() {
+                continue;
+            }
+            let changes = (message.ready && !self.state.ready) || (message.stopping && !self.state.stopping);
+            if let Some(message) = notifier.take_in(message, changes, now) {
+                self.tell(message);
+            }
+        }
+    }
+
+    /// Passes on what the payload says of itself.
+    pub(super) fn tell(&mut self, message: Message) {
+        if let Some(notifier) = &self.notifier {
             notifier.forward(&message);
-            let mut urgent = false;
-            if message.ready && !self.state.ready {
-                self.state.ready = true;
-                self.state.ready_at_usec = Some(now_usec());
-                urgent = true;
-            }
-            if message.stopping && !self.state.stopping {
-                self.state.stopping = true;
-                urgent = true;
-            }
-            let became_ready = message.ready && urgent;
-            if let Some(text) = message.status
-                && self.state.status_text.as_ref() != Some(&text)
-            {
-                self.state.status_text = Some(text);
-                self.store_at.get_or_insert_with(|| Instant::now() + STATUS_INTERVAL);
-            }
-            if urgent {
-                self.store();
-            }
-            if became_ready {
-                self.events.write(now_usec(), Action::Ready);
-            }
+        }
+        let becomes_ready = message.ready && !self.state.ready;
+        let stops = message.stopping && !self.state.stopping;
+        let says_more = message.status.is_some() && message.status != self.state.status_text;
+        if becomes_ready {
+            self.state.ready = true;
+            self.state.ready_at_usec = Some(now_usec());
+        }
+        self.state.stopping |= stops;
+        if says_more {
+            self.state.status_text = message.status;
+        }
+        if becomes_ready || stops || says_more {
+            self.store();
+        }
+        if becomes_ready {
+            self.events.write(now_usec(), Action::Ready);
         }
     }
 

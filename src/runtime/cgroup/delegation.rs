@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Cgroup, CgroupError, Hierarchy, Version, is_gone, read};
+use super::{Cgroup, CgroupError, Hierarchy, Version, is_gone, read, write};
 
 impl Cgroup {
     /// The path of this process's own cgroup, if it is the same in every hierarchy and this user may make others below it.
@@ -33,6 +33,17 @@ impl Cgroup {
             let access = rustix::fs::Access::WRITE_OK;
             rustix::fs::accessat(rustix::fs::CWD, there, access, rustix::fs::AtFlags::EACCESS).is_ok()
         })
+    }
+
+    /// Bounds how many cgroups there can be below it on v2. Who can't write to it can't change that.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn bound_descendants(&self, most: u32) -> Result<(), CgroupError> {
+        match self.unified() {
+            Some(directory) => write(&directory.join("cgroup.max.descendants"), &most.to_string()),
+            None => Ok(()),
+        }
     }
 
     /// Lets another user make cgroups below it, as the root of a container with a user namespace may: on v2 the files that the

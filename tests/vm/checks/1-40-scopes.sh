@@ -43,6 +43,26 @@ check_every_container_has_a_scope_with_its_limits() {
     equal "the scope" "$(systemctl is-active $unit)" inactive
 }
 
+check_root_in_a_container_makes_only_so_many_cgroups() {
+    remove_at_end crowded
+    dormouse run --network none --detach --name crowded --wait ready --timeout 200 --rootfs /var/lib/machines/trixie /sbin/init
+    local scope
+    scope=$(dirname "$(cgroup_of crowded)")
+    equal "the most" "$(cat "$scope/cgroup.max.descendants")" 8192
+    # Fewer, as that many would take the time and the memory of this host.
+    echo 200 >"$scope/cgroup.max.descendants"
+    dormouse exec crowded sh -c 'echo max >/sys/fs/cgroup/cgroup.max.descendants
+        mkdir $(seq -f /sys/fs/cgroup/more-%g 300) 2>/tmp/refused || true; tail -n 1 /tmp/refused' |
+        shows 'Resource temporarily unavailable'
+    # The systemd inside may have done without one of its own since.
+    local there
+    there=$(sed -n 's/^nr_descendants //p' "$scope/cgroup.stat")
+    [ "$there" -le 200 ] && [ "$there" -gt 190 ] || fail "$there cgroups in the scope"
+    [ -e "$scope/payload/more-1" ] && [ ! -e "$scope/payload/more-300" ]
+    dormouse rm --force crowded
+    within 60 test ! -e "$scope"
+}
+
 check_a_scope_outlives_restarts_the_service_and_the_monitor() {
     remove_at_end lasting
     dormouse run --network none --detach --name lasting --restart always busybox sleep 1000
