@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::runtime::cgroup::{Cgroup, CgroupError};
 
@@ -141,12 +142,25 @@ impl Engine {
     }
 }
 
-/// Removes a directory with all that is below, however deep a container has made that.
+/// So long a monitor whose payload was killed may take to write its last state.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Removes a directory with all that is below, however deep a container has made that. Blocks the thread while a monitor on its
+/// way out still writes there.
 pub(super) fn remove_tree(dir: &Path) {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return };
-    match File::open(parent).and_then(|parent| crate::image::remove_tree(parent.as_fd(), name)) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(?dir, %error, "cannot remove the directory, left for the next wake"),
+    let deadline = Instant::now() + WRITERS_PATIENCE;
+    loop {
+        match File::open(parent).and_then(|parent| crate::image::remove_tree(parent.as_fd(), name)) {
+            Ok(()) => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => {
+                tracing::warn!(?dir, %error, "cannot remove the directory, left for the next wake");
+                return;
+            }
+        }
     }
 }
