@@ -11,7 +11,7 @@ use super::Phase;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the texts tell
 pub enum EngineError {
-    #[error("there is no container {name:?}; `dormouse ps` lists them")]
+    #[error("there is no container {name:?}; `dormouse ps --all` lists them")]
     NotFound { name: String },
     #[error("there is nothing at {path:?} in {name:?}")]
     PathNotFound { name: String, path: String },

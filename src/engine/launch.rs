@@ -18,7 +18,6 @@ use crate::runtime::Rootfs;
 use crate::runtime::overlay::{self, Driver};
 
 use super::network::PendingNetwork;
-use super::place::UnitFrame;
 use super::spec::{Log, Restart, Runtime, UserNamespace};
 use super::users::UserMap;
 use super::{Container, Definition, Engine, EngineError, Streams, blocking, oci, place};
@@ -102,7 +101,7 @@ impl Engine {
         let has_input = streams.stdin.is_some();
         // First: a scope begins with a process. It waits until everything else is there, and ends if this does not come.
         let monitor = self.execute_monitor(name, &run_dir, Task::Launch(streams))?;
-        let cgroup = match self.unit().and_then(UnitFrame::payload_cgroup) {
+        let cgroup = match self.unit().and_then(|unit| unit.enter(&container)) {
             Some(cgroup) => cgroup,
             None if place::uses_scopes() => place::enter_scope(&container, monitor.pid)?,
             None => place::without_scope(id),

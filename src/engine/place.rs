@@ -37,9 +37,11 @@ pub struct PassedSocket {
 }
 
 impl UnitFrame {
-    /// The cgroup of the container that the unit is.
-    pub(super) fn payload_cgroup(&self) -> Option<String> {
-        self.cgroup.as_ref().map(|cgroup| format!("{cgroup}/{PAYLOAD_LEAF}"))
+    /// The cgroup of the container that the unit is, where its own is delegated to us.
+    pub(super) fn enter(&self, container: &Container) -> Option<String> {
+        let unit = self.cgroup.as_ref()?;
+        bound(unit, &container.row.name);
+        Some(format!("{unit}/{PAYLOAD_LEAF}"))
     }
 
     /// The variables by which a payload finds what was passed. Source: sd_listen_fds(3).
@@ -154,9 +156,9 @@ pub(super) fn enter_scope(container: &Container, monitor: i32) -> Result<String,
     Ok(format!("{scope}/{PAYLOAD_LEAF}"))
 }
 
-/// Bounds how many cgroups a container can make: above its own, where it can't change that.
-fn bound(scope: &str, container: &str) {
-    if let Err(error) = Cgroup::open(scope).and_then(|scope| scope.bound_descendants(CGROUPS_MAX)) {
+/// Bounds how many cgroups a container can make: in its unit's, above its own, where it can't change that.
+fn bound(unit: &str, container: &str) {
+    if let Err(error) = Cgroup::open(unit).and_then(|unit| unit.bound_descendants(CGROUPS_MAX)) {
         tracing::warn!(container, %error, "the number of the container's cgroups is not bounded, ignoring");
     }
 }

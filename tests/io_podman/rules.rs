@@ -59,7 +59,7 @@ fn messages_are_answered_byte_by_byte() {
     };
     check(
         r#"{"method":"io.podman.StopContainer","parameters":{"name":"x"}}"#,
-        "{\"error\":\"io.podman.ContainerNotFound\",\"parameters\":{\"id\":\"x\",\"reason\":\"there is no container \\\"x\\\"; `dormouse ps` lists them\"}}",
+        "{\"error\":\"io.podman.ContainerNotFound\",\"parameters\":{\"id\":\"x\",\"reason\":\"there is no container \\\"x\\\"; `dormouse ps --all` lists them\"}}",
     );
     // A reply without fields has no parameters at all.
     check(r#"{"method":"io.podman.Reset"}"#, "{}");

@@ -39,6 +39,7 @@ check_a_systemd_container_is_a_unit_with_its_readiness_stop_and_socket() {
     equal "ready inside" "$(get unit-machine ready)" true
     equal "the state of the system" "$(call Unit.Status '{"name": "unit-machine"}' | jq -r .systemState)" running
     equal "the cgroup" "$(get unit-machine cgroup)" /system.slice/unit-machine.service/payload
+    equal "the most cgroups" "$(cat /sys/fs/cgroup/system.slice/unit-machine.service/cgroup.max.descendants)" 8192
     equal "the unit of the container's process" \
         "$(ps -o unit= -p "$(get unit-machine pid)")" unit-machine.service
     systemctl status --no-pager unit-machine.service | shows nginx
