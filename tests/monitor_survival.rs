@@ -6,6 +6,7 @@ mod monitor_support;
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dormouse::monitor::state::Phase;
@@ -90,15 +91,21 @@ fn readiness_comes_through_the_notify_socket() {
     container.until("stopping", |state| state.stopping);
 }
 
+/// The socket of a service manager that waits for readiness, and its path, in this directory.
+fn service_manager(directory: &Path) -> (UnixDatagram, PathBuf) {
+    let path = directory.join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    (manager, path)
+}
+
 #[test]
 fn readiness_is_passed_on_to_the_one_who_asked_for_it() {
     if !can_run() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("manager");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (manager, path) = service_manager(directory.path());
     let container =
         shell("sleep 1000").with_notify().in_environment("NOTIFY_SOCKET", path.to_str().unwrap()).start();
     let payload = UnixDatagram::unbound().unwrap();
@@ -145,9 +152,7 @@ fn of_a_flood_of_statuses_a_few_are_passed_on_and_the_last_one() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("manager");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (manager, path) = service_manager(directory.path());
     // logger(1) sends datagrams too, and what follows the line end is ours.
     let script = "busybox ln -s /run/host/notify/notify.sock /dev/log; say() { busybox logger \"x
 $1\"; }; flood() { i=$1; while [ $i -lt $2 ]; do i=$((i+1)); say STATUS=$i; done; }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::events::{OLDER_SUFFIX, append};
 
 use crate::monitor::state::RunState;
+use crate::store::SHORT_ID_DIGITS;
 
 use super::wait::{self, StateWatch};
 use super::{Engine, EngineError, now_usec};
@@ -114,16 +115,14 @@ pub struct Whose {
     ids: Vec<String>,
 }
 
-/// With fewer digits an id of something that is gone is no name: `db` must not be whatever has had an id that begins with it.
-const ID_PREFIX_MIN: usize = 12;
-
 impl Whose {
     /// Whether the event is about it.
     pub fn is_of(&self, event: &Event) -> bool {
         let is_id = |id: &str| {
             let digits = id.strip_prefix("sha256:").unwrap_or(id);
             let begins = id.starts_with(&self.text) || digits.starts_with(&self.text);
-            self.ids.iter().any(|known| known == id) || (self.text.len() >= ID_PREFIX_MIN && begins)
+            // Of what is gone, `db` must not be whatever has had an id that begins with it.
+            self.ids.iter().any(|known| known == id) || (self.text.len() >= SHORT_ID_DIGITS && begins)
         };
         event.name == self.text || is_id(&event.id) || event.container.as_deref().is_some_and(is_id)
     }

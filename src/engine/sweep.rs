@@ -10,6 +10,14 @@ use crate::store::try_lock_object;
 use super::place::UNIT_SOCKET;
 use super::{Engine, EngineError};
 
+/// What is left of a container whose monitor is gone.
+enum Orphan {
+    /// It runs. A new monitor logs again what has waited in the pipes, learns how it ends, and does what follows an end.
+    Running,
+    /// Its monitor died before it could tell that it runs: whoever asked for the start was told that it had failed.
+    FailedStart,
+}
+
 impl Engine {
     /// Removes directories, cgroups, locks and layers that nothing refers to. What another process works on is locked and left
     /// alone. Blocks the thread.
@@ -28,9 +36,8 @@ impl Engine {
             }
         }
         for container in self.store()?.containers()? {
-            self.end_failed_start(&container.id, &container.name)?;
-            if let Err(error) = self.adopt_unsupervised(&container.id, &container.name) {
-                tracing::warn!(container = container.name, %error, "cannot supervise it again, ignoring");
+            if let Err(error) = self.look_after_orphan(&container.id, &container.name) {
+                tracing::warn!(container = container.name, %error, "cannot look after what runs without a monitor, ignoring");
             }
         }
         self.sweep_volumes()?;
@@ -56,43 +63,43 @@ impl Engine {
         }
     }
 
-    /// Kills a payload whose monitor died before it could tell that it runs: whoever asked for the start was told that it had
-    /// failed.
-    fn end_failed_start(&self, id: &str, name: &str) -> Result<(), EngineError> {
-        let has_payload = || -> Result<bool, EngineError> {
-            let live = self.live(id)?;
-            let died_starting =
-                !live.supervised && live.told.is_some_and(|told| told.phase == Phase::Starting);
-            Ok(died_starting && Cgroup::open(&self.cgroup_path(id)).is_ok_and(|cgroup| cgroup.exists()))
-        };
-        if !has_payload()? {
-            return Ok(());
-        }
-        let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
-        // Again under the lock: somebody may just have started it.
-        if has_payload()? {
-            tracing::info!(container = name, "its monitor died while it started it, ending what it started");
-            self.remove_cgroup(id);
-        }
-        Ok(())
+    /// What runs without a monitor, if anything does.
+    fn orphan(&self, id: &str) -> Result<Option<Orphan>, EngineError> {
+        let live = self.live(id)?;
+        let Some(told) = live.told.filter(|_| !live.supervised) else { return Ok(None) };
+        let has_cgroup = || Cgroup::open(&told.cgroup).is_ok_and(|cgroup| cgroup.exists());
+        Ok(match told.phase {
+            Phase::Running => Some(Orphan::Running),
+            Phase::Starting if has_cgroup() => Some(Orphan::FailedStart),
+            Phase::Starting | Phase::Exited | Phase::Failed => None,
+        })
     }
 
-    /// Its monitor logs again what has waited in the pipes, learns how it ends, and does what follows an end.
-    fn adopt_unsupervised(&self, id: &str, name: &str) -> Result<(), EngineError> {
-        let is_alone = || -> Result<bool, EngineError> {
-            let live = self.live(id)?;
-            Ok(!live.supervised && live.told.is_some_and(|told| told.phase == Phase::Running))
-        };
-        if !is_alone()? {
+    /// Gives an orphan another monitor, or ends it.
+    fn look_after_orphan(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        if self.orphan(id)?.is_none() {
             return Ok(());
         }
         let Some(_lock) = try_lock_object(&self.paths().locks(), id)? else { return Ok(()) };
-        // Again under the lock: somebody may just have stopped it, or started it anew.
-        if !is_alone()? || !self.store()?.has_container(id)? {
+        if !self.store()?.has_container(id)? {
             return Ok(());
         }
-        tracing::info!(container = name, "its monitor is gone, starting another one");
-        self.adopt(name, id)
+        // Again under the lock: somebody may just have stopped it, or started it anew.
+        match self.orphan(id)? {
+            Some(Orphan::Running) => {
+                tracing::info!(container = name, "its monitor is gone, starting another one");
+                self.adopt(name, id)
+            }
+            Some(Orphan::FailedStart) => {
+                tracing::info!(
+                    container = name,
+                    "its monitor died while it started it, ending what it started"
+                );
+                self.remove_cgroup(id);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn has_record(&self, id: &str) -> Result<bool, EngineError> {

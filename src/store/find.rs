@@ -4,6 +4,9 @@ use rusqlite::Row;
 
 use super::{Store, StoreError};
 
+/// So many digits of an id are told and taken where a shorter beginning of one may be meant as a name.
+pub const SHORT_ID_DIGITS: usize = 12;
+
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found<T> {

@@ -43,7 +43,7 @@ mod volumes;
 pub use builds::BuildStepRow;
 pub use database::{ContainerRow, ImageRow, Store};
 pub use error::StoreError;
-pub use find::Found;
+pub use find::{Found, SHORT_ID_DIGITS};
 pub use images::BlobRow;
 pub use locks::{ObjectLock, lock_object, try_lock_object};
 pub use networks::{LeaseRow, NetworkRow, PortRow, Reservations};

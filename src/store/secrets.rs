@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::database::{is_constraint, name_taken};
-use super::find::{Found, Named};
+use super::find::{Found, Named, SHORT_ID_DIGITS};
 use super::volumes::users;
 use super::{Store, StoreError, User};
 
@@ -27,7 +27,7 @@ const SECRETS: Named<SecretRow> = Named {
     attempted: "look up the secret",
     columns: "id, name, created_usec, definition",
     table: "secrets",
-    prefix_min: 12,
+    prefix_min: SHORT_ID_DIGITS,
     read: secret_row,
 };
 

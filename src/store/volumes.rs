@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 
 use super::database::{is_constraint, name_taken};
-use super::find::{Found, Named};
+use super::find::{Found, Named, SHORT_ID_DIGITS};
 use super::{Store, StoreError};
 
 /// A volume as recorded. `definition` is the engine's own JSON.
@@ -40,7 +40,7 @@ const VOLUMES: Named<VolumeRow> = Named {
     attempted: "look up the volume",
     columns: COLUMNS,
     table: "volumes",
-    prefix_min: 12,
+    prefix_min: SHORT_ID_DIGITS,
     read: volume_row,
 };
 
